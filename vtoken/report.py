@@ -1,0 +1,99 @@
+"""What one call cost: tokens in and out, milliseconds stage by stage, peak memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+STAGES = ("decode", "gate", "encode", "reduce", "prefill", "generate")
+
+
+@dataclass
+class Report:
+    """Tokens, milliseconds and limits of one call of a wrapped model.
+
+    Attributes:
+        plan: the plan that ran.
+        cells: visual tokens that the stock model would have had.
+        encoded: of these, tokens whose patches went through the vision encoder.
+        tokens: visual tokens that reached the language model.
+        prompt: length of the whole prompt in tokens, after reduction.
+        milliseconds: wall time by stage (decode, gate, encode, reduce, prefill, generate).
+        peak_bytes: peak GPU memory of the call, or peak resident memory of the process on a CPU.
+        frames: presentation times in seconds of the sampled frames, per video.
+        notes: caps that bound, fallbacks taken, warnings.
+    """
+
+    plan: str = "none"
+    cells: int = 0
+    encoded: int = 0
+    tokens: int = 0
+    prompt: int = 0
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    peak_bytes: int = 0
+    frames: list[list[float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str, device: Any = None) -> Iterator[None]:
+        """Add the wall time of the block to a stage, waiting for the GPU at both ends."""
+        wait = _synchronize(device)
+        wait()
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            wait()
+            self.add(name, (time.perf_counter() - start) * 1e3)
+
+    def add(self, name: str, milliseconds: float) -> None:
+        """Add milliseconds to a stage."""
+        self.milliseconds[name] = self.milliseconds.get(name, 0.0) + milliseconds
+
+    def note(self, text: str) -> None:
+        """Remember a cap, fallback or warning once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def measure_memory(self, device: Any = None) -> None:
+        """Set ``peak_bytes`` from the device the model is on."""
+        import torch
+
+        if device is not None and torch.device(device).type == "cuda":
+            self.peak_bytes = int(torch.cuda.max_memory_allocated(device))
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            self.peak_bytes = peak if sys.platform == "darwin" else peak * 1024
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that ``json.dumps`` takes."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        share = f"{self.tokens / self.cells:.1%}" if self.cells else "-"
+        encoded = f"{self.encoded / self.cells:.1%}" if self.cells else "-"
+        spent = [(s, self.milliseconds[s]) for s in STAGES if s in self.milliseconds]
+        widths = [max(len(s), len(f"{ms:,.1f}")) for s, ms in spent]
+        head = "  ".join(s.rjust(w) for (s, _), w in zip(spent, widths, strict=True))
+        body = "  ".join(f"{ms:,.1f}".rjust(w) for (_, ms), w in zip(spent, widths, strict=True))
+        lines = [
+            f"plan    {self.plan}",
+            f"tokens  {self.cells:,} -> {self.tokens:,} ({share});  encoded {self.encoded:,} ({encoded});  "
+            f"prompt {self.prompt:,};  peak memory {self.peak_bytes / 2**20:,.0f} MiB",
+            f"stage   {head}",
+            f"ms      {body}",
+        ]
+        return "\n".join(lines + [f"note    {n}" for n in self.notes])
+
+
+def _synchronize(device: Any):
+    import torch
+
+    if device is not None and torch.device(device).type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    return lambda: None
