@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import torch
+
+from vtoken.errors import InputError
 
 STAGES = ("decode", "gate", "encode", "reduce", "prefill", "generate")
 
@@ -52,7 +55,13 @@ class Report:
             self.add(name, (time.perf_counter() - start) * 1e3)
 
     def add(self, name: str, milliseconds: float) -> None:
-        """Add milliseconds to a stage."""
+        """Add milliseconds to a stage.
+
+        Raises:
+            InputError: no such stage.
+        """
+        if name not in STAGES:
+            raise InputError(f"unknown stage {name!r}; stages: {', '.join(STAGES)}")
         self.milliseconds[name] = self.milliseconds.get(name, 0.0) + milliseconds
 
     def note(self, text: str) -> None:
@@ -60,13 +69,19 @@ class Report:
         if text not in self.notes:
             self.notes.append(text)
 
-    def measure_memory(self, device: Any = None) -> None:
-        """Set ``peak_bytes`` from the device the model is on."""
-        import torch
+    @staticmethod
+    def reset_memory(device: Any = None) -> None:
+        """Start the peak of the GPU anew, so that ``measure_memory`` tells the peak of this call."""
+        if _is_cuda(device):
+            torch.cuda.reset_peak_memory_stats(device)
 
-        if device is not None and torch.device(device).type == "cuda":
+    def measure_memory(self, device: Any = None) -> None:
+        """Set ``peak_bytes`` from the device the model is on; stays 0 where the system does not tell."""
+        if _is_cuda(device):
             self.peak_bytes = int(torch.cuda.max_memory_allocated(device))
-        else:
+        elif sys.platform != "win32":
+            import resource
+
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             self.peak_bytes = peak if sys.platform == "darwin" else peak * 1024
 
@@ -85,15 +100,15 @@ class Report:
             f"plan    {self.plan}",
             f"tokens  {self.cells:,} -> {self.tokens:,} ({share});  encoded {self.encoded:,} ({encoded});  "
             f"prompt {self.prompt:,};  peak memory {self.peak_bytes / 2**20:,.0f} MiB",
-            f"stage   {head}",
-            f"ms      {body}",
+            f"stage   {head}".rstrip(),
+            f"ms      {body}".rstrip(),
         ]
         return "\n".join(lines + [f"note    {n}" for n in self.notes])
 
 
-def _synchronize(device: Any):
-    import torch
+def _is_cuda(device: Any) -> bool:
+    return device is not None and torch.device(device).type == "cuda"
 
-    if device is not None and torch.device(device).type == "cuda":
-        return lambda: torch.cuda.synchronize(device)
-    return lambda: None
+
+def _synchronize(device: Any) -> Callable[[], None]:
+    return (lambda: torch.cuda.synchronize(device)) if _is_cuda(device) else (lambda: None)

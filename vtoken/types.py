@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from vtoken.budget import Budget
 from vtoken.errors import InputError
+from vtoken.tokens import Tokens
+
+__all__ = ["Budget", "Frames", "GateMap", "Grid", "Tokens"]
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,19 @@ class Grid:
         height, width: frame size in pixels after resizing.
         cell: side of a cell in pixels (14 for CLIP/14, 28 for Qwen2.5-VL, 32 for Qwen3-VL).
         frames: frames in one time step (2 for Qwen-VL, else 1).
+
+    Raises:
+        InputError: a number below 1, or a frame smaller than a cell.
     """
 
     height: int
     width: int
     cell: int
     frames: int = 1
+
+    def __post_init__(self) -> None:
+        if self.cell < 1 or self.frames < 1 or min(self.height, self.width) < self.cell:
+            raise InputError(f"{self} has no cell: a frame must hold one cell of at least 1 pixel and 1 frame")
 
     @property
     def rows(self) -> int:
@@ -53,6 +61,9 @@ class Frames:
         luma: uint8 [T, H, W], the Y plane of the decoder where it gives one.
         pixels: uint8 [T, H, W, 3] RGB, converted when first asked for.
         source: file name or description, for messages.
+
+    Raises:
+        InputError: a wrong dtype or shape, or times that do not match the frames.
     """
 
     def __init__(
@@ -69,6 +80,17 @@ class Frames:
         self._pixels, self._luma, self._convert = pixels, luma, convert
         self.pts = np.asarray(pts, dtype=np.float64)
         self.source = source
+        self._check("pixels", pixels, 4)
+        self._check("luma", luma, 3)
+
+    def _check(self, name: str, value: np.ndarray | None, dimensions: int) -> None:
+        if value is None:
+            return
+        wanted = "uint8 [T, H, W, 3]" if dimensions == 4 else "uint8 [T, H, W]"
+        if value.dtype != np.uint8 or value.ndim != dimensions or (dimensions == 4 and value.shape[3] != 3):
+            raise InputError(f"{self.source}: {name} must be {wanted}, got {value.dtype} {list(value.shape)}")
+        if self.pts.shape != (len(value),):
+            raise InputError(f"{self.source}: {len(value)} frames of {name} with pts of shape {list(self.pts.shape)}")
 
     def __len__(self) -> int:
         return len(self.pts)
@@ -82,7 +104,10 @@ class Frames:
     @property
     def pixels(self) -> np.ndarray:
         if self._pixels is None:
-            self._pixels = np.stack([self._convert(i) for i in range(len(self))])  # type: ignore[misc]
+            whole = np.empty((len(self), *self.size, 3), np.uint8)
+            for i in range(len(self)):
+                whole[i] = self._convert(i)  # type: ignore[misc]
+            self._pixels = whole
         return self._pixels
 
     @property
@@ -108,6 +133,9 @@ class GateMap:
         scene: int32 [T], number of the scene of each step.
         score: float32 [T, h, w], change against the reference; inf where the whole step is refreshed.
         forced: bool [T, h, w], cells kept whatever the score says (time anchors, forced refresh).
+
+    Raises:
+        InputError: arrays of different shapes.
     """
 
     keep: np.ndarray
@@ -115,6 +143,12 @@ class GateMap:
     scene: np.ndarray
     score: np.ndarray
     forced: np.ndarray
+
+    def __post_init__(self) -> None:
+        for name in ("keep", "reference", "score", "forced"):
+            if getattr(self, name).shape != (len(self.scene), *self.keep.shape[1:]) or self.keep.ndim != 3:
+                shapes = {f.name: list(getattr(self, f.name).shape) for f in fields(self)}
+                raise InputError(f"GateMap arrays must be [T, h, w] and scene [T], got {shapes}")
 
     @property
     def kept(self) -> float:
@@ -136,212 +170,17 @@ class GateMap:
 
     @classmethod
     def concatenate(cls, parts: Sequence[GateMap]) -> GateMap:
-        """Join the maps of consecutive chunks; references and scenes already count from the clip's start."""
-        names = ("keep", "reference", "scene", "score", "forced")
-        return cls(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
+        """Join the maps of consecutive chunks; references and scenes already count from the clip's start.
+
+        Raises:
+            InputError: no parts.
+        """
+        if not parts:
+            raise InputError("GateMap.concatenate needs at least one part")
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
     def runs(self) -> np.ndarray:
         """int32 [T, h, w]: for a kept cell, how many time steps it stands for; 0 for a skipped one."""
         steps, h, w = self.keep.shape
-        count = np.zeros((steps, h, w), np.int32)
-        place = np.broadcast_to(np.arange(h * w).reshape(h, w), self.keep.shape)
-        np.add.at(count.reshape(steps, h * w), (self.reference.ravel(), place.ravel()), 1)
-        return count
-
-
-@dataclass
-class Tokens:
-    """A packed, ragged batch of visual tokens with everything that belongs to each.
-
-    Attributes:
-        x: [N, D] features.
-        position: int32 [N, 3], (t, h, w) in the grid of the language model's tokens.
-        time: float32 [N], seconds.
-        size: float32 [N], how many source cells the token stands for.
-        source: int64 [C], for every source cell the row of the token that stands for it, -1 if dropped.
-        batch: int64 [B + 1], offsets of the samples in the rows.
-        signals: row-aligned tensors [N, ...], such as ``cls_attention`` or ``deepstack.0``.
-    """
-
-    x: Tensor
-    position: Tensor
-    time: Tensor
-    size: Tensor
-    source: Tensor
-    batch: Tensor
-    signals: dict[str, Tensor] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        n = len(self.x)
-        rows = {"position": self.position, "time": self.time, "size": self.size}
-        for name, value in (rows | self.signals).items():
-            if len(value) != n:
-                raise InputError(f"Tokens.{name} has {len(value)} rows, features have {n}")
-        if int(self.batch[0]) != 0 or int(self.batch[-1]) != n:
-            raise InputError(f"Tokens.batch must run from 0 to {n}, got {self.batch.tolist()}")
-
-    @classmethod
-    def of(cls, x: Tensor, position: Tensor | None = None, time: Tensor | None = None, **signals: Tensor) -> Tokens:
-        """One sample's tokens from its features [N, D]; positions default to a single row (0, 0, i)."""
-        n, device = len(x), x.device
-        if position is None:
-            position = torch.zeros(n, 3, dtype=torch.int32, device=device)
-            position[:, 2] = torch.arange(n, device=device)
-        return cls(
-            x,
-            position.to(torch.int32),
-            torch.zeros(n, device=device) if time is None else time,
-            torch.ones(n, device=device),
-            torch.arange(n, device=device),
-            torch.tensor([0, n], device=device),
-            signals,
-        )
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    @property
-    def samples(self) -> int:
-        return len(self.batch) - 1
-
-    @property
-    def sample_of(self) -> Tensor:
-        """int64 [N], the sample of each row."""
-        return torch.repeat_interleave(torch.arange(self.samples, device=self.batch.device), self.batch.diff())
-
-    def sample(self, b: int) -> Tokens:
-        """The tokens of one sample, as a batch of one; source cells keep their numbers."""
-        start, stop = int(self.batch[b]), int(self.batch[b + 1])
-        rows = torch.arange(start, stop, device=self.x.device)
-        part = self._rows(rows, torch.tensor([0, stop - start], device=self.batch.device))
-        return part
-
-    def take(self, index: Tensor) -> Tokens:
-        """Keep the rows of ``index`` (int64 [k], samples in order) and drop the others, signals included."""
-        if index.numel() and (int(index.min()) < 0 or int(index.max()) >= len(self)):
-            raise InputError(f"take: index outside 0..{len(self) - 1}")
-        owner = self.sample_of[index]
-        if bool((owner.diff() < 0).any()):
-            raise InputError("take: rows of one sample must stay together, samples in their order")
-        return self._rows(index, _offsets(owner, self.samples))
-
-    def merge(self, group: Tensor) -> Tokens:
-        """Fuse rows with the same number in ``group`` (int64 [N], -1 drops the row).
-
-        Numbers run from 0 without gaps, and samples keep their order. Features and floating signals become the
-        size-weighted mean; position, time and integer signals come from the heaviest member (the first among
-        equals); sizes add up.
-        """
-        kept = group >= 0
-        count = int(group.max()) + 1 if group.numel() else 0
-        target, members = group[kept], kept.nonzero().squeeze(1)
-        owner = torch.full((count,), -1, dtype=torch.long, device=group.device)
-        owner[target] = self.sample_of[members]
-        if bool((owner < 0).any()) or bool((owner[target] != self.sample_of[members]).any()):
-            raise InputError("merge: group numbers must be 0..K-1 and must not join two samples")
-        weight = self.size[members].float()
-        total = weight.new_zeros(count).index_add_(0, target, weight)
-        heaviest = self._heaviest(target, members, weight, count)
-
-        def mean(value: Tensor) -> Tensor:
-            if not value.is_floating_point():
-                return value[heaviest]
-            flat = value[members].float() * weight.view(-1, *[1] * (value.dim() - 1))
-            out = flat.new_zeros((count, *value.shape[1:])).index_add(0, target, flat)
-            return (out / total.view(-1, *[1] * (value.dim() - 1))).to(value.dtype)
-
-        moved = torch.where(self.source >= 0, group[self.source.clamp(min=0)], self.source)
-        return Tokens(
-            mean(self.x),
-            self.position[heaviest],
-            self.time[heaviest],
-            total.to(self.size.dtype),
-            moved,
-            _offsets(owner, self.samples),
-            {name: mean(value) for name, value in self.signals.items()},
-        )
-
-    @staticmethod
-    def _heaviest(target: Tensor, members: Tensor, weight: Tensor, count: int) -> Tensor:
-        best = weight.new_full((count,), -math.inf).scatter_reduce(0, target, weight, "amax")
-        first = torch.where(weight == best[target], members, members.new_full((), torch.iinfo(torch.long).max))
-        start = members.new_full((count,), torch.iinfo(torch.long).max)
-        return start.scatter_reduce(0, target, first, "amin")
-
-    def _rows(self, index: Tensor, batch: Tensor) -> Tokens:
-        inverse = torch.full((len(self) + 1,), -1, dtype=torch.long, device=self.x.device)
-        inverse[index] = torch.arange(len(index), device=self.x.device)
-        signals = {name: value[index] for name, value in self.signals.items()}
-        return Tokens(
-            self.x[index],
-            self.position[index],
-            self.time[index],
-            self.size[index],
-            inverse[self.source],  # source -1 reads the last slot, which stays -1
-            batch,
-            signals,
-        )
-
-    def with_signals(self, **signals: Tensor) -> Tokens:
-        """A copy with further row-aligned signals."""
-        return replace(self, signals=self.signals | signals)
-
-
-def _offsets(owner: Tensor, samples: int) -> Tensor:
-    count = torch.bincount(owner, minlength=samples)
-    return torch.cat([count.new_zeros(1), count.cumsum(0)])
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How many tokens are kept: exactly one of a share, a count, or a count per second.
-
-    Attributes:
-        keep: share of the tokens in (0, 1].
-        tokens: tokens in all, at least 1.
-        per_second: tokens for each second of video, above 0.
-    """
-
-    keep: float | None = None
-    tokens: int | None = None
-    per_second: float | None = None
-
-    def __post_init__(self) -> None:
-        given = {k: v for k, v in vars(self).items() if v is not None}
-        if len(given) != 1:
-            told = ", ".join(f"{k}={v}" for k, v in given.items()) or "none"
-            raise InputError(f"a budget needs exactly one of keep, tokens and per_second; given: {told}")
-        name, value = next(iter(given.items()))
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise InputError(f"{name}={value!r} is not a finite number")
-        if name == "keep" and not 0 < value <= 1:
-            raise InputError(f"keep={value} is the share of tokens kept and must be above 0 and at most 1")
-        if name == "tokens" and (value != int(value) or value < 1):
-            raise InputError(f"tokens={value} must be a whole number of at least 1")
-        if name == "per_second" and value <= 0:
-            raise InputError(f"per_second={value} must be above 0")
-
-    @classmethod
-    def given(cls, keep: float | None, tokens: int | None, per_second: float | None) -> Budget | None:
-        """A budget from three optional arguments; None when none is given."""
-        if keep is None and tokens is None and per_second is None:
-            return None
-        return cls(keep, tokens, per_second)
-
-    def resolve(self, n: int, seconds: float) -> int:
-        """Tokens to keep of ``n`` in a clip of ``seconds``: rounded half up, at least 1, at most n (0 for n = 0)."""
-        if self.keep is not None:
-            wanted = math.floor(self.keep * n + 0.5)
-        elif self.tokens is not None:
-            wanted = int(self.tokens)
-        else:
-            if not seconds > 0:
-                raise InputError(
-                    f"per_second={self.per_second} needs the length of the clip, which is unknown here; "
-                    "give tokens= or keep=, or pass a video with its times"
-                )
-            wanted = math.floor(self.per_second * seconds + 0.5)  # type: ignore[operator]
-        return min(n, max(1, wanted))
-
-    def __str__(self) -> str:
-        return next(f"{k}={v}" for k, v in vars(self).items() if v is not None)
+        cell = self.reference.astype(np.int64) * (h * w) + np.arange(h * w).reshape(h, w)
+        return np.bincount(cell.ravel(), minlength=steps * h * w).astype(np.int32).reshape(steps, h, w)

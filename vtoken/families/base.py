@@ -1,0 +1,197 @@
+"""What vtoken must know of a model family: where its visual rows come from and what each row is.
+
+The base class serves every family whose features are rows consumed in the order of the placeholders; a family with
+newline rows, grids or an encoder that can run on some patches only overrides what differs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vtoken.errors import InputError
+from vtoken.types import GateMap, Grid
+
+PIXELS = {"image": ("pixel_values", "pixel_values_images"), "video": ("pixel_values_videos",)}
+
+
+@dataclass
+class Layout:
+    """What each placeholder row of one modality is.
+
+    Attributes:
+        lengths: rows of each item (image, tile group or video), in order.
+        position: int32 [R, 3], (t, h, w); t counts on over the items.
+        structural: bool [R], rows that are no visual content (newlines, a kept CLS token).
+        line: int64 [R], rows of one line share a number; a structural row stays as long as its line has a token.
+        time: float32 [R], seconds from the clip's start, nan where unknown.
+        seconds: length of each item in seconds, nan where unknown.
+    """
+
+    lengths: list[int]
+    position: Tensor
+    structural: Tensor
+    line: Tensor
+    time: Tensor
+    seconds: list[float]
+
+    @classmethod
+    def of_grids(cls, grids: list[tuple[int, int, int]], seconds_per_step: list[float] | None = None) -> Layout:
+        """Items that are plain (t, h, w) grids in raster order."""
+        per_step = seconds_per_step or [math.nan] * len(grids)
+        parts, times, start = [], [], 0
+        for (t, h, w), step in zip(grids, per_step, strict=True):
+            cell = torch.cartesian_prod(torch.arange(t), torch.arange(h), torch.arange(w)).view(-1, 3)
+            times.append(cell[:, 0] * step)
+            parts.append(cell + torch.tensor([start, 0, 0]))
+            start += t
+        position = torch.cat(parts) if parts else torch.zeros(0, 3, dtype=torch.long)
+        rows = len(position)
+        return cls(
+            [t * h * w for t, h, w in grids],
+            position.to(torch.int32),
+            torch.zeros(rows, dtype=torch.bool),
+            torch.full((rows,), -1),
+            torch.cat(times).float() if times else torch.zeros(0),
+            [t * step for (t, _, _), step in zip(grids, per_step, strict=True)],
+        )
+
+    def with_structure(self, structural: Tensor, line: Tensor) -> Layout:
+        """The same rows with newline or CLS rows marked."""
+        self.structural, self.line = structural, line
+        return self
+
+
+@dataclass
+class Clip:
+    """One video after the gate: the pixels of its kept cells and what the gate decided.
+
+    Attributes:
+        rows: pixel rows of the kept patches, in the layout of the family's encoder.
+        grid: how the family cuts frames into cells.
+        gate: which cells are kept, [T, h, w].
+        times: float64 [T], seconds of each time step.
+        seconds: length of the clip.
+    """
+
+    rows: Tensor
+    grid: Grid
+    gate: GateMap
+    times: np.ndarray
+    seconds: float
+
+
+@dataclass
+class Features:
+    """Visual rows of one modality after the encoder.
+
+    Attributes:
+        x: [K, D] rows that exist after encoding.
+        index: int64 [K], the placeholder row of each.
+        layout: what every placeholder row is.
+        size: float32 [K], source cells each row stands for.
+        signals: row-aligned tensors [K, ...].
+        encoded: language-model tokens whose patches went through the encoder.
+        output: the family's own output object, whose rows are replaced.
+    """
+
+    x: Tensor
+    index: Tensor
+    layout: Layout
+    size: Tensor
+    signals: dict[str, Tensor] = field(default_factory=dict)
+    encoded: int = 0
+    output: Any = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family by its ``config.model_type``.
+
+    Attributes:
+        name: the model type.
+        title: its usual name.
+        gives: signals its encoder can give (see ``Method.needs``).
+        sparse: modalities whose encoder can run on the kept patches only.
+        tensor: modalities whose feature container is one tensor instead of a list.
+        drops: keyword arguments that describe pixels and must not reach the model after encoding.
+        clip_modality: what a gated clip stands in for: "video", or "image" where frames go in as images.
+    """
+
+    name: str
+    title: str
+    gives: frozenset[str] = frozenset()
+    sparse: frozenset[str] = frozenset()
+    tensor: frozenset[str] = frozenset()
+    drops: tuple[str, ...] = ()
+    clip_modality: str = "video"
+
+    def encode(self, model: nn.Module, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
+        """Run the stock encoder and name its rows."""
+        out = self.features(model, modality, inputs)
+        rows = self.rows(out.pooler_output)
+        layout = self.layout(model, modality, inputs, self.lengths(out.pooler_output))
+        n = len(rows)
+        if n != len(layout.position):
+            raise InputError(f"{self.title}: {n} {modality} features, {len(layout.position)} rows expected from the grid")
+        return Features(rows, torch.arange(n), layout, torch.ones(n), {}, int((~layout.structural).sum()), out)
+
+    def features(self, model: nn.Module, modality: str, inputs: dict[str, Any]) -> Any:
+        """The stock ``get_image_features`` or ``get_video_features`` on the arguments that it takes."""
+        function = getattr(model.base_model, f"get_{modality}_features")
+        accepted = inspect.signature(function).parameters
+        call = {k: v for k, v in inputs.items() if k in accepted and v is not None}
+        return function(**call, return_dict=True)
+
+    def rows(self, pooled: Any) -> Tensor:
+        """All feature rows [R, D] of a list or tensor container."""
+        return pooled.flatten(0, -2) if isinstance(pooled, Tensor) else torch.cat([p.flatten(0, -2) for p in pooled])
+
+    def lengths(self, pooled: Any) -> list[int]:
+        """Rows of each item."""
+        return [p.shape[:-1].numel() for p in pooled]
+
+    def layout(self, model: nn.Module, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
+        """Square grids where the count is a square, else one line; families with more structure override this."""
+        return Layout.of_grids([square(n) for n in lengths])
+
+    def placeholders(self, model: nn.Module, modality: str, input_ids: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """bool [B, N], where the rows of a modality go."""
+        token = getattr(model.config, f"{modality}_token_id", None)
+        if token is None:
+            token = getattr(model.config, f"{modality}_token_index")
+        return input_ids == token
+
+    def pack(self, modality: str, features: Features, parts: list[Tensor]) -> Any:
+        """The family's output object holding the kept rows, one entry a sample (samples without rows left out)."""
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        present = [p for p in parts if len(p)] or parts[:1]
+        if modality not in self.tensor:
+            return BaseModelOutputWithPooling(pooler_output=present)
+        equal = len({len(p) for p in present}) == 1
+        return BaseModelOutputWithPooling(pooler_output=torch.stack(present) if equal else torch.cat(present)[None])
+
+    def clips(self, model: nn.Module, inputs: dict[str, Any], gate: Any, fps: float | None) -> list[Clip]:
+        """Gate the video that an ordinary processor made; only families with a sparse encoder can."""
+        raise InputError(f"{self.title} cannot skip patches before its encoder; use 'evs', which drops after it")
+
+    def encode_clips(self, model: nn.Module, clips: list[Clip], wants: frozenset[str]) -> Features:
+        """Run the encoder on the kept patches alone."""
+        raise InputError(f"{self.title} cannot skip patches before its encoder; use 'evs', which drops after it")
+
+
+def has_pixels(inputs: dict[str, Any], modality: str) -> bool:
+    """Whether the inputs hold pixels of a modality."""
+    return any(inputs.get(name) is not None for name in PIXELS[modality])
+
+
+def square(n: int) -> tuple[int, int, int]:
+    side = math.isqrt(n)
+    return (1, side, side) if side * side == n else (1, 1, n)

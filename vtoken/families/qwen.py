@@ -1,0 +1,100 @@
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5 and the families built like them: GLM-4V and VideoLLaMA3."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vtoken.families.base import Family, Features, Layout
+
+GRIDS = ("pixel_values", "pixel_values_videos", "image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+
+
+@dataclass(frozen=True)
+class Qwen(Family):
+    """One row is a cell of 2x2 patches, for videos of two frames; grids come with the inputs."""
+
+    drops: tuple[str, ...] = GRIDS
+
+    def layout(self, model: nn.Module, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
+        merge = model.base_model.visual.spatial_merge_size
+        return grid_layout(inputs, modality, [merge] * len(lengths))
+
+
+@dataclass(frozen=True)
+class Qwen3(Qwen):
+    """Qwen3-VL adds DeepStack: further rows for the first layers of the language model, pruned with the tokens."""
+
+    def encode(self, model: nn.Module, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
+        features = super().encode(model, modality, inputs, wants)
+        for i, level in enumerate(features.output.deepstack_features):
+            rows = level if isinstance(level, Tensor) else torch.cat(list(level))
+            features.signals[f"deepstack.{i}"] = rows
+        return features
+
+    def pack(self, modality: str, features: Features, parts: list[Tensor]) -> Any:
+        from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+
+        levels = [name for name in features.signals if name.startswith("deepstack.")]
+        lengths = [len(p) for p in parts]
+        stacks = [[d for d in features.signals[name].split(lengths) if len(d)] for name in levels]
+        empty = [features.signals[name][:0] for name in levels]
+        return BaseModelOutputWithDeepstackFeatures(
+            pooler_output=[p for p in parts if len(p)] or parts[:1],
+            deepstack_features=[s or [e] for s, e in zip(stacks, empty, strict=True)],
+        )
+
+
+@dataclass(frozen=True)
+class Glm4v(Qwen):
+    """GLM-4V marks video rows with the image token; the token types tell them apart."""
+
+    def placeholders(self, model: nn.Module, modality: str, input_ids: Tensor, inputs: dict[str, Any]) -> Tensor:
+        image = input_ids == model.config.image_token_id
+        types = inputs.get("mm_token_type_ids")
+        if types is None:
+            return image if (modality == "video") == (inputs.get("pixel_values_videos") is not None) else image & False
+        return image & (types == (2 if modality == "video" else 1))
+
+
+@dataclass(frozen=True)
+class VideoLlama3(Qwen):
+    """VideoLLaMA3 merges each item by its own factor and drops still rows itself (``video_compression_mask``)."""
+
+    drops: tuple[str, ...] = (*GRIDS, "image_merge_sizes", "video_merge_sizes", "video_compression_mask")
+
+    def layout(self, model: nn.Module, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
+        return grid_layout(inputs, modality, inputs[f"{modality}_merge_sizes"].tolist())
+
+    def encode(self, model: nn.Module, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
+        features = super().encode(model, modality, inputs, wants)
+        mask = inputs.get("video_compression_mask")
+        if modality == "image" or mask is None:
+            return features
+        kept = mask.cpu()
+        plain = features.layout
+        owner = torch.repeat_interleave(torch.arange(len(plain.lengths)), torch.tensor(plain.lengths))
+        layout = Layout(
+            torch.bincount(owner[kept], minlength=len(plain.lengths)).tolist(),
+            plain.position[kept],
+            plain.structural[kept],
+            plain.line[kept],
+            plain.time[kept],
+            plain.seconds,
+        )
+        n = int(kept.sum())
+        return Features(features.x[mask], torch.arange(n), layout, torch.ones(n), {}, n, features.output)
+
+
+def grid_layout(inputs: dict[str, Any], modality: str, merges: list[int]) -> Layout:
+    """Rows from ``image_grid_thw`` or ``video_grid_thw``, with seconds where the inputs tell them."""
+    grids = inputs[f"{modality}_grid_thw"].tolist()
+    per_step = None
+    if modality == "video" and inputs.get("second_per_grid_ts") is not None:
+        per_step = [float(s) for s in inputs["second_per_grid_ts"]]
+    cells = [(int(t), int(h) // m, int(w) // m) for (t, h, w), m in zip(grids, merges, strict=True)]
+    return Layout.of_grids(cells, per_step or [math.nan] * len(cells))

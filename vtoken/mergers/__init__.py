@@ -1,0 +1,1 @@
+"""mergers of vtoken."""

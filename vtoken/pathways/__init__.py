@@ -1,0 +1,1 @@
+"""pathways of vtoken."""

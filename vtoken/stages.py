@@ -1,0 +1,214 @@
+"""The stages between pixels and the language model: encode, reduce, and the prompt cut to what is left."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vtoken.errors import InputError
+from vtoken.families.base import Clip, Family, Features, Layout, has_pixels
+from vtoken.plan import Plan
+from vtoken.pruners.base import Context
+from vtoken.report import Report
+from vtoken.splice import Cut
+from vtoken.types import Tokens
+
+MODALITIES = ("image", "video")
+ROW = "_row"  # signal: where a token's placeholder is; moves with the token through every stage
+
+
+@dataclass
+class Rows:
+    """The placeholder rows of one modality and the features that fill them.
+
+    Attributes:
+        sample, column: int64 [R], place of every placeholder row in ``input_ids``.
+        features: what the encoder gave.
+        parts: after reduction, per sample the feature rows in the order of their slots.
+    """
+
+    modality: str
+    sample: Tensor
+    column: Tensor
+    features: Features
+    parts: list[Tensor]
+
+
+def encode(
+    family: Family,
+    model: nn.Module,
+    plan: Plan,
+    inputs: dict[str, Any],
+    clips: list[Clip] | None,
+    fps: float | None,
+    report: Report,
+) -> list[Rows]:
+    """Run the encoder for every modality, on the kept patches only where the plan has a gate.
+
+    Raises:
+        InputError: the prompt's placeholders and the features do not match.
+    """
+    device = inputs["input_ids"].device
+    found = []
+    for modality in MODALITIES:
+        given = clips if modality == family.clip_modality else None
+        if given is None and not has_pixels(inputs, modality):
+            continue
+        if given is None and plan.gate is not None and modality in family.sparse:
+            with report.stage("gate", device):
+                given = family.clips(model, inputs, plan.gate, fps)
+        with report.stage("encode", device):
+            if given is not None:
+                features = family.encode_clips(model, given, plan.wants)
+            else:
+                features = family.encode(model, modality, inputs, plan.wants)
+        mask = family.placeholders(model, modality, inputs["input_ids"], inputs)
+        sample, column = mask.nonzero(as_tuple=True)
+        if len(sample) != len(features.layout.position):
+            raise InputError(
+                f"the prompt has {len(sample)} {modality} placeholders, the {modality}s make "
+                f"{len(features.layout.position)} rows; were ids and pixels made by the same processor?"
+            )
+        found.append(Rows(modality, sample, column, features, []))
+    return found
+
+
+def reduce(
+    family: Family, model: nn.Module, plan: Plan, inputs: dict[str, Any], rows: list[Rows], report: Report
+) -> Cut:
+    """Run the plan's pruners and mergers, fill ``Rows.parts``, and say which columns of the prompt stay."""
+    samples = inputs["input_ids"].shape[0]
+    tokens, units, context = _pack(rows, samples, inputs, model)
+    report.cells += sum(context.total or [])
+    report.encoded += sum(r.features.encoded for r in rows)
+    with report.stage("reduce", inputs["input_ids"].device):
+        kept = plan.reduce(tokens, context)
+    report.tokens += len(kept)
+    visual = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+    for r in rows:
+        visual[r.sample, r.column] = True
+    slots: list[list[Tensor]] = [[] for _ in range(samples)]
+    content: list[list[Tensor]] = [[] for _ in range(samples)]
+    for u, (b, m) in enumerate(units):
+        slot, source, x, stack = _fill(rows[m], kept.sample(u), b)
+        slots[b].append(slot)
+        content[b].append(source)
+        rows[m].parts.append(x)
+        for name, value in stack.items():
+            rows[m].features.signals.setdefault(f"kept.{name}", value[:0])
+            previous = rows[m].features.signals[f"kept.{name}"]
+            rows[m].features.signals[f"kept.{name}"] = torch.cat([previous, value])
+    return _cut(slots, content, visual, inputs.get("attention_mask"))
+
+
+def outputs(family: Family, rows: list[Rows]) -> dict[str, Any]:
+    """``mm_encoder_outputs``: the kept rows in the containers of the family."""
+    out = {}
+    for r in rows:
+        signals = {n.removeprefix("kept."): v for n, v in r.features.signals.items() if n.startswith("kept.")}
+        kept = Features(r.features.x[:0], r.features.index[:0], r.features.layout, r.features.size[:0], signals)
+        out[r.modality] = family.pack(r.modality, kept, r.parts)
+    return out
+
+
+def _pack(
+    rows: list[Rows], samples: int, inputs: dict[str, Any], model: nn.Module
+) -> tuple[Tokens, list[tuple[int, int]], Context]:
+    """One ragged batch of tokens; a unit is the rows of one modality in one sample."""
+    units = [(b, m) for b in range(samples) for m in range(len(rows))]
+    shared = set.intersection(*(set(r.features.signals) for r in rows))
+    parts, seconds, total = [], [], []
+    for b, m in units:
+        f, owner = rows[m].features, rows[m].sample.cpu()
+        layout = f.layout
+        mine = ((owner[f.index] == b) & ~layout.structural[f.index]).nonzero().squeeze(1)
+        place = f.index[mine]
+        everything = (owner == b) & ~layout.structural
+        position = layout.position[place].clone()
+        if bool(everything.any()):
+            position[:, 0] -= layout.position[everything][:, 0].min()
+        seconds.append(_seconds(layout, owner, b))
+        total.append(int(everything.sum()))
+        parts.append((mine, place, position, layout.time[place], f.size[mine]))
+    device = inputs["input_ids"].device
+
+    def gather(pick) -> Tensor:
+        return torch.cat([pick(rows[m].features, p) for (_, m), p in zip(units, parts, strict=True)]).to(device)
+
+    counts = torch.tensor([0] + [len(p[0]) for p in parts], device=device).cumsum(0)
+    n = int(counts[-1])
+    tokens = Tokens(
+        gather(lambda f, p: f.x[p[0].to(f.x.device)]),
+        gather(lambda f, p: p[2]),
+        gather(lambda f, p: p[3]),
+        gather(lambda f, p: p[4]),
+        torch.arange(n, device=device),
+        counts,
+        {s: gather(lambda f, p, s=s: f.signals[s][p[0].to(f.x.device)]) for s in sorted(shared)}
+        | {ROW: gather(lambda f, p: p[1])},
+    )
+    return tokens, units, Context(seconds, _text(model, inputs, rows, units), total)
+
+
+def _seconds(layout: Layout, owner: Tensor, sample: int) -> float:
+    """Length of a sample's items in seconds; nan where one is unknown."""
+    start, length = 0, 0.0
+    for n, seconds in zip(layout.lengths, layout.seconds, strict=True):
+        if n and int(owner[start]) == sample:
+            length += seconds
+        start += n
+    return length or math.nan
+
+
+def _text(model: nn.Module, inputs: dict[str, Any], rows: list[Rows], units: list[tuple[int, int]]) -> list[Tensor]:
+    """Embeddings of each unit's text, for methods that weigh tokens by the question."""
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    plain = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+    plain = plain.clone()
+    for r in rows:
+        plain[r.sample, r.column] = False
+    table = model.get_input_embeddings()  # type: ignore[operator]
+    return [table(ids[b][plain[b]]).detach() for b, _ in units]
+
+
+def _fill(rows: Rows, kept: Tokens, sample: int) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    """Slots of one unit (ascending columns), the column that gives each its position, and its features."""
+    f, layout = rows.features, rows.features.layout
+    place = kept.signals[ROW].cpu()
+    alive = layout.line[place].unique()
+    extra = layout.structural & (rows.sample.cpu() == sample) & torch.isin(layout.line, alive[alive >= 0])
+    structural = extra.nonzero().squeeze(1)
+    where = torch.full((len(layout.structural),), -1)
+    where[f.index] = torch.arange(len(f.index))
+    columns = rows.column.cpu()
+    order = torch.cat([columns[place].sort().values, columns[structural]]).argsort()
+    slot = torch.cat([columns[place].sort().values, columns[structural]])[order]
+    source = torch.cat([columns[place], columns[structural]])[order]
+    pick, order = where[structural].to(f.x.device), order.to(f.x.device)
+    x = torch.cat([kept.x, f.x[pick]])[order]
+    stack = {
+        name: torch.cat([kept.signals[name], value[pick]])[order]
+        for name, value in f.signals.items()
+        if name.startswith("deepstack.")
+    }
+    return slot, source, x, stack
+
+
+def _cut(slots: list[list[Tensor]], content: list[list[Tensor]], visual: Tensor, mask: Tensor | None) -> Cut:
+    kept = [torch.cat(s) for s in slots]
+    same = all(bool((s == c).all()) for sample, source in zip(slots, content, strict=True) for s, c in zip(sample, source, strict=True))
+    if same and sum(map(len, kept)) == int(visual.sum()):
+        columns = [torch.arange(visual.shape[1]) for _ in kept]
+        return Cut(columns, columns)
+    final, source = [], []
+    for b, own in enumerate(kept):
+        text = ~visual[b] if mask is None else ~visual[b] & mask[b].bool()
+        plain = text.nonzero().squeeze(1).cpu()
+        order = torch.cat([own, plain]).argsort()
+        final.append(torch.cat([own, plain])[order])
+        source.append(torch.cat([torch.cat(content[b]), plain])[order])
+    return Cut(final, source)

@@ -1,0 +1,177 @@
+"""Tokens: a ragged batch of visual tokens in which features, positions and signals always move together."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from vtoken.errors import InputError
+
+
+@dataclass
+class Tokens:
+    """A packed, ragged batch of visual tokens with everything that belongs to each.
+
+    Attributes:
+        x: [N, D] features.
+        position: int32 [N, 3], (t, h, w) in the grid of the language model's tokens.
+        time: float32 [N], seconds.
+        size: float32 [N], how many source cells the token stands for.
+        source: int64 [C], for every source cell the row of the token that stands for it, -1 if dropped.
+        batch: int64 [B + 1], offsets of the samples in the rows.
+        signals: row-aligned tensors [N, ...], such as ``cls_attention`` or ``deepstack.0``.
+
+    Raises:
+        InputError: tensors of different length, or offsets that do not rise from 0 to N.
+    """
+
+    x: Tensor
+    position: Tensor
+    time: Tensor
+    size: Tensor
+    source: Tensor
+    batch: Tensor
+    signals: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = len(self.x)
+        rows = {"position": self.position, "time": self.time, "size": self.size}
+        for name, value in (rows | self.signals).items():
+            if len(value) != n:
+                raise InputError(f"Tokens.{name} has {len(value)} rows, features have {n}")
+        if self.position.shape != (n, 3):
+            raise InputError(f"Tokens.position must be [{n}, 3], got {list(self.position.shape)}")
+        ends = self.batch.tolist()
+        if not ends or ends[0] != 0 or ends[-1] != n or any(b < a for a, b in zip(ends, ends[1:], strict=False)):
+            raise InputError(f"Tokens.batch must rise from 0 to {n}, got {ends}")
+
+    @classmethod
+    def of(cls, x: Tensor, position: Tensor | None = None, time: Tensor | None = None, **signals: Tensor) -> Tokens:
+        """One sample's tokens from its features [N, D]; positions default to a single row (0, 0, i)."""
+        n, device = len(x), x.device
+        if position is None:
+            position = torch.zeros(n, 3, dtype=torch.int32, device=device)
+            position[:, 2] = torch.arange(n, device=device)
+        return cls(
+            x,
+            position.to(torch.int32),
+            torch.zeros(n, device=device) if time is None else time,
+            torch.ones(n, device=device),
+            torch.arange(n, device=device),
+            torch.tensor([0, n], device=device),
+            signals,
+        )
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def samples(self) -> int:
+        return len(self.batch) - 1
+
+    @property
+    def sample_of(self) -> Tensor:
+        """int64 [N], the sample of each row."""
+        return torch.repeat_interleave(torch.arange(self.samples, device=self.batch.device), self.batch.diff())
+
+    def sample(self, b: int) -> Tokens:
+        """The tokens of one sample, as a batch of one; source cells keep their numbers."""
+        start, stop = int(self.batch[b]), int(self.batch[b + 1])
+        rows = torch.arange(start, stop, device=self.x.device)
+        return self._rows(rows, torch.tensor([0, stop - start], device=self.batch.device))
+
+    def take(self, index: Tensor) -> Tokens:
+        """Keep the rows of ``index`` (int64 [k], samples in order) and drop the others, signals included.
+
+        Raises:
+            InputError: the index is no list of different rows, or mixes samples.
+        """
+        if index.dtype not in (torch.int64, torch.int32) or index.dim() != 1:
+            raise InputError(f"take: index must be int64 [k], got {index.dtype} {list(index.shape)}")
+        if index.numel() and (int(index.min()) < 0 or int(index.max()) >= len(self)):
+            raise InputError(f"take: index outside 0..{len(self) - 1}")
+        if index.numel() and int(torch.bincount(index).max()) > 1:
+            raise InputError("take: a row is taken twice; a token cannot stand in two places")
+        owner = self.sample_of[index]
+        if bool((owner.diff() < 0).any()):
+            raise InputError("take: rows of one sample must stay together, samples in their order")
+        return self._rows(index, _offsets(owner, self.samples))
+
+    def merge(self, group: Tensor) -> Tokens:
+        """Fuse rows with the same number in ``group`` (int64 [N], -1 drops the row).
+
+        Numbers run from 0 without gaps, and samples keep their order. Features and floating signals become the
+        size-weighted mean, summed in float32; position, time and integer signals come from the heaviest member (the
+        first among equals); sizes add up. A token that stays alone keeps its features bit for bit.
+
+        Raises:
+            InputError: a number is missing, joins two samples or breaks their order, or a size is not above 0.
+        """
+        if group.dtype != torch.int64 or group.shape != (len(self),):
+            raise InputError(f"merge: group must be int64 [{len(self)}], got {group.dtype} {list(group.shape)}")
+        kept = group >= 0
+        count = int(group.max()) + 1 if group.numel() else 0
+        target, members = group[kept], kept.nonzero().squeeze(1)
+        owner = torch.full((count,), -1, dtype=torch.long, device=group.device)
+        owner[target] = self.sample_of[members]
+        if bool((owner < 0).any()) or bool((owner[target] != self.sample_of[members]).any()):
+            raise InputError("merge: group numbers must be 0..K-1 and must not join two samples")
+        if bool((owner.diff() < 0).any()):
+            raise InputError("merge: group numbers must rise with the samples")
+        weight = self.size[members].float()
+        if bool((weight <= 0).any()):
+            raise InputError("merge: every size must be above 0")
+        total = weight.new_zeros(count).index_add_(0, target, weight)
+        share = weight / total[target]
+        heaviest = self._heaviest(target, members, weight, count)
+
+        def mean(value: Tensor) -> Tensor:
+            if not value.is_floating_point():
+                return value[heaviest]
+            wide = value[members].to(torch.promote_types(value.dtype, torch.float32))
+            wide = wide * share.view(-1, *[1] * (value.dim() - 1))
+            return wide.new_zeros((count, *value.shape[1:])).index_add(0, target, wide).to(value.dtype)
+
+        moved = torch.where(self.source >= 0, group[self.source.clamp(min=0)], self.source)
+        return Tokens(
+            mean(self.x),
+            self.position[heaviest],
+            self.time[heaviest],
+            total.to(self.size.dtype),
+            moved,
+            _offsets(owner, self.samples),
+            {name: mean(value) for name, value in self.signals.items()},
+        )
+
+    @staticmethod
+    def _heaviest(target: Tensor, members: Tensor, weight: Tensor, count: int) -> Tensor:
+        best = weight.new_full((count,), -math.inf).scatter_reduce(0, target, weight, "amax")
+        first = torch.where(weight == best[target], members, members.new_full((), torch.iinfo(torch.long).max))
+        start = members.new_full((count,), torch.iinfo(torch.long).max)
+        return start.scatter_reduce(0, target, first, "amin")
+
+    def _rows(self, index: Tensor, batch: Tensor) -> Tokens:
+        inverse = torch.full((len(self) + 1,), -1, dtype=torch.long, device=self.x.device)
+        inverse[index] = torch.arange(len(index), device=self.x.device)
+        signals = {name: value[index] for name, value in self.signals.items()}
+        return Tokens(
+            self.x[index],
+            self.position[index],
+            self.time[index],
+            self.size[index],
+            inverse[self.source],  # source -1 reads the last slot, which stays -1
+            batch,
+            signals,
+        )
+
+    def with_signals(self, **signals: Tensor) -> Tokens:
+        """A copy with further row-aligned signals."""
+        return replace(self, signals=self.signals | signals)
+
+
+def _offsets(owner: Tensor, samples: int) -> Tensor:
+    count = torch.bincount(owner, minlength=samples)
+    return torch.cat([count.new_zeros(1), count.cumsum(0)])
