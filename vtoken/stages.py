@@ -45,6 +45,7 @@ def encode(
     inputs: dict[str, Any],
     clips: list[Clip] | None,
     fps: float | None,
+    preprocess: Any,
     report: Report,
 ) -> list[Rows]:
     """Run the encoder for every modality, on the kept patches only where the plan has a gate.
@@ -60,7 +61,7 @@ def encode(
             continue
         if given is None and plan.gate is not None and modality in family.sparse:
             with report.stage("gate", device):
-                given = family.clips(model, inputs, plan.gate, fps)
+                given = family.clips(model, inputs, plan.gate, fps, preprocess)
         with report.stage("encode", device):
             if given is not None:
                 features = family.encode_clips(model, given, plan.wants)

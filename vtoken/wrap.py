@@ -23,6 +23,7 @@ from vtoken.families.base import Clip, Family, has_pixels
 from vtoken.plan import Plan, PlanLike
 from vtoken.report import Report
 from vtoken.splice import Cut, cut_inputs, is_right_padded
+from vtoken.video.preprocess import Preprocessor
 
 CLIPS = "vtoken_clips"  # keyword of generate and forward: clips that were gated while they were decoded
 _inside = threading.local()
@@ -35,11 +36,15 @@ class Session:
         plan: the plan in force; assign text or a Plan to change it.
         family: what is known of the model's family.
         fps: sampling rate of the videos that an ordinary processor hands over, frames a second; None if unknown.
+        preprocess: how that processor resizes and normalises; None for the family's preset.
         report: tokens and milliseconds of the last call.
     """
 
-    def __init__(self, model: nn.Module, family: Family, plan: Plan, fps: float | None) -> None:
+    def __init__(
+        self, model: nn.Module, family: Family, plan: Plan, fps: float | None, preprocess: Preprocessor | None
+    ) -> None:
         self.family, self.fps, self.report = family, fps, Report(str(plan))
+        self.preprocess = preprocess
         self._stock = {name: vars(model).get(name) for name in ("forward", "generate")}
         self.plan = plan
 
@@ -57,7 +62,7 @@ class Session:
         clips = inputs.pop(CLIPS, None)
         _refuse(inputs)
         positions = _positions(model, inputs, generating)
-        rows = stages.encode(family, model, plan, inputs, clips, self.fps, report)
+        rows = stages.encode(family, model, plan, inputs, clips, self.fps, self.preprocess, report)
         cut = stages.reduce(family, model, plan, inputs, rows, report)
         inputs = {k: v for k, v in inputs.items() if k not in family.drops}
         if positions is not None:
@@ -102,6 +107,7 @@ def wrap(
     tokens: int | None = None,
     per_second: float | None = None,
     fps: float | None = None,
+    processor: Any = None,
 ) -> Any:
     """Run a plan inside a model's ``forward`` and ``generate``, in place; ``unwrap`` takes it back.
 
@@ -111,6 +117,8 @@ def wrap(
         keep, tokens, per_second: shared budget, at most one: share of the stock model's visual tokens, tokens in
             all, or tokens for each second of video.
         fps: sampling rate of videos passed as ``pixel_values_videos``, where the inputs do not tell it.
+        processor: the processor in use, if it normalises otherwise than the family's checkpoints do; only gates look
+            at it.
 
     Returns:
         The same model, with ``model.vtoken`` (see ``Session``).
@@ -128,7 +136,8 @@ def wrap(
         raise InputError(f"fps={fps} must be a positive number of frames a second")
     if not _accepts_outputs(model):
         raise UnsupportedError("vtoken needs transformers >= 5.18: this model's forward takes no mm_encoder_outputs")
-    session = Session(model, family, Plan.parse(plan, keep, tokens, per_second), fps)
+    preprocess = None if processor is None else Preprocessor.from_processor(processor)
+    session = Session(model, family, Plan.parse(plan, keep, tokens, per_second), fps, preprocess)
     forward, generate = model.forward, model.generate
     model.vtoken = session
     model.forward = functools.wraps(forward)(functools.partial(_forward, model, session, forward))

@@ -178,8 +178,17 @@ class Family:
         equal = len({len(p) for p in present}) == 1
         return BaseModelOutputWithPooling(pooler_output=torch.stack(present) if equal else torch.cat(present)[None])
 
-    def clips(self, model: nn.Module, inputs: dict[str, Any], gate: Any, fps: float | None) -> list[Clip]:
-        """Gate the video that an ordinary processor made; only families with a sparse encoder can."""
+    def preprocess(self, model: nn.Module, given: Any = None) -> Any:
+        """How frames become pixels for this model: ``given``, or the preset of the family, with the model's patches."""
+        raise InputError(f"{self.title} has no preprocessing here; pass what its own processor makes to generate()")
+
+    def clips(self, model: nn.Module, inputs: dict[str, Any], gate: Any, fps: float | None, given: Any) -> list[Clip]:
+        """Gate the video that an ordinary processor made; only families with a sparse encoder can.
+
+        Args:
+            fps: sampling rate where the inputs do not tell it.
+            given: the ``Preprocessor`` of the processor in use, or None for the family's preset.
+        """
         raise InputError(f"{self.title} cannot skip patches before its encoder; use 'evs', which drops after it")
 
     def encode_clips(self, model: nn.Module, clips: list[Clip], wants: frozenset[str]) -> Features:

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import inspect
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vtoken.families.base import Family, Layout
+from vtoken.encoders import clip as encoder
+from vtoken.encoders.pool import pool
+from vtoken.encoders.signals import attention_of, tap
+from vtoken.errors import UnsupportedError
+from vtoken.families.base import PIXELS, Clip, Family, Features, Layout
+from vtoken.families.clips import adapt, gate_signals, gated, kept_index, layout_of, vision_dtype
+from vtoken.tokenizers.base import Gate
+from vtoken.video.preprocess import Preprocessor
 
 CLIP = frozenset({"cls_attention", "received_attention", "keys"})
 SIGLIP = frozenset({"received_attention", "keys"})
@@ -24,39 +33,221 @@ SIGLIP = frozenset({"received_attention", "keys"})
 class Llava(Family):
     """LLaVA-1.5: each image is one square grid; several images of a prompt may be the frames of a video."""
 
+    preset: str = "llava-1.5"
+
+    def preprocess(self, model: nn.Module, given: Preprocessor | None = None) -> Preprocessor:
+        vision = model.config.vision_config
+        if given is None:
+            siglip = "siglip" in vision.model_type
+            side = (vision.image_size, vision.image_size)
+            given = Preprocessor.from_processor("llava-onevision" if siglip else self.preset, size=side)
+            given = given if siglip else replace(given, crop=side)
+        return adapt(given, vision.patch_size)
+
+    def tower(self, model: nn.Module, modality: str) -> Any:
+        """The vision tower that a modality goes through."""
+        return model.base_model.vision_tower
+
+    def layer(self, model: nn.Module) -> int | list[int]:
+        """Hidden states of the tower that the projector reads."""
+        return model.config.vision_feature_layer
+
+    def encode(self, model: nn.Module, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
+        wants &= self.gives
+        if not wants:
+            return super().encode(model, modality, inputs, wants)
+        tower, layer = self.tower(model, modality), self.layer(model)
+        last = layer if isinstance(layer, int) else max(layer, key=lambda n: n % 1000)
+        if not hasattr(getattr(tower, "vision_model", tower).embeddings, "class_embedding"):
+            wants -= {"cls_attention"}
+        with tap(attention_of(tower, last), wants) as found:
+            features = super().encode(model, modality, inputs, wants)
+        for name, value in found.items():
+            flat = value.view(len(value), -1)
+            rows = self.place(model, modality, inputs, features.layout, flat)
+            features.signals[name] = rows.view(len(rows), *value.shape[1:])
+        return features
+
+    def place(
+        self, model: nn.Module, modality: str, inputs: dict[str, Any], layout: Layout, signal: Tensor
+    ) -> Tensor:
+        """Rows [R, d] of a signal from its patches [P, d]; structural rows are 0."""
+        out = signal.new_zeros(len(layout.structural), signal.shape[1])
+        out[~layout.structural] = signal[-int((~layout.structural).sum()) :]
+        return out
+
+    def clips(
+        self, model: nn.Module, inputs: dict[str, Any], gate: Gate, fps: float | None, given: Preprocessor | None
+    ) -> list[Clip]:
+        preprocess = self.preprocess(model, given)
+        out = []
+        for frames in self.frames(model, inputs):
+            grid, gate_map, times, seconds = gated(frames, None, 1 / fps if fps else None, gate, preprocess)
+            rows = encoder.patches_of(frames, preprocess.patch, gate_map.keep.reshape(len(frames), -1))
+            out.append(Clip(rows, grid, gate_map, times, seconds))
+        return out
+
+    def frames(self, model: nn.Module, inputs: dict[str, Any]) -> list[Tensor]:
+        """Frames [T, 3, H, W] of every clip: here, the images of each prompt."""
+        pixels = next(inputs[n] for n in PIXELS["image"] if inputs.get(n) is not None)
+        rows = self.placeholders(model, "image", inputs["input_ids"], inputs).sum(1)
+        return [f for f in pixels.split((rows * len(pixels) // rows.sum()).tolist()) if len(f)]
+
+    def encode_clips(self, model: nn.Module, clips: list[Clip], wants: frozenset[str]) -> Features:
+        x, signals = self._encoded(model, clips, wants)
+        keeps = [c.gate.keep for c in clips]
+        size, own = gate_signals(clips, x.device)
+        layout = layout_of(clips)
+        # one item an image, as the model sees them
+        layout.seconds = [c.seconds / len(c.gate.keep) for c in clips for _ in c.gate.keep]
+        layout.lengths = [k[0].size for k in keeps for _ in k]
+        x = model.base_model.multi_modal_projector(x)
+        index = kept_index(keeps)
+        return Features(x, index, layout, size, own | signals, len(index))
+
+    def _encoded(self, model: nn.Module, clips: list[Clip], wants: frozenset[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Hidden states and signals of the kept patches of all clips, before the projector."""
+        tower = self.tower(model, self.clip_modality)
+        has_cls = hasattr(getattr(tower, "vision_model", tower).embeddings, "class_embedding")
+        if has_cls != (model.config.vision_feature_select_strategy == "default"):
+            raise UnsupportedError(
+                f"{self.title}: gating needs features without a CLS row, and this config has "
+                f"vision_feature_select_strategy={model.config.vision_feature_select_strategy!r}"
+            )
+        keep = np.concatenate([c.gate.keep.reshape(len(c.gate.keep), -1) for c in clips])
+        rows = torch.cat([c.rows for c in clips]).to(model.device, vision_dtype(tower))
+        wants = wants & self.gives if has_cls else wants & self.gives - {"cls_attention"}
+        out = encoder.encode(tower, rows, keep, self.layer(model), wants)
+        return out.x, out.signals
+
 
 @dataclass(frozen=True)
-class LlavaNext(Family):
-    """LLaVA-NeXT: a base tile, then the unpadded grid of tiles with a newline row after each line."""
+class LlavaNext(Llava):
+    """LLaVA-NeXT: a base tile, then the unpadded grid of tiles with a newline row after each line.
+
+    LLaVA-NeXT-Video pools the patches of frames before the projector.
+    """
 
     def layout(self, model: nn.Module, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
         if modality == "video":
             return _video(lengths, inputs["pixel_values_videos"].shape[1])
         return _packed(model.base_model, inputs, lengths)
 
+    def place(
+        self, model: nn.Module, modality: str, inputs: dict[str, Any], layout: Layout, signal: Tensor
+    ) -> Tensor:
+        base = model.base_model
+        per_tile = (base.config.vision_config.image_size // base.config.vision_config.patch_size) ** 2
+        tiles = signal.view(-1, per_tile, signal.shape[1])
+        if modality == "video":
+            rows = signal.new_zeros(len(layout.structural), signal.shape[1])
+            rows[~layout.structural] = self.pooled(model, tiles).flatten(0, 1)
+            return rows
+        counts = _tiles(base, inputs["image_sizes"], inputs.get("batch_num_images"))
+        packed = pack(base, list(tiles.split(counts)), inputs["image_sizes"], signal.new_zeros(signal.shape[1]))
+        return torch.cat(packed)
+
+    def pooled(self, model: nn.Module, x: Tensor) -> Tensor:
+        """The stock pooling of frames [T, patches, d] -> [T, cells, d]."""
+        resampler = model.base_model.vision_resampler
+        if not isinstance(resampler.pool, nn.Conv2d):
+            return resampler(x)
+        side = math.isqrt(x.shape[1])
+        square = x.transpose(1, 2).unflatten(2, (side, side))
+        return nn.functional.avg_pool2d(square, resampler.pool.stride).flatten(2).transpose(1, 2)
+
+    def frames(self, model: nn.Module, inputs: dict[str, Any]) -> list[Tensor]:
+        return list(inputs["pixel_values_videos"])
+
+    def encode_clips(self, model: nn.Module, clips: list[Clip], wants: frozenset[str]) -> Features:
+        x, signals = self._encoded(model, clips, wants)
+        base: Any = model.base_model
+        before = not hasattr(base, "apply_pooling")  # NeXT-Video pools before its projector, OneVision after
+        if not before:
+            x = base.multi_modal_projector(x)
+        starts = np.cumsum([0] + [int(c.gate.keep.sum()) for c in clips])
+        rows, keeps, scores, sizes = [], [], [], []
+        signals = signals | gate_signals(clips, x.device)[1]
+        for clip, a, b in zip(clips, starts, starts[1:], strict=False):
+            pooled, keep = pool(x[a:b], clip.gate, base.vision_resampler if before else base.apply_pooling)
+            side = math.isqrt(keep.shape[1])
+            rows.append(pooled)
+            keeps.append(keep.reshape(len(keep), side, side))
+            scores.append({n: self._pool_signal(model, v[a:b], clip) for n, v in signals.items()})
+            sizes.append(_runs(keeps[-1]))
+        x = torch.cat(rows)
+        if before:
+            x = base.multi_modal_projector(x)
+        joined = {n: torch.cat([s[n] for s in scores]) for n in signals}
+        features = Features(x, kept_index(keeps), layout_of(clips, keeps), torch.cat(sizes), joined, len(x))
+        return self.close(model, clips, keeps, features)
+
+    def _pool_signal(self, model: nn.Module, signal: Tensor, clip: Clip) -> Tensor:
+        finite = signal.view(len(signal), -1).float().clamp(max=1e9)  # whole steps score inf, and inf * 0 is nan
+        return pool(finite, clip.gate, partial(self.pooled, model))[0].view(-1, *signal.shape[1:])
+
+    def close(self, model: nn.Module, clips: list[Clip], keeps: list[np.ndarray], features: Features) -> Features:
+        """Add the structural rows of a video; NeXT-Video has none."""
+        return features
+
 
 @dataclass(frozen=True)
 class LlavaOnevision(LlavaNext):
     """LLaVA-OneVision: images as LLaVA-NeXT; a video is pooled frames and one newline row at its end."""
+
+    preset: str = "llava-onevision"
 
     def layout(self, model: nn.Module, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
         if modality == "image":
             return _packed(model.base_model, inputs, lengths)
         return _video(lengths, inputs["pixel_values_videos"].shape[1], newline=True)
 
+    def pooled(self, model: nn.Module, x: Tensor) -> Tensor:
+        return model.base_model.apply_pooling(x)
+
+    def close(self, model: nn.Module, clips: list[Clip], keeps: list[np.ndarray], features: Features) -> Features:
+        layout = join([_video([k.size + 1], len(k), newline=True) for k in keeps])
+        cells = (~layout.structural).nonzero().squeeze(1)
+        layout.time[cells] = features.layout.time
+        layout.seconds = features.layout.seconds
+        index = torch.cat([cells[features.index], layout.structural.nonzero().squeeze(1)])
+        order = index.argsort()
+
+        def add(value: Tensor, row: Tensor) -> Tensor:
+            rows = torch.cat([value, row.to(value).expand(len(keeps), *value.shape[1:])])
+            return rows[order.to(rows.device)]
+
+        signals = {n: add(v, v.new_zeros(v.shape[1:])) for n, v in features.signals.items()}
+        x = add(features.x, model.base_model.image_newline)
+        return Features(x, index[order], layout, add(features.size, torch.ones(())), signals, features.encoded)
+
 
 @dataclass(frozen=True)
-class VideoLlava(Family):
+class VideoLlava(Llava):
     """Video-LLaVA: frames keep their CLS token, which is structural here."""
 
-    def lengths(self, pooled: Any) -> list[int]:
-        return [p.shape[0] for p in pooled]
+    preset: str = "video-llava"
+
+    def tower(self, model: nn.Module, modality: str) -> Any:
+        base: Any = model.base_model
+        return base.video_tower if modality == "video" else base.image_tower
 
     def layout(self, model: nn.Module, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
         if modality == "image":
             return super().layout(model, modality, inputs, lengths)
         frames = inputs["pixel_values_videos"].shape[1]
         return _video([frames * n for n in lengths[::frames]], frames, cls=True)
+
+
+def _runs(keep: np.ndarray) -> Tensor:
+    """float32 [K]: steps that each kept cell stands for, up to the next kept one at its place."""
+    steps = len(keep)
+    following = np.full(keep.shape[1:], steps)
+    run = np.zeros(keep.shape, np.float32)
+    for t in range(steps - 1, -1, -1):
+        run[t] = following - t
+        following = np.where(keep[t], t, following)
+    return torch.from_numpy(run[keep])
 
 
 def _video(lengths: list[int], frames: int, newline: bool = False, cls: bool = False) -> Layout:

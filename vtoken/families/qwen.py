@@ -9,7 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vtoken.families.base import Family, Features, Layout
+from vtoken.encoders import qwen as encoder
+from vtoken.encoders.signals import attention_of, tap
+from vtoken.families.base import Clip, Family, Features, Layout
+from vtoken.families.clips import adapt, gate_signals, gated, kept_index, layout_of
+from vtoken.tokenizers.base import Gate
+from vtoken.video.preprocess import Preprocessor
 
 GRIDS = ("pixel_values", "pixel_values_videos", "image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 
@@ -19,6 +24,53 @@ class Qwen(Family):
     """One row is a cell of 2x2 patches, for videos of two frames; grids come with the inputs."""
 
     drops: tuple[str, ...] = GRIDS
+    preset: str = "qwen2.5-vl"
+
+    def preprocess(self, model: nn.Module, given: Preprocessor | None = None) -> Preprocessor:
+        vision = model.config.vision_config
+        return adapt(
+            given or Preprocessor.from_processor(self.preset),
+            vision.patch_size,
+            vision.spatial_merge_size,
+            vision.temporal_patch_size,
+        )
+
+    def encode(self, model: nn.Module, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
+        wants &= self.gives
+        if not wants:
+            return super().encode(model, modality, inputs, wants)
+        visual = model.base_model.visual
+        with tap(attention_of(visual), wants, visual) as found:
+            features = super().encode(model, modality, inputs, wants)
+        features.signals.update(found)
+        return features
+
+    def clips(
+        self, model: nn.Module, inputs: dict[str, Any], gate: Gate, fps: float | None, given: Preprocessor | None
+    ) -> list[Clip]:
+        preprocess, merge = self.preprocess(model, given), model.base_model.visual.spatial_merge_size
+        grids = inputs["video_grid_thw"]
+        per_step = inputs.get("second_per_grid_ts")
+        out = []
+        for i, rows in enumerate(inputs["pixel_values_videos"].split(grids.prod(-1).tolist())):
+            step = float(per_step[i]) if per_step is not None else None
+            spacing = step / preprocess.temporal if step else 1 / fps if fps else None
+            grid, gate_map, times, seconds = gated(rows, grids[i], spacing, gate, preprocess)
+            kept = torch.from_numpy(gate_map.keep.ravel()).to(rows.device)
+            kept_rows = rows.view(len(kept), merge**2, -1)[kept].flatten(0, 1)
+            out.append(Clip(kept_rows, grid, gate_map, times, seconds))
+        return out
+
+    def encode_clips(self, model: nn.Module, clips: list[Clip], wants: frozenset[str]) -> Features:
+        visual = model.base_model.visual
+        merge = visual.spatial_merge_size
+        keeps = [c.gate.keep for c in clips]
+        grids = torch.tensor([[k.shape[0], k.shape[1] * merge, k.shape[2] * merge] for k in keeps])
+        rows = torch.cat([c.rows for c in clips]).to(model.device, visual.dtype)
+        out = encoder.encode(visual, rows, grids.to(model.device), keeps, wants & self.gives)
+        size, signals = gate_signals(clips, out.x.device)
+        index = kept_index(keeps)
+        return Features(out.x, index, layout_of(clips), size, signals | out.signals, len(index))
 
     def layout(self, model: nn.Module, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
         merge = model.base_model.visual.spatial_merge_size
@@ -28,6 +80,8 @@ class Qwen(Family):
 @dataclass(frozen=True)
 class Qwen3(Qwen):
     """Qwen3-VL adds DeepStack: further rows for the first layers of the language model, pruned with the tokens."""
+
+    preset: str = "qwen3-vl"
 
     def encode(self, model: nn.Module, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
         features = super().encode(model, modality, inputs, wants)

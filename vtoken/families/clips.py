@@ -1,0 +1,70 @@
+"""From pixels that a processor made to gated clips, and from gated clips to placeholder rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vtoken.families.base import Clip, Layout
+from vtoken.tokenizers.base import Gate
+from vtoken.types import GateMap, Grid
+from vtoken.video.preprocess import Preprocessor
+
+UNKNOWN_FPS = 2.0  # Hugging Face video processors sample at 2 frames a second unless told otherwise
+
+
+def gated(
+    pixels: Tensor, grid_thw: Tensor | None, seconds_per_frame: float | None, gate: Gate, preprocess: Preprocessor
+) -> tuple[Grid, GateMap, np.ndarray, float]:
+    """Gate one video in a processor's layout.
+
+    Args:
+        pixels: [T, 3, H, W], or Qwen rows with ``grid_thw`` [3].
+        seconds_per_frame: spacing of the frames; None where unknown, then refresh counts on 2 frames a second.
+
+    Returns:
+        grid, map, seconds of every time step, and length in seconds (nan where unknown).
+    """
+    planes = preprocess.denormalise(pixels, grid_thw, luma=gate.signal == "luma").cpu().numpy()
+    frames, height, width = planes.shape[:3]
+    grid = Grid(height, width, preprocess.patch * preprocess.merge, preprocess.temporal)
+    pts = np.arange(frames) * (seconds_per_frame or 1 / UNKNOWN_FPS)
+    gate_map = gate.gate_planes(planes, pts, grid)
+    seconds = math.nan if seconds_per_frame is None else frames * seconds_per_frame
+    return grid, gate_map, pts[:: grid.frames], seconds
+
+
+def adapt(preprocess: Preprocessor, patch: int, merge: int = 1, temporal: int = 1) -> Preprocessor:
+    """The same normalisation with the patch geometry of a model at hand."""
+    return replace(preprocess, patch=patch, merge=merge, temporal=temporal)
+
+
+def layout_of(clips: list[Clip], keeps: list[np.ndarray] | None = None) -> Layout:
+    """Placeholder rows of clips; ``keeps`` [T, h, w] where the language model's cells are not the gate's."""
+    shapes = [k.shape for k in keeps or [c.gate.keep for c in clips]]
+    layout = Layout.of_grids([(s[0], s[1], s[2]) for s in shapes], [math.nan] * len(clips))
+    layout.seconds = [c.seconds for c in clips]
+    times = [np.repeat(c.times, s[1] * s[2]) for c, s in zip(clips, shapes, strict=True)]
+    layout.time = torch.from_numpy(np.concatenate(times)).float()
+    return layout
+
+
+def kept_index(keeps: list[np.ndarray]) -> Tensor:
+    """int64 [K]: numbers of the kept cells over all clips."""
+    return torch.from_numpy(np.flatnonzero(np.concatenate([k.ravel() for k in keeps])))
+
+
+def gate_signals(clips: list[Clip], device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
+    """Run lengths (sizes) and the gate's score of every kept cell, for grids that are the gate's own."""
+    size = np.concatenate([c.gate.runs()[c.gate.keep] for c in clips])
+    score = np.concatenate([c.gate.score[c.gate.keep] for c in clips])
+    return torch.from_numpy(size).float(), {"motion": torch.from_numpy(score).to(device)}
+
+
+def vision_dtype(module: nn.Module) -> torch.dtype:
+    """Dtype of a vision tower's weights."""
+    return next(module.parameters()).dtype
