@@ -25,7 +25,10 @@ from vtoken.report import Report
 from vtoken.splice import Cut, cut_inputs, is_right_padded
 from vtoken.video.preprocess import Preprocessor
 
-CLIPS = "vtoken_clips"  # keyword of generate and forward: clips that were gated while they were decoded
+# keywords of generate and forward that only vtoken uses
+CLIPS = "vtoken_clips"  # clips that were gated while they were decoded
+PLAN = "vtoken_plan"  # the plan of this one call
+REPORT = "vtoken_report"  # the report to fill
 _inside = threading.local()
 
 
@@ -58,8 +61,8 @@ class Session:
 
     def prepare(self, model: nn.Module, inputs: dict[str, Any], generating: bool) -> tuple[dict[str, Any], Cut, Report]:
         """Encode, reduce and cut: the arguments with which the stock model runs."""
-        plan, family, report = self._plan, self.family, Report(str(self._plan))
-        clips = inputs.pop(CLIPS, None)
+        plan, family = inputs.pop(PLAN, None) or self._plan, self.family
+        clips, report = inputs.pop(CLIPS, None), inputs.pop(REPORT, None) or Report(str(plan))
         _refuse(inputs)
         positions = _positions(model, inputs, generating)
         rows = stages.encode(family, model, plan, inputs, clips, self.fps, self.preprocess, report)

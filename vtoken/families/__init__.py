@@ -8,7 +8,7 @@ from vtoken.errors import InputError
 from vtoken.families.base import Family
 from vtoken.families.llava import CLIP, SIGLIP, Llava, LlavaNext, LlavaOnevision, VideoLlava
 from vtoken.families.others import Idefics, Mistral
-from vtoken.families.qwen import Glm4v, Qwen, Qwen3, VideoLlama3
+from vtoken.families.qwen import Glm4v, Qwen, Qwen3, Qwen35, VideoLlama3
 
 _IMAGE, _VIDEO, _BOTH = frozenset({"image"}), frozenset({"video"}), frozenset({"image", "video"})
 _PIXELS = ("pixel_values", "pixel_values_videos", "image_sizes", "image_sizes_videos", "batch_num_images")
@@ -28,7 +28,7 @@ FAMILIES: dict[str, Family] = {
         Qwen("qwen2_vl", "Qwen2-VL", _ATTENTION, sparse=_VIDEO),
         Qwen("qwen2_5_vl", "Qwen2.5-VL", _ATTENTION, sparse=_VIDEO),
         Qwen3("qwen3_vl", "Qwen3-VL", _ATTENTION, sparse=_VIDEO),
-        Qwen("qwen3_5", "Qwen3.5", _ATTENTION, sparse=_VIDEO),
+        Qwen35("qwen3_5", "Qwen3.5", _ATTENTION, sparse=_VIDEO),
         Family("internvl", "InternVL", tensor=_BOTH, drops=_PIXELS),
         Idefics("idefics3", "Idefics3", drops=_TILES),
         Idefics("smolvlm", "SmolVLM", drops=_TILES),

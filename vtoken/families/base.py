@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vtoken.errors import InputError
+from vtoken.errors import InputError, UnsupportedError
 from vtoken.types import GateMap, Grid
 
 PIXELS = {"image": ("pixel_values", "pixel_values_images"), "video": ("pixel_values_videos",)}
@@ -76,15 +76,20 @@ class Clip:
         rows: pixel rows of the kept patches, in the layout of the family's encoder.
         grid: how the family cuts frames into cells.
         gate: which cells are kept, [T, h, w].
-        times: float64 [T], seconds of each time step.
-        seconds: length of the clip.
+        pts: float64 [frames], seconds of every sampled frame.
+        seconds: length of the clip, nan where unknown.
     """
 
     rows: Tensor
     grid: Grid
     gate: GateMap
-    times: np.ndarray
+    pts: np.ndarray
     seconds: float
+
+    @property
+    def times(self) -> np.ndarray:
+        """float64 [T], seconds of the first frame of every time step."""
+        return self.pts[:: self.grid.frames]
 
 
 @dataclass
@@ -180,7 +185,9 @@ class Family:
 
     def preprocess(self, model: nn.Module, given: Any = None) -> Any:
         """How frames become pixels for this model: ``given``, or the preset of the family, with the model's patches."""
-        raise InputError(f"{self.title} has no preprocessing here; pass what its own processor makes to generate()")
+        raise UnsupportedError(
+            f"vtoken has no preprocessing for {self.title}; call model.generate with what its own processor makes"
+        )
 
     def clips(self, model: nn.Module, inputs: dict[str, Any], gate: Any, fps: float | None, given: Any) -> list[Clip]:
         """Gate the video that an ordinary processor made; only families with a sparse encoder can.
@@ -189,11 +196,23 @@ class Family:
             fps: sampling rate where the inputs do not tell it.
             given: the ``Preprocessor`` of the processor in use, or None for the family's preset.
         """
-        raise InputError(f"{self.title} cannot skip patches before its encoder; use 'evs', which drops after it")
+        raise UnsupportedError(f"{self.title} cannot skip patches before its encoder; 'evs' drops after it")
+
+    def prompt(self, model: nn.Module, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
+        """How a clip enters a prompt.
+
+        Returns:
+            ids that a chat template writes for one video, ids that take their place (one placeholder a row of the
+            language model, nothing dropped yet), and further arguments of ``generate``.
+        """
+        raise UnsupportedError(
+            f"vtoken.ask does not know how {self.title} writes a video into its prompt; "
+            "call model.generate with what its own processor makes"
+        )
 
     def encode_clips(self, model: nn.Module, clips: list[Clip], wants: frozenset[str]) -> Features:
         """Run the encoder on the kept patches alone."""
-        raise InputError(f"{self.title} cannot skip patches before its encoder; use 'evs', which drops after it")
+        raise UnsupportedError(f"{self.title} cannot skip patches before its encoder; 'evs' drops after it")
 
 
 def has_pixels(inputs: dict[str, Any], modality: str) -> bool:

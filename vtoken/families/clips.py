@@ -27,7 +27,7 @@ def gated(
         seconds_per_frame: spacing of the frames; None where unknown, then refresh counts on 2 frames a second.
 
     Returns:
-        grid, map, seconds of every time step, and length in seconds (nan where unknown).
+        grid, map, seconds of every frame, and length in seconds (nan where unknown).
     """
     planes = preprocess.denormalise(pixels, grid_thw, luma=gate.signal == "luma").cpu().numpy()
     frames, height, width = planes.shape[:3]
@@ -35,7 +35,7 @@ def gated(
     pts = np.arange(frames) * (seconds_per_frame or 1 / UNKNOWN_FPS)
     gate_map = gate.gate_planes(planes, pts, grid)
     seconds = math.nan if seconds_per_frame is None else frames * seconds_per_frame
-    return grid, gate_map, pts[:: grid.frames], seconds
+    return grid, gate_map, pts, seconds
 
 
 def adapt(preprocess: Preprocessor, patch: int, merge: int = 1, temporal: int = 1) -> Preprocessor:

@@ -82,10 +82,18 @@ class Llava(Family):
         preprocess = self.preprocess(model, given)
         out = []
         for frames in self.frames(model, inputs):
-            grid, gate_map, times, seconds = gated(frames, None, 1 / fps if fps else None, gate, preprocess)
+            grid, gate_map, pts, seconds = gated(frames, None, 1 / fps if fps else None, gate, preprocess)
             rows = encoder.patches_of(frames, preprocess.patch, gate_map.keep.reshape(len(frames), -1))
-            out.append(Clip(rows, grid, gate_map, times, seconds))
+            out.append(Clip(rows, grid, gate_map, pts, seconds))
         return out
+
+    def prompt(self, model: nn.Module, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
+        token = getattr(model.config, f"{self.clip_modality}_token_id")
+        return [token], [token] * self.count(model, clip), {}
+
+    def count(self, model: nn.Module, clip: Clip) -> int:
+        """Placeholders of a clip with nothing dropped."""
+        return clip.gate.keep.size
 
     def frames(self, model: nn.Module, inputs: dict[str, Any]) -> list[Tensor]:
         """Frames [T, 3, H, W] of every clip: here, the images of each prompt."""
@@ -159,6 +167,10 @@ class LlavaNext(Llava):
     def frames(self, model: nn.Module, inputs: dict[str, Any]) -> list[Tensor]:
         return list(inputs["pixel_values_videos"])
 
+    def count(self, model: nn.Module, clip: Clip) -> int:
+        first = torch.zeros(1, clip.gate.keep[0].size, 1)
+        return len(clip.gate.keep) * self.pooled(model, first).shape[1]
+
     def encode_clips(self, model: nn.Module, clips: list[Clip], wants: frozenset[str]) -> Features:
         x, signals = self._encoded(model, clips, wants)
         base: Any = model.base_model
@@ -179,7 +191,9 @@ class LlavaNext(Llava):
         if before:
             x = base.multi_modal_projector(x)
         joined = {n: torch.cat([s[n] for s in scores]) for n in signals}
-        features = Features(x, kept_index(keeps), layout_of(clips, keeps), torch.cat(sizes), joined, len(x))
+        share = int(starts[-1]) / sum(c.gate.keep.size for c in clips)
+        encoded = round(share * sum(k.size for k in keeps))
+        features = Features(x, kept_index(keeps), layout_of(clips, keeps), torch.cat(sizes), joined, encoded)
         return self.close(model, clips, keeps, features)
 
     def _pool_signal(self, model: nn.Module, signal: Tensor, clip: Clip) -> Tensor:
@@ -204,6 +218,9 @@ class LlavaOnevision(LlavaNext):
 
     def pooled(self, model: nn.Module, x: Tensor) -> Tensor:
         return model.base_model.apply_pooling(x)
+
+    def count(self, model: nn.Module, clip: Clip) -> int:
+        return super().count(model, clip) + 1
 
     def close(self, model: nn.Module, clips: list[Clip], keeps: list[np.ndarray], features: Features) -> Features:
         layout = join([_video([k.size + 1], len(k), newline=True) for k in keeps])

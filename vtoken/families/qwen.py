@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -55,11 +56,19 @@ class Qwen(Family):
         for i, rows in enumerate(inputs["pixel_values_videos"].split(grids.prod(-1).tolist())):
             step = float(per_step[i]) if per_step is not None else None
             spacing = step / preprocess.temporal if step else 1 / fps if fps else None
-            grid, gate_map, times, seconds = gated(rows, grids[i], spacing, gate, preprocess)
+            grid, gate_map, pts, seconds = gated(rows, grids[i], spacing, gate, preprocess)
             kept = torch.from_numpy(gate_map.keep.ravel()).to(rows.device)
             kept_rows = rows.view(len(kept), merge**2, -1)[kept].flatten(0, 1)
-            out.append(Clip(kept_rows, grid, gate_map, times, seconds))
+            out.append(Clip(kept_rows, grid, gate_map, pts, seconds))
         return out
+
+    def prompt(self, model: nn.Module, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
+        video, merge = model.config.video_token_id, model.base_model.visual.spatial_merge_size
+        steps, h, w = clip.gate.keep.shape
+        extra: dict[str, Any] = {"video_grid_thw": torch.tensor([[steps, h * merge, w * merge]])}
+        if self.name == "qwen2_5_vl":
+            extra["second_per_grid_ts"] = torch.tensor([clip.seconds / steps])
+        return [video], [video] * clip.gate.keep.size, extra
 
     def encode_clips(self, model: nn.Module, clips: list[Clip], wants: frozenset[str]) -> Features:
         visual = model.base_model.visual
@@ -83,6 +92,9 @@ class Qwen3(Qwen):
 
     preset: str = "qwen3-vl"
 
+    def prompt(self, model: nn.Module, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
+        return _stamped(model, tokenizer, clip, super().prompt(model, tokenizer, clip)[2])
+
     def encode(self, model: nn.Module, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
         features = super().encode(model, modality, inputs, wants)
         for i, level in enumerate(features.output.deepstack_features):
@@ -101,6 +113,16 @@ class Qwen3(Qwen):
             pooler_output=[p for p in parts if len(p)] or parts[:1],
             deepstack_features=[s or [e] for s, e in zip(stacks, empty, strict=True)],
         )
+
+
+@dataclass(frozen=True)
+class Qwen35(Qwen):
+    """Qwen3.5 writes the time before every step, as Qwen3-VL does, and has no DeepStack."""
+
+    preset: str = "qwen3-vl"
+
+    def prompt(self, model: nn.Module, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
+        return _stamped(model, tokenizer, clip, super().prompt(model, tokenizer, clip)[2])
 
 
 @dataclass(frozen=True)
@@ -142,6 +164,20 @@ class VideoLlama3(Qwen):
         )
         n = int(kept.sum())
         return Features(features.x[mask], torch.arange(n), layout, torch.ones(n), {}, n, features.output)
+
+
+def _stamped(
+    model: Any, tokenizer: Any, clip: Clip, extra: dict[str, Any]
+) -> tuple[list[int], list[int], dict[str, Any]]:
+    """Every time step after its time in words, between its own start and end marks."""
+    c, (steps, h, w) = model.config, clip.gate.keep.shape
+    last = np.minimum(np.arange(steps) * clip.grid.frames + clip.grid.frames - 1, len(clip.pts) - 1)
+    middle = (clip.times + clip.pts[last]) / 2
+    step = [c.vision_start_token_id, *[c.video_token_id] * (h * w), c.vision_end_token_id]
+    ids = []
+    for t in middle:
+        ids += [*tokenizer(f"<{t:.1f} seconds>", add_special_tokens=False)["input_ids"], *step]
+    return [c.vision_start_token_id, c.video_token_id, c.vision_end_token_id], ids, extra
 
 
 def grid_layout(inputs: dict[str, Any], modality: str, merges: list[int]) -> Layout:
