@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import LogitsProcessor
 
 import vtoken
-from tests.families.oracle import language_model, oracle_generate, oracle_logits
+from tests.families.oracle import oracle_generate, oracle_logits
 from tests.families.tiny import FAMILIES, model_of
-from vtoken.errors import InputError, UnsupportedError
-from vtoken.types import Budget
+from vtoken.errors import UnsupportedError
+from vtoken.families.base import has_pixels
 
 CASES = [(name, layout) for name, family in FAMILIES.items() for layout in family.layouts()]
 BATCHES = [(name, layout) for name, layout in CASES if len(FAMILIES[name].layouts()[layout]) > 1]
@@ -66,3 +67,77 @@ def test_dropped_equals_sliced_language_model(name: str, layout: str) -> None:
     width = inputs["input_ids"].shape[1]
     assert torch.equal(generated[:, :width], inputs["input_ids"])
     assert torch.equal(generated[:, width:], oracle_generate(model, inputs, keep, 4))
+
+
+@pytest.mark.parametrize(("name", "layout"), BATCHES)
+@torch.no_grad()
+def test_batch_row_equals_the_row_alone(name: str, layout: str) -> None:
+    """Greedy, seeded sampling and beams; each row alone is the same prompt without its neighbours and padding."""
+    model, family = model_of(name), FAMILIES[name]
+    samples = with_pixels(name, layout)
+    together = family.inputs(model, samples)
+    alone = [family.inputs(model, [sample]) for sample in samples]
+    for b, single in enumerate(alone):  # the same text, without padding
+        single["input_ids"] = together["input_ids"][b : b + 1, together["attention_mask"][b].bool()]
+    ways = {
+        "greedy": {"do_sample": False},
+        "beams": {"do_sample": False, "num_beams": 2, "num_return_sequences": 2},
+    }
+    with vtoken.wrapped(model, "divprune:keep=0.5"):
+        for way, options in ways.items():
+            if way == "beams" and refuses_beams(name, model, together):
+                with pytest.raises(UnsupportedError, match="num_return_sequences"):
+                    model.generate(**together, max_new_tokens=4, **options)
+                continue
+            batch = model.generate(**together, max_new_tokens=4, **options)[:, together["input_ids"].shape[1] :]
+            for b, single in enumerate(alone):
+                row = model.generate(**single, max_new_tokens=4, **options)[:, single["input_ids"].shape[1] :]
+                n = len(row)
+                assert torch.equal(batch[b * n : (b + 1) * n], row), way
+
+
+def with_pixels(name: str, layout: str, seed: int = 0) -> list[list[tuple[str, Any]]]:
+    """The samples of a layout with their pixels drawn, so that they can be had together and alone."""
+    rng = np.random.default_rng(seed)
+    family = FAMILIES[name]
+    return [
+        [(kind, what if kind == "text" else family._clip(kind, what, rng)) for kind, what in sample]
+        for sample in family.layouts()[layout]
+    ]
+
+
+def refuses_beams(name: str, model: Any, inputs: dict[str, Tensor]) -> bool:
+    """Whether beams must be refused: ragged counts in one tensor, or a stock model that cannot."""
+    from vtoken.families import of
+
+    family = of(model)
+    keep = kept_mask(model, inputs, generating=True)
+    for modality in {m for m in family.tensor | family.no_beams if has_pixels(inputs, m)}:
+        counts = (keep & family.placeholders(model, modality, inputs["input_ids"], inputs)).sum(1)
+        if modality in family.no_beams and int(counts.sum()) or len(set(counts[counts > 0].tolist())) > 1:
+            return True
+    return False
+
+
+class Reseed(LogitsProcessor):
+    """Seeds every step, so that the first row of any batch draws the same numbers."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        torch.manual_seed(7)
+        return scores
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "layout"), BATCHES)
+def test_seeded_sampling_of_a_row(name: str, layout: str) -> None:
+    """A row draws what it draws alone: each row is put first in its batch, where the random numbers are the same."""
+    model, family = model_of(name), FAMILIES[name]
+    samples = with_pixels(name, layout)
+    options = {"do_sample": True, "temperature": 0.5, "max_new_tokens": 4, "logits_processor": [Reseed()]}
+    with vtoken.wrapped(model, "divprune:keep=0.5"):
+        for b, sample in enumerate(samples):
+            together = family.inputs(model, [sample, *(s for i, s in enumerate(samples) if i != b)])
+            single = family.inputs(model, [sample])
+            single["input_ids"] = together["input_ids"][:1, together["attention_mask"][0].bool()]
+            batch = model.generate(**together, **options)[0, together["input_ids"].shape[1] :]
+            assert torch.equal(batch, model.generate(**single, **options)[0, single["input_ids"].shape[1] :])

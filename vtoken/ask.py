@@ -14,10 +14,11 @@ from vtoken.errors import InputError, UnsupportedError
 from vtoken.families.base import Clip, Family
 from vtoken.plan import Plan, PlanLike
 from vtoken.report import Report
+from vtoken.session import CLIPS, PLAN, REPORT, Session, check
 from vtoken.types import Frames, GateMap, Grid
 from vtoken.video import open_video
 from vtoken.video.preprocess import Preprocessor
-from vtoken.wrap import CLIPS, PLAN, REPORT, Session, check, wrapped
+from vtoken.wrap import wrapped
 
 CHUNK = 32
 
@@ -95,9 +96,7 @@ def ask(
         family.preprocess(model)  # refuses, and names the alternative
     report = Report(str(chosen))
     preprocess = _preprocessor(family, model, processor)
-    clip = read_clip(
-        video, preprocess, chosen, report, fps, start, end, backend, native_fps, max_frames, _dtype(model)
-    )
+    clip = read_clip(video, preprocess, chosen, report, fps, start, end, backend, native_fps, max_frames, _dtype(model))
     inputs = prompt(family, model, processor, clip, question)
     inputs = {n: v.to(model.device) if isinstance(v, Tensor) else v for n, v in inputs.items()}
     options: dict[str, Any] = {"max_new_tokens": 128, "do_sample": False} | generate
@@ -221,9 +220,7 @@ def _template(processor: Any, tokenizer: Any, family: Family, marks: list[str], 
     if owner is None:  # base models have no template
         return f"{''.join(marks)}\n{question}"
     content = [{"type": family.clip_modality}, {"type": "text", "text": question}]
-    return owner.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-    )
+    return owner.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
 
 
 def _tokenizer(processor: Any) -> Any:

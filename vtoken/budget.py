@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from numbers import Real
+
+import numpy as np
 
 from vtoken.errors import InputError
+
+NUMBER = (int, float, np.integer, np.floating)
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Budget:
             told = ", ".join(f"{k}={v}" for k, v in given.items()) or "none"
             raise InputError(f"a budget needs exactly one of keep, tokens and per_second; given: {told}")
         name, value = next(iter(given.items()))
-        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, NUMBER) or not math.isfinite(value):
             raise InputError(f"{name}={value!r} is not a finite number")
         if name == "keep" and not 0 < value <= 1:
             raise InputError(f"keep={value} is the share of tokens kept and must be above 0 and at most 1")

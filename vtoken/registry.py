@@ -52,7 +52,7 @@ class Method:
         return lacks
 
     def __str__(self) -> str:
-        fields = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
+        fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
         told = [f"{f.name}={getattr(self, f.name)}" for f in fields if getattr(self, f.name) != _default(f)]
         return f"{self.name}:{','.join(told)}" if told else self.name
 
@@ -119,7 +119,7 @@ def build(name: str, **options: Any) -> Method:
         InputError: no such method, an option it does not have, or a value of the wrong type.
     """
     cls = get(name)
-    fields = [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+    fields: list[str] = [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
     hints = typing.get_type_hints(cls) if options else {}
     for option, value in options.items():
         if option not in fields:

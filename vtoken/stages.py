@@ -201,7 +201,11 @@ def _fill(rows: Rows, kept: Tokens, sample: int) -> tuple[Tensor, Tensor, Tensor
 
 def _cut(slots: list[list[Tensor]], content: list[list[Tensor]], visual: Tensor, mask: Tensor | None) -> Cut:
     kept = [torch.cat(s) for s in slots]
-    same = all(bool((s == c).all()) for sample, source in zip(slots, content, strict=True) for s, c in zip(sample, source, strict=True))
+    same = all(
+        bool((s == c).all())
+        for sample, source in zip(slots, content, strict=True)
+        for s, c in zip(sample, source, strict=True)
+    )
     if same and sum(map(len, kept)) == int(visual.sum()):
         columns = [torch.arange(visual.shape[1]) for _ in kept]
         return Cut(columns, columns)

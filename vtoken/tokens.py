@@ -135,7 +135,7 @@ class Tokens:
             wide = wide * share.view(-1, *[1] * (value.dim() - 1))
             return wide.new_zeros((count, *value.shape[1:])).index_add(0, target, wide).to(value.dtype)
 
-        moved = torch.where(self.source >= 0, group[self.source.clamp(min=0)], self.source)
+        moved = torch.cat([group, group.new_full((1,), -1)])[self.source]  # source -1 reads the last slot
         return Tokens(
             mean(self.x),
             self.position[heaviest],

@@ -15,91 +15,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vtoken import families, stages
 from vtoken.errors import InputError, UnsupportedError
-from vtoken.families.base import Clip, Family, has_pixels
+from vtoken.families.base import has_pixels
 from vtoken.plan import Plan, PlanLike
 from vtoken.report import Report
-from vtoken.splice import Cut, cut_inputs, is_right_padded
+from vtoken.session import CLIPS, Session
+from vtoken.splice import Cut
 from vtoken.video.preprocess import Preprocessor
 
-# keywords of generate and forward that only vtoken uses
-CLIPS = "vtoken_clips"  # clips that were gated while they were decoded
-PLAN = "vtoken_plan"  # the plan of this one call
-REPORT = "vtoken_report"  # the report to fill
 _inside = threading.local()
-
-
-class Session:
-    """What ``model.vtoken`` is: the plan of a wrapped model and the report of its last call.
-
-    Attributes:
-        plan: the plan in force; assign text or a Plan to change it.
-        family: what is known of the model's family.
-        fps: sampling rate of the videos that an ordinary processor hands over, frames a second; None if unknown.
-        preprocess: how that processor resizes and normalises; None for the family's preset.
-        report: tokens and milliseconds of the last call.
-    """
-
-    def __init__(
-        self, model: nn.Module, family: Family, plan: Plan, fps: float | None, preprocess: Preprocessor | None
-    ) -> None:
-        self.family, self.fps, self.report = family, fps, Report(str(plan))
-        self.preprocess = preprocess
-        self._stock = {name: vars(model).get(name) for name in ("forward", "generate")}
-        self.plan = plan
-
-    @property
-    def plan(self) -> Plan:
-        return self._plan
-
-    @plan.setter
-    def plan(self, plan: PlanLike) -> None:
-        self._plan = check(Plan.parse(plan), self.family)
-
-    def prepare(self, model: nn.Module, inputs: dict[str, Any], generating: bool) -> tuple[dict[str, Any], Cut, Report]:
-        """Encode, reduce and cut: the arguments with which the stock model runs."""
-        plan, family = inputs.pop(PLAN, None) or self._plan, self.family
-        clips, report = inputs.pop(CLIPS, None), inputs.pop(REPORT, None) or Report(str(plan))
-        _refuse(inputs)
-        positions = _positions(model, inputs, generating)
-        rows = stages.encode(family, model, plan, inputs, clips, self.fps, self.preprocess, report)
-        cut = stages.reduce(family, model, plan, inputs, rows, report)
-        inputs = {k: v for k, v in inputs.items() if k not in family.drops}
-        if positions is not None:
-            inputs["position_ids"] = positions
-        removed = cut.removed(inputs["input_ids"].shape[1])
-        if removed or any(len(s) < inputs["input_ids"].shape[1] for s in cut.slots):
-            right = not generating and is_right_padded(inputs.get("attention_mask"))
-            inputs = cut_inputs(inputs, cut, _pad_id(model), right)
-        if generating:
-            _refuse_ragged_beams(model, inputs, family, rows)
-        inputs["mm_encoder_outputs"] = stages.outputs(family, rows)
-        mask = inputs.get("attention_mask")
-        report.prompt = int(mask.sum()) if mask is not None else inputs["input_ids"].numel()
-        return inputs, cut, report
-
-
-def check(plan: Plan, family: Family) -> Plan:
-    """The plan, if it can run on the family.
-
-    Raises:
-        UnsupportedError: a stage needs what the family cannot give; the message names an alternative.
-    """
-    if plan.gate is not None and not family.sparse:
-        raise UnsupportedError(
-            f"plan {str(plan)!r}: the encoder of {family.title} cannot run on some patches only, so {plan.gate.name} "
-            "cannot gate it; 'evs' drops repeated tokens after the encoder"
-        )
-    for stage in plan.reducers:
-        if lacks := stage.missing(family.gives | {"text"}):
-            raise UnsupportedError(
-                f"plan {str(plan)!r}: {stage.name} needs {' and '.join(lacks)}, which {family.title} does not give; "
-                "'divprune' and 'evs' run on every family"
-            )
-    return plan
 
 
 def wrap(
@@ -293,37 +220,6 @@ def _accepts_outputs(model: Any) -> bool:
     return "mm_encoder_outputs" in inspect.signature(model.forward).parameters
 
 
-def _positions(model: Any, inputs: dict[str, Any], generating: bool) -> Tensor | None:
-    """Positions of the whole prompt for M-RoPE families; others count, as the stock model does."""
-    if inputs.get("position_ids") is not None or not hasattr(model.base_model, "get_rope_index"):
-        return None
-    if generating:
-        known = {k: v for k, v in inputs.items() if k != "past_key_values"}
-        return model._prepare_position_ids_for_generation(inputs["input_ids"], known)
-    function = model.base_model.compute_3d_position_ids
-    accepted = inspect.signature(function).parameters
-    return function(**{name: None if name == "past_key_values" else inputs.get(name) for name in accepted})
-
-
-def _pad_id(model: Any) -> int:
-    """An id for padding columns that is no placeholder."""
-    config = model.config
-    placeholders = {getattr(config, f"{m}_token_id", None) for m in stages.MODALITIES}
-    for source in (model.generation_config, config, config.get_text_config()):
-        pad = getattr(source, "pad_token_id", None)
-        if isinstance(pad, int) and pad >= 0 and pad not in placeholders:
-            return pad
-    return next(i for i in range(3) if i not in placeholders)
-
-
-def _refuse(inputs: dict[str, Any]) -> None:
-    if inputs.get("input_ids") is None or inputs.get("inputs_embeds") is not None:
-        raise UnsupportedError("a wrapped model needs input_ids with its images or videos, not inputs_embeds")
-    cache = inputs.get("past_key_values")
-    if cache is not None and cache.get_seq_length() > 0:
-        raise UnsupportedError("images and videos cannot join a conversation in a filled KV cache; pass the whole prompt")
-
-
 def _refuse_pruned_cache(inputs: dict[str, Any]) -> None:
     dropped = getattr(inputs.get("past_key_values"), "vtoken_dropped", 0)
     if dropped:
@@ -331,18 +227,6 @@ def _refuse_pruned_cache(inputs: dict[str, Any]) -> None:
             f"this KV cache was made from a prompt that lost {dropped} tokens, so it cannot be continued with the "
             "original ids; start again from the whole prompt without past_key_values"
         )
-
-
-def _refuse_ragged_beams(model: Any, inputs: dict[str, Any], family: Family, rows: list[stages.Rows]) -> None:
-    config = inputs.get("generation_config") or model.generation_config
-    beams = max(inputs.get(n) or getattr(config, n, None) or 1 for n in ("num_beams", "num_return_sequences"))
-    for r in rows:
-        lengths = {len(p) for p in r.parts if len(p)}
-        if beams > 1 and r.modality in family.tensor and len(lengths) > 1:
-            raise UnsupportedError(
-                f"{family.title} holds its features in one tensor, so beams and num_return_sequences need the same "
-                f"number of tokens in every sample; here {sorted(lengths)}. Use tokens=..., or one sample at a time"
-            )
 
 
 def _mark(cache: Any, cut: Cut) -> None:

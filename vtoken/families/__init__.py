@@ -21,9 +21,7 @@ FAMILIES: dict[str, Family] = {
         Llava("llava", "LLaVA-1.5", CLIP, sparse=_IMAGE, drops=_PIXELS, clip_modality="image"),
         LlavaNext("llava_next", "LLaVA-NeXT", CLIP, drops=_PIXELS),
         LlavaNext("llava_next_video", "LLaVA-NeXT-Video", CLIP, sparse=_VIDEO, drops=_PIXELS),
-        LlavaOnevision(
-            "llava_onevision", "LLaVA-OneVision", SIGLIP, sparse=_VIDEO, tensor=_VIDEO, drops=_PIXELS
-        ),
+        LlavaOnevision("llava_onevision", "LLaVA-OneVision", SIGLIP, sparse=_VIDEO, tensor=_VIDEO, drops=_PIXELS),
         VideoLlava("video_llava", "Video-LLaVA", CLIP, tensor=_BOTH, drops=(*_PIXELS, "pixel_values_images")),
         Qwen("qwen2_vl", "Qwen2-VL", _ATTENTION, sparse=_VIDEO),
         Qwen("qwen2_5_vl", "Qwen2.5-VL", _ATTENTION, sparse=_VIDEO),
@@ -35,7 +33,7 @@ FAMILIES: dict[str, Family] = {
         Family("gemma3", "Gemma3", tensor=_BOTH, drops=_PIXELS),
         Family("paligemma", "PaliGemma", tensor=_BOTH, drops=_PIXELS),
         VideoLlama3("video_llama_3", "VideoLLaMA3"),
-        Glm4v("glm4v", "GLM-4V"),
+        Glm4v("glm4v", "GLM-4V", no_beams=_VIDEO),
         Mistral("mistral3", "Mistral3", drops=_PIXELS),
     )
 }

@@ -127,6 +127,7 @@ class Family:
         tensor: modalities whose feature container is one tensor instead of a list.
         drops: keyword arguments that describe pixels and must not reach the model after encoding.
         clip_modality: what a gated clip stands in for: "video", or "image" where frames go in as images.
+        no_beams: modalities with which the stock model itself cannot beam search.
     """
 
     name: str
@@ -136,6 +137,7 @@ class Family:
     tensor: frozenset[str] = frozenset()
     drops: tuple[str, ...] = ()
     clip_modality: str = "video"
+    no_beams: frozenset[str] = frozenset()
 
     def encode(self, model: nn.Module, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
         """Run the stock encoder and name its rows."""
@@ -144,7 +146,9 @@ class Family:
         layout = self.layout(model, modality, inputs, self.lengths(out.pooler_output))
         n = len(rows)
         if n != len(layout.position):
-            raise InputError(f"{self.title}: {n} {modality} features, {len(layout.position)} rows expected from the grid")
+            raise InputError(
+                f"{self.title}: {n} {modality} features, {len(layout.position)} rows expected from the grid"
+            )
         return Features(rows, torch.arange(n), layout, torch.ones(n), {}, int((~layout.structural).sum()), out)
 
     def features(self, model: nn.Module, modality: str, inputs: dict[str, Any]) -> Any:

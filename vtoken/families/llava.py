@@ -1,12 +1,10 @@
 """LLaVA-1.5, LLaVA-NeXT, LLaVA-NeXT-Video, LLaVA-OneVision and Video-LLaVA.
 
-Newline rows are structural: one stays as long as a token of its line does. Where they are is read from the stock
-packing itself, by sending row numbers through it instead of features.
+Newline rows are structural: one stays as long as a token of its line does.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +20,7 @@ from vtoken.encoders.signals import attention_of, tap
 from vtoken.errors import UnsupportedError
 from vtoken.families.base import PIXELS, Clip, Family, Features, Layout
 from vtoken.families.clips import adapt, gate_signals, gated, kept_index, layout_of, vision_dtype
+from vtoken.families.rows import anyres_layout, join, pack, tile_counts, video_layout
 from vtoken.tokenizers.base import Gate
 from vtoken.video.preprocess import Preprocessor
 
@@ -68,9 +67,7 @@ class Llava(Family):
             features.signals[name] = rows.view(len(rows), *value.shape[1:])
         return features
 
-    def place(
-        self, model: nn.Module, modality: str, inputs: dict[str, Any], layout: Layout, signal: Tensor
-    ) -> Tensor:
+    def place(self, model: nn.Module, modality: str, inputs: dict[str, Any], layout: Layout, signal: Tensor) -> Tensor:
         """Rows [R, d] of a signal from its patches [P, d]; structural rows are 0."""
         out = signal.new_zeros(len(layout.structural), signal.shape[1])
         out[~layout.structural] = signal[-int((~layout.structural).sum()) :]
@@ -138,12 +135,10 @@ class LlavaNext(Llava):
 
     def layout(self, model: nn.Module, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
         if modality == "video":
-            return _video(lengths, inputs["pixel_values_videos"].shape[1])
-        return _packed(model.base_model, inputs, lengths)
+            return video_layout(lengths, inputs["pixel_values_videos"].shape[1])
+        return anyres_layout(model.base_model, inputs, lengths)
 
-    def place(
-        self, model: nn.Module, modality: str, inputs: dict[str, Any], layout: Layout, signal: Tensor
-    ) -> Tensor:
+    def place(self, model: nn.Module, modality: str, inputs: dict[str, Any], layout: Layout, signal: Tensor) -> Tensor:
         base = model.base_model
         per_tile = (base.config.vision_config.image_size // base.config.vision_config.patch_size) ** 2
         tiles = signal.view(-1, per_tile, signal.shape[1])
@@ -151,7 +146,7 @@ class LlavaNext(Llava):
             rows = signal.new_zeros(len(layout.structural), signal.shape[1])
             rows[~layout.structural] = self.pooled(model, tiles).flatten(0, 1)
             return rows
-        counts = _tiles(base, inputs["image_sizes"], inputs.get("batch_num_images"))
+        counts = tile_counts(base, inputs["image_sizes"], inputs.get("batch_num_images"))
         packed = pack(base, list(tiles.split(counts)), inputs["image_sizes"], signal.new_zeros(signal.shape[1]))
         return torch.cat(packed)
 
@@ -213,8 +208,8 @@ class LlavaOnevision(LlavaNext):
 
     def layout(self, model: nn.Module, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
         if modality == "image":
-            return _packed(model.base_model, inputs, lengths)
-        return _video(lengths, inputs["pixel_values_videos"].shape[1], newline=True)
+            return anyres_layout(model.base_model, inputs, lengths)
+        return video_layout(lengths, inputs["pixel_values_videos"].shape[1], newline=True)
 
     def pooled(self, model: nn.Module, x: Tensor) -> Tensor:
         return model.base_model.apply_pooling(x)
@@ -223,7 +218,7 @@ class LlavaOnevision(LlavaNext):
         return super().count(model, clip) + 1
 
     def close(self, model: nn.Module, clips: list[Clip], keeps: list[np.ndarray], features: Features) -> Features:
-        layout = join([_video([k.size + 1], len(k), newline=True) for k in keeps])
+        layout = join([video_layout([k.size + 1], len(k), newline=True) for k in keeps])
         cells = (~layout.structural).nonzero().squeeze(1)
         layout.time[cells] = features.layout.time
         layout.seconds = features.layout.seconds
@@ -253,7 +248,7 @@ class VideoLlava(Llava):
         if modality == "image":
             return super().layout(model, modality, inputs, lengths)
         frames = inputs["pixel_values_videos"].shape[1]
-        return _video([frames * n for n in lengths[::frames]], frames, cls=True)
+        return video_layout([frames * n for n in lengths[::frames]], frames, cls=True)
 
 
 def _runs(keep: np.ndarray) -> Tensor:
@@ -265,110 +260,3 @@ def _runs(keep: np.ndarray) -> Tensor:
         run[t] = following - t
         following = np.where(keep[t], t, following)
     return torch.from_numpy(run[keep])
-
-
-def _video(lengths: list[int], frames: int, newline: bool = False, cls: bool = False) -> Layout:
-    """Frames of equal square grids, with a newline row at the end of a video or a CLS row before each frame."""
-    layouts = []
-    for n in lengths:
-        cells = (n - newline) // frames - cls
-        side = math.isqrt(cells)
-        h, w = (side, side) if side * side == cells else (1, cells)
-        plain = Layout.of_grids([(frames, h, w)])
-        step = plain.position[:, 0].long()
-        order = torch.arange(frames * cells)
-        if cls:  # row of every cell when each frame starts with its CLS row
-            order = order + step + 1
-        position = torch.zeros(n, 3, dtype=torch.int32)
-        structural = torch.ones(n, dtype=torch.bool)
-        line = torch.zeros(n, dtype=torch.long)
-        position[order], structural[order] = plain.position, False
-        if cls:
-            heads = torch.arange(frames) * (cells + 1)
-            position[heads, 0] = torch.arange(frames, dtype=torch.int32)
-            line = torch.arange(n) // (cells + 1)
-        if newline:
-            position[-1, 0] = frames - 1
-        layouts.append(Layout([n], position, structural, line, torch.full((n,), math.nan), [math.nan]))
-    return join(layouts)
-
-
-def _packed(base: Any, inputs: dict[str, Any], lengths: list[int]) -> Layout:
-    """Layout of anyres images, from row markers sent through the stock packing."""
-    pixels, sizes = inputs["pixel_values"], inputs["image_sizes"]
-    side = base.config.vision_config.image_size // base.config.vision_config.patch_size
-    tiles = pixels.shape[1] if pixels.dim() == 5 else None
-    layouts = []
-    counts = _tiles(base, sizes, inputs.get("batch_num_images"))
-    for i, n in enumerate(lengths):
-        count = counts[i] if tiles is None else min(tiles, counts[i])
-        markers = torch.zeros(count, side * side, 1)
-        packed = pack(base, [markers], sizes[i : i + 1], torch.full((1,), math.nan))[0][:, 0]
-        structural = packed.isnan().cpu()
-        assert len(structural) == n
-        layouts.append(_lines(structural, side))
-    return join(layouts)
-
-
-def _tiles(base: Any, sizes: Tensor, images: Tensor | None) -> list[int]:
-    """Tiles of each image, as the stock ``get_image_features`` counts them."""
-    module = inspect.getmodule(type(base))
-    count = module.image_size_to_num_patches  # type: ignore[union-attr]
-    patched = [True] * len(sizes) if images is None else [int(m) == 1 for m in images for _ in range(int(m))]
-    config = base.config
-    return [
-        count(image_size=s, grid_pinpoints=config.image_grid_pinpoints, patch_size=config.vision_config.image_size)
-        if wanted
-        else 1
-        for s, wanted in zip(sizes, patched, strict=True)
-    ]
-
-
-def pack(base: Any, features: list[Tensor], sizes: Tensor, newline: Tensor) -> list[Tensor]:
-    """The stock ``pack_image_features`` with only the arguments that this family's takes."""
-    function = base.pack_image_features
-    options = {
-        "vision_feature_select_strategy": getattr(base.config, "vision_feature_select_strategy", None),
-        "vision_aspect_ratio": getattr(base.config, "vision_aspect_ratio", None),
-    }
-    accepted = inspect.signature(function).parameters
-    call = {k: v for k, v in options.items() if k in accepted and v is not None}
-    return function(features, sizes, image_newline=newline, **call)[0]
-
-
-def _lines(structural: Tensor, side: int) -> Layout:
-    """A base tile of side x side, then lines that end with a newline row (or one newline after the base tile)."""
-    n, base = len(structural), side * side
-    position = torch.zeros(n, 3, dtype=torch.int32)
-    line = torch.full((n,), -1)
-    head = torch.arange(base)
-    position[:base, 1], position[:base, 2] = (head // side).int(), (head % side).int()
-    breaks = structural.nonzero().squeeze(1)
-    if n == base + 1:  # a single tile closed by one newline
-        line[:] = 0
-        position[-1] = position[base - 1]
-    elif len(breaks):
-        width = int(breaks[0]) - base + 1
-        rest = torch.arange(n - base)
-        line[base:] = rest // width
-        position[base:, 0], position[base:, 1], position[base:, 2] = 1, (rest // width).int(), (rest % width).int()
-    return Layout([n], position, structural, line, torch.full((n,), math.nan), [math.nan])
-
-
-def join(layouts: list[Layout]) -> Layout:
-    """One layout of several items; times and lines count on."""
-    step = line = 0
-    positions, lines = [], []
-    for part in layouts:
-        positions.append(part.position + torch.tensor([step, 0, 0], dtype=torch.int32))
-        lines.append(torch.where(part.line >= 0, part.line + line, part.line))
-        step += int(part.position[:, 0].max()) + 1 if len(part.position) else 0
-        line += int(part.line.max()) + 1 if len(part.line) else 0
-    return Layout(
-        [n for p in layouts for n in p.lengths],
-        torch.cat(positions),
-        torch.cat([p.structural for p in layouts]),
-        torch.cat(lines),
-        torch.cat([p.time for p in layouts]),
-        [s for p in layouts for s in p.seconds],
-    )

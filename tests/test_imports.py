@@ -1,0 +1,142 @@
+"""Imports point one way, and `import vtoken` stays light."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "vtoken"
+
+# lowest first; a module imports from its own level and from those before it
+LEVELS = [
+    ["version", "errors", "budget", "tokens", "types", "report", "registry"],
+    ["kernels"],
+    ["video", "tokenizers", "encoders", "pruners", "mergers", "pathways"],
+    ["plan"],
+    ["families"],
+    ["splice", "stages", "wrap"],
+    ["ask"],
+    ["reference", "bench", "catalogue", "console", "cli", "demos", "__main__"],
+]
+LEVEL = {name: i for i, level in enumerate(LEVELS) for name in level}
+HEAVY = (
+    "transformers",
+    "triton",
+    "gradio",
+    "av",
+    "cv2",
+    "decord",
+    "torchcodec",
+    "matplotlib",
+    "flash_attn",
+    "PIL",
+    "rich",
+)
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name of every module of the package."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported(name: str, source: str, is_package: bool, top_level: bool) -> Iterator[str]:
+    """Modules of vtoken that a module imports, by full name; ``top_level`` only those that run when it is imported."""
+    tree = ast.parse(source)
+    nodes = [n for s in tree.body for n in _run_at_import(s)] if top_level else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names if a.name.split(".")[0] == "vtoken")
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = name.split(".")[: len(name.split(".")) - node.level + is_package]
+                base = ".".join([*above, *filter(None, [base])])
+            if base.split(".")[0] == "vtoken":
+                yield from (f"{base}.{a.name}" for a in node.names)
+
+
+def _run_at_import(node: ast.AST) -> Iterator[ast.AST]:
+    for_types = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    if for_types or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return
+    yield node
+    for child in ast.iter_child_nodes(node):
+        yield from _run_at_import(child)
+
+
+def part(module: str) -> str:
+    """``vtoken.pruners.evs`` -> ``pruners``; the package itself is ``""``."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def upward(name: str, source: str, is_package: bool) -> list[str]:
+    """Imports of a module that point to a higher level."""
+    if not part(name):
+        return []  # the package's own names are lazy
+    return [
+        f"{name} imports {target}"
+        for target in imported(name, source, is_package, top_level=False)
+        if LEVEL.get(part(target), -1) > LEVEL[part(name)]
+    ]
+
+
+def test_every_module_has_a_level():
+    parts = {part(m) for m in modules()} - {""}
+    assert parts <= LEVEL.keys(), "give a new module or subpackage its place in LEVELS"
+
+
+def test_imports_point_one_way():
+    found = []
+    for name, path in modules().items():
+        found += upward(name, path.read_text(encoding="utf-8"), path.name == "__init__.py")
+    assert not found, "\n".join(found)
+
+
+def test_no_circles():
+    known = modules()
+    graph = {}
+    for name, path in known.items():
+        targets = imported(name, path.read_text(encoding="utf-8"), path.name == "__init__.py", top_level=True)
+        graph[name] = {t if t in known else t.rpartition(".")[0] for t in targets} & known.keys() - {name}
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from vtoken.wrap import wrap",
+        "import vtoken.plan",
+        "def f():\n    from vtoken.families import base",
+        "from ..plan import Plan",
+        "from .. import cli",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from vtoken.stages import Rows",
+    ],
+)
+def test_the_check_sees_an_import_that_points_up(source):
+    assert upward("vtoken.pruners.evs", source, False)
+    assert not upward("vtoken.pruners.evs", "from vtoken.types import Tokens\nfrom .base import Pruner", False)
+
+
+@pytest.mark.parametrize("statement", ["import vtoken", "import vtoken.types, vtoken.registry, vtoken.pruners.base"])
+def test_import_is_light(statement):
+    code = f"{statement}\nimport sys\nprint(*[m for m in {HEAVY!r} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
+    assert out.stdout.strip() == ""
+
+
+def test_listing_the_methods_imports_no_decoder_and_no_model_library():
+    code = (
+        f"from vtoken import registry\nregistry.names()\nimport sys\nprint(*[m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
+    assert not set(out.stdout.split()) & {"transformers", "triton", "gradio", "av", "decord", "torchcodec"}

@@ -1,0 +1,8 @@
+"""`python -m vtoken` is the `vtoken` command."""
+
+import sys
+
+from vtoken.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

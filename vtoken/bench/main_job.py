@@ -1,0 +1,66 @@
+"""The main job of `make run`: a clip, its tokens and time against FPS, and a wrapped model that watches it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from vtoken.bench.checkpoint import measure_model
+from vtoken.bench.files import folder
+from vtoken.bench.geometry import geometry
+from vtoken.bench.models import MEDIUM, byte_tokenizer, random_model
+from vtoken.bench.rows import print_rows
+from vtoken.bench.run import Job, run
+from vtoken.cli import guarded
+from vtoken.video.synthetic import render
+from vtoken.video.write import write_video
+
+MODEL = "qwen2.5-vl-3b"
+RATES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+PLANS = ("none", "random", "uniform", "evs", "grt", "grt | divprune")
+KEEP = 0.1
+ASK_RATE = 4.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job and return an exit code, as ``vtoken`` does."""
+    arguments = argparse.ArgumentParser("python -m vtoken.bench.main_job", description="The main job of `make run`.")
+    arguments.add_argument("--video", help="a video of yours (default: a rendered lecture)")
+    arguments.add_argument("--seconds", type=float, default=12.0, help="length of video to use (default 12)")
+    arguments.add_argument("--out", default="out", help="folder for the clip, the plot and the report (default out)")
+    given = arguments.parse_args(argv)
+    return guarded(lambda: job(given.video, given.seconds, Path(given.out)))
+
+
+def job(video: str | None, seconds: float, out: Path) -> None:
+    """Render or take a clip, measure it, let a wrapped random model watch it, and write the report to ``out``."""
+    folder(out)
+    source = video or str(_lecture(out, seconds))
+    print(f"Tokens and time against FPS, first {seconds:g} s of {source}\n", flush=True)
+    command = f"python -m vtoken.bench.main_job --seconds {seconds:g}" + (f" --video {video}" if video else "")
+    run(
+        [source], RATES, PLANS, MODEL, {"keep": KEEP}, out=out, command=command, end=seconds, backend="auto", start=None
+    )
+
+    print(f"\nA wrapped model watches it at {ASK_RATE:g} frames a second\n", flush=True)
+    model = random_model(geometry(MODEL), MEDIUM)
+    watch = Job.of([source], [ASK_RATE], PLANS, {"keep": KEEP}, end=seconds)
+    print_rows(measure_model(watch, model, byte_tokenizer(), f"{type(model).__name__} with random weights"))
+    print("The weights are random: its answers are noise, its tokens and times are real.")
+
+
+def _lecture(out: Path, seconds: float) -> Path:
+    start = time.perf_counter()
+    clip = render("slides", seconds=seconds, fps=30.0)
+    path = write_video(out / "lecture.mp4", clip)
+    print(
+        f"rendered {path}: {len(clip)} frames of {clip.size[1]}x{clip.size[0]} in {time.perf_counter() - start:.1f} s"
+    )
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

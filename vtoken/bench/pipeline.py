@@ -1,0 +1,193 @@
+"""One clip through decode, gate and encoder in chunks, with the time of every stage and bounded memory for pixels."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vtoken.errors import VideoError
+from vtoken.families.base import Clip, Family, Features
+from vtoken.tokenizers.base import Gate
+from vtoken.types import Frames, GateMap, Grid, Tokens
+from vtoken.video import VideoReader, open_video
+from vtoken.video.preprocess import Preprocessor
+
+STAGES = ("decode", "gate", "prepare", "encode")
+
+
+@dataclass
+class Pass:
+    """What a clip became.
+
+    Attributes:
+        tokens: one sample's tokens before any pruner or merger.
+        keep: bool [T, h, w], the cells that were encoded.
+        stock: tokens that the stock model would have had.
+        frames, seconds: sampled frames, and the length of video they stand for.
+        milliseconds: decode, gate, prepare (RGB, resize, normalise, patches of the kept cells) and encode.
+        notes: what the reader and the preprocessor had to say.
+    """
+
+    tokens: Tokens
+    grid: Grid
+    keep: np.ndarray
+    stock: int
+    frames: int
+    seconds: float
+    milliseconds: dict[str, float]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A model of a family and how its pixels are made."""
+
+    family: Family
+    model: Any
+    preprocessor: Preprocessor
+
+
+def expected_frames(reader: VideoReader) -> int:
+    """Frames that the sampling will give by the file's header; 1 where it does not say."""
+    seconds = span(reader)
+    rate = min(r for r in (reader.fps, reader.native_fps, 1e9) if r is not None)
+    return max(1, math.floor(seconds * rate + 0.5)) if math.isfinite(seconds) and rate < 1e9 else 1
+
+
+def span(reader: VideoReader) -> float:
+    """Seconds of video between start and end by the file's header, nan where it does not say."""
+    stop = min(reader.end, reader.duration if reader.duration is not None else math.inf)
+    return stop - reader.start if math.isfinite(stop) else math.nan
+
+
+def run_pass(
+    source: Any,
+    fps: float,
+    gate: Gate | None,
+    encoder: Encoder,
+    wants: frozenset[str] = frozenset(),
+    advance: Callable[[int], None] | None = None,
+    **clip: Any,
+) -> Pass:
+    """Decode a clip at a rate, gate it, and encode the kept cells.
+
+    Args:
+        gate: None encodes every cell.
+        wants: signals that the plans behind it can use.
+        advance: called with the number of frames after each chunk.
+        clip: ``start``, ``end`` and ``backend`` of ``open_video``.
+
+    Raises:
+        VideoError, InputError: as ``open_video``; VideoError too where the sampling gives no frame.
+    """
+    spent = dict.fromkeys(STAGES, 0.0)
+    with _timed(spent, "decode"):
+        reader = open_video(source, fps=fps, **clip)
+    prepare = encoder.preprocessor
+    height, width = reader.size
+    count = expected_frames(reader)
+    grid = prepare.grid(height, width, count)
+    # whole time steps in every chunk, so that pixels and gate stay in step
+    reader.chunk = max(grid.frames, reader.chunk // grid.frames * grid.frames)
+    stream = gate.stream(grid) if gate is not None else None
+    parts: list[Part] = []
+    waiting: list[tuple[Tensor, GateMap]] = []
+    maps, pts = [], []
+    chunks = iter(reader)
+    while True:
+        with _timed(spent, "decode"):
+            frames = next(chunks, None)
+        if frames is None:
+            break
+        with _timed(spent, "gate"):
+            gated = _gate(gate, stream, frames, grid, prepare)
+        with _timed(spent, "prepare"), torch.no_grad():
+            rows = prepare.cells(frames, grid, gated.keep)
+        maps.append(gated)
+        pts.append(frames.pts)
+        if gate is None:  # no cell refers to another chunk, so its pixels need not wait for the whole clip
+            with _timed(spent, "encode"):
+                parts.append(_encode(encoder, rows, grid, gated, frames.pts, wants))
+        else:
+            waiting.append((rows, gated))
+        if advance is not None:
+            advance(len(frames))
+    if not pts:
+        raise VideoError(f"{reader.source}: no frame from start={reader.start:g} to end={reader.end:g} at fps={fps:g}")
+    everything, whole = np.concatenate(pts), GateMap.concatenate(maps)
+    if waiting:
+        with _timed(spent, "encode"):
+            parts.append(_encode(encoder, torch.cat([rows for rows, _ in waiting]), grid, whole, everything, wants))
+    seconds = span(reader)
+    if not math.isfinite(seconds):
+        seconds = float(everything[-1] - everything[0]) + 1 / fps
+    return Pass(
+        _tokens(parts),
+        grid,
+        whole.keep,
+        sum(int((~features.layout.structural).sum()) for features, _ in parts),
+        len(everything),
+        seconds,
+        spent,
+        [*reader.notes, *prepare.notes(height, width, count)],
+    )
+
+
+Part = tuple[Features, np.ndarray]  # features, and the seconds of their time steps
+
+
+def _encode(encoder: Encoder, rows: Tensor, grid: Grid, gated: GateMap, pts: np.ndarray, wants: frozenset[str]) -> Part:
+    times = pts[:: grid.frames]
+    clip = Clip(rows, grid, gated, times, float(pts[-1] - pts[0]))
+    with torch.no_grad():
+        return encoder.family.encode_clips(encoder.model, [clip], wants), times
+
+
+def _gate(gate: Gate | None, stream: Any, frames: Frames, grid: Grid, prepare: Preprocessor) -> GateMap:
+    """The map of a chunk, whose last time step may be filled by repeating the last frame."""
+    steps = grid.steps(len(frames))
+    if gate is None:
+        return GateMap.full(steps, grid.rows, grid.columns)
+    if gate.signal == "luma":
+        planes = [prepare.luma(plane, grid) for plane in frames.luma]
+    else:
+        planes = [prepare.resize(frames.rgb(i), grid) for i in range(len(frames))]
+    found = stream.push(np.stack(planes), frames.pts)
+    return found if len(found.keep) == steps else GateMap.concatenate([found, stream.finish()])
+
+
+def _tokens(parts: list[Part]) -> Tokens:
+    """One sample from the features of all parts of a clip, without newline rows."""
+    first, x, position, at, size = 0, [], [], [], []
+    signals: dict[str, list[Tensor]] = {}
+    for features, times in parts:
+        visual = ~features.layout.structural[features.index]
+        place = features.layout.position[features.index[visual]].clone()
+        at.append(torch.from_numpy(times).float()[place[:, 0].long()])
+        place[:, 0] += first
+        first += len(times)
+        x.append(features.x[visual])
+        position.append(place)
+        size.append(features.size[visual])
+        for name, value in features.signals.items():
+            signals.setdefault(name, []).append(value[visual])
+    whole = Tokens.of(torch.cat(x), torch.cat(position), torch.cat(at), **{n: torch.cat(v) for n, v in signals.items()})
+    whole.size = torch.cat(size).float()
+    return whole
+
+
+@contextmanager
+def _timed(spent: dict[str, float], stage: str):
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        spent[stage] += (time.perf_counter() - start) * 1e3

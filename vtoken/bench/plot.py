@@ -1,0 +1,105 @@
+"""The plot of tokens and time against FPS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vtoken.bench.files import replacing
+from vtoken.bench.rows import Row, clips
+from vtoken.errors import require
+
+# Okabe and Ito's colours, told apart by readers with any colour vision
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6A00")
+STOCK = "#6B6B6B"
+INK = "#222222"
+
+PANELS: tuple[tuple[str, Callable[[Row], float]], ...] = (
+    ("tokens to the language model, per second of video", lambda r: r.per_second),
+    ("measured time, ms per second of video", lambda r: r.total_ms / r.seconds if r.seconds else 0.0),
+)
+
+
+def plot(rows: Sequence[Row], path: Path) -> Path:
+    """Write a PNG with two panels a clip: tokens and measured time against FPS, one line a plan, both axes logarithmic.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    matplotlib = require("matplotlib", "bench", "the plot")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    parts = clips(rows)
+    names = list(dict.fromkeys(r.plan for r in rows))
+    colours = {
+        n: STOCK if n == "none" else COLOURS[(i - ("none" in names)) % len(COLOURS)] for i, n in enumerate(names)
+    }
+    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "text.color": INK}
+    with pyplot.rc_context(style):
+        figure, grid = pyplot.subplots(
+            len(parts), 2, figsize=(11, 3.9 * len(parts)), squeeze=False, layout="constrained"
+        )
+        for line, part in zip(grid, parts, strict=True):
+            for axes, (label, value) in zip(line, PANELS, strict=True):
+                _panel(axes, part, label, value, colours)
+            line[0].set_title(f"{part[0].clip}: {PANELS[0][0]}", loc="left", fontsize=9.5)
+        figure.supxlabel(
+            f"sampled frames per second\n{rows[0].model}; time on {rows[0].machine}", fontsize=8, color=STOCK
+        )
+        with replacing(path) as draft:
+            figure.savefig(draft, dpi=160, metadata={"Software": None})
+        pyplot.close(figure)
+    return path
+
+
+def _panel(axes: Any, rows: Sequence[Row], label: str, value: Callable[[Row], float], colours: dict[str, str]) -> None:
+    """One panel; plans whose lines coincide share a line and its label."""
+    from matplotlib.ticker import LogLocator
+
+    series: dict[tuple[tuple[float, float], ...], list[str]] = {}
+    for name in dict.fromkeys(r.plan for r in rows):
+        points = tuple((r.fps, value(r)) for r in rows if r.plan == name)
+        twin = next((s for s in series if _close(s, points)), points)
+        series.setdefault(twin, []).append(name)
+    ends = []
+    for points, names in series.items():
+        x, y = zip(*points, strict=True)
+        stock = "none" in names
+        axes.plot(
+            x, y, color=colours[names[0]], linestyle="--" if stock else "-", marker="o", markersize=4, linewidth=1.6
+        )
+        ends.append((max(y[-1], 1e-9), ", ".join(names), colours[names[0]]))
+    rates = sorted({r.fps for r in rows})
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(rates, [f"{f:g}" for f in rates])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter(lambda v, _: f"{v:,.0f}" if v >= 1 else f"{v:g}")
+    axes.grid(True, axis="y", color="#E6E6E6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_title(label, loc="left", fontsize=9.5)
+    _labels(axes, ends, max(rates))
+
+
+def _close(a: tuple[tuple[float, float], ...], b: tuple[tuple[float, float], ...]) -> bool:
+    """Whether two lines cannot be told apart in the plot: within 3 % everywhere."""
+    return len(a) == len(b) and all(
+        p[0] == q[0] and abs(p[1] - q[1]) <= 0.03 * max(p[1], q[1]) for p, q in zip(a, b, strict=True)
+    )
+
+
+def _labels(axes: Any, ends: list[tuple[float, str, str]], right: float) -> None:
+    """Names at the right end of the lines, pushed apart where they would overlap."""
+    low, high = axes.get_ylim()
+    gap = (high / low) ** 0.06
+    at = 0.0
+    for y, name, colour in sorted(ends):
+        at = max(y, at * gap)
+        axes.annotate(
+            name, (right, at), xytext=(7, 0), textcoords="offset points", va="center", color=colour, fontsize=8.5
+        )
+    if at > high:
+        axes.set_ylim(low, at * gap)

@@ -1,0 +1,224 @@
+"""`vtoken bench`: tokens and time of every plan at every sampling rate, and its report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vtoken import families
+from vtoken.bench import machine
+from vtoken.bench.files import folder, write_text
+from vtoken.bench.geometry import Geometry, geometry
+from vtoken.bench.models import SMALL, Size, describe, random_model
+from vtoken.bench.pipeline import Encoder, Pass, expected_frames, run_pass, span
+from vtoken.bench.plot import plot
+from vtoken.bench.progress import Advance, progress
+from vtoken.bench.rows import Row, print_rows, to_jsonl, to_markdown
+from vtoken.errors import InputError, require
+from vtoken.plan import Plan
+from vtoken.pruners.base import Context
+from vtoken.video import open_video
+from vtoken.wrap import check
+
+BASELINES = ("none", "random", "uniform")
+QUESTION = 16  # random embeddings that stand for a question, for methods that read it
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is measured: clips x rates x plans.
+
+    Attributes:
+        clips: name in the table and source of each clip.
+        plans: text and plan; the baselines are among them.
+        options: ``start``, ``end`` and ``backend`` of ``open_video``.
+    """
+
+    clips: dict[str, Any]
+    rates: Sequence[float]
+    plans: dict[str, Plan]
+    options: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        videos: Sequence[Any],
+        rates: Sequence[float],
+        plans: Sequence[str],
+        budget: dict[str, Any],
+        **options: Any,
+    ) -> Job:
+        """The job of a command line; clips are opened once, so that bad input ends it before any work.
+
+        Raises:
+            InputError, VideoError: an unknown plan, a bad budget, or a clip that cannot be read.
+        """
+        texts = [t for t in BASELINES if t not in plans] + list(dict.fromkeys(plans))
+        names = [Path(v).name for v in videos]
+        clips = {n if names.count(n) == 1 else str(v): v for n, v in zip(names, videos, strict=True)}
+        for video in clips.values():
+            for rate in rates:
+                open_video(video, fps=rate, **options).close()
+        return cls(clips, rates, {t: parse(t, budget) for t in texts}, options)
+
+
+def parse(text: str, budget: dict[str, Any]) -> Plan:
+    """A plan that takes the shared budget only where one of its stages needs it."""
+    try:
+        return Plan.parse(text)
+    except InputError:
+        return Plan.parse(text, **budget)
+
+
+def measure(job: Job, model: Geometry, size: Size = SMALL) -> list[Row]:
+    """Measure a job on a random encoder with the geometry of a model.
+
+    Raises:
+        UnsupportedError: a plan that cannot run on the family.
+    """
+    net = random_model(model, size)
+    family = families.of(net)
+    for plan in job.plans.values():
+        check(plan, family)
+    encoder = Encoder(family, net, family.preprocess(net))
+    groups: dict[tuple[str, frozenset[str]], list[str]] = {}
+    for text, plan in job.plans.items():  # plans with one gate share its pass
+        groups.setdefault((str(plan.gate), plan.wants), []).append(text)
+    rows = []
+    with progress(sum(_frames(job) * len(groups)), "frames") as advance:
+        for name, source in job.clips.items():
+            _warm_up(encoder, source, job)
+            for rate in job.rates:
+                found = {}
+                for texts in groups.values():
+                    found |= _group(job, name, source, rate, texts, encoder, model, size, advance)
+                rows += [found[text] for text in job.plans]
+    return rows
+
+
+def _frames(job: Job) -> list[int]:
+    return [
+        expected_frames(open_video(source, fps=rate, **job.options))
+        for source in job.clips.values()
+        for rate in job.rates
+    ]
+
+
+def _warm_up(encoder: Encoder, source: Any, job: Job) -> None:
+    """Run everything on one second once, so that the first rows do not pay for what every process pays once."""
+    with open_video(source, fps=1, **job.options) as reader:
+        start, length = reader.start, span(reader)
+    end = start + 1.0 if not length < 1 else job.options.get("end")
+    options = job.options | {"start": start, "end": end}
+    for plan in job.plans.values():
+        _reduce(plan, run_pass(source, 2.0, plan.gate, encoder, plan.wants, **options))
+
+
+def _group(
+    job: Job,
+    name: str,
+    source: Any,
+    rate: float,
+    texts: list[str],
+    encoder: Encoder,
+    model: Geometry,
+    size: Size,
+    advance: Advance,
+) -> dict[str, Row]:
+    """The rows of plans that share a gate: one pass, then every plan's own reduction."""
+    first = job.plans[texts[0]]
+    tell = partial(_tell, advance, f"{name} at {rate:g} fps: {first.gate or 'no gate'}")
+    passed = run_pass(source, rate, first.gate, encoder, first.wants, tell, **job.options)
+    with open_video(source, **job.options) as reader:
+        height, width = reader.size
+    flops = model.encoder_flops(passed.keep) / 1e12
+    rows = {}
+    for text in texts:
+        kept, spent, notes = _reduce(job.plans[text], passed)
+        rows[text] = Row(
+            clip=name,
+            seconds=passed.seconds,
+            width=width,
+            height=height,
+            fps=rate,
+            frames=passed.frames,
+            plan=text,
+            stages=str(job.plans[text]),
+            grid=f"{passed.grid.columns}x{passed.grid.rows}",
+            stock=passed.stock,
+            tokens=kept,
+            encoded=float(passed.keep.mean()),
+            decode_ms=passed.milliseconds["decode"],
+            gate_ms=passed.milliseconds["gate"],
+            prepare_ms=passed.milliseconds["prepare"],
+            encode_ms=passed.milliseconds["encode"],
+            reduce_ms=spent,
+            encoder_tflop=flops,
+            prefill_tflop=model.prefill_flops(kept) / 1e12,
+            model=model.name,
+            encoder=describe(model, size),
+            machine=machine.describe(),
+            notes=[f"{name}: {note.removeprefix(f'{name}: ')}" for note in passed.notes] + notes,
+        )
+    return rows
+
+
+def _tell(advance: Advance, what: str, frames: int) -> None:
+    advance(frames, what)
+
+
+def _reduce(plan: Plan, passed: Pass) -> tuple[int, float, list[str]]:
+    """Tokens left, milliseconds, and notes of the stages after the encoder."""
+    tokens = passed.tokens
+    question = torch.randn(QUESTION, tokens.x.shape[1], generator=torch.Generator().manual_seed(0))
+    context = Context([passed.seconds], [question], [passed.stock])
+    start = time.perf_counter()
+    kept = plan.reduce(tokens, context)
+    spent = (time.perf_counter() - start) * 1e3
+    return len(kept), spent if plan.reducers else 0.0, context.notes
+
+
+def run(
+    videos: Sequence[Any],
+    rates: Sequence[float],
+    plans: Sequence[str],
+    model: str,
+    budget: dict[str, Any],
+    *,
+    out: str | Path = "report",
+    command: str = "vtoken bench",
+    size: Size = SMALL,
+    **options: Any,
+) -> list[Row]:
+    """Measure, print the table, and write ``bench.jsonl``, ``tokens_vs_fps.png`` and ``report.md`` to ``out``.
+
+    Args:
+        model: a name of ``geometry``, or the folder of a checkpoint, which is then run itself.
+
+    Raises:
+        InputError, VideoError, UnsupportedError: bad arguments, before a frame is decoded.
+        MissingExtraError: matplotlib is missing.
+    """
+    require("matplotlib", "bench", "the plot of vtoken bench")
+    if not plans:
+        raise InputError("--plans is empty; separate plans by ';', for example 'none; grt | divprune'")
+    job = Job.of(videos, rates, plans, budget, **options)
+    target = folder(out)
+    if Path(model).is_dir():
+        from vtoken.bench.checkpoint import measure_checkpoint
+
+        rows = measure_checkpoint(job, model)
+    else:
+        rows = measure(job, geometry(model), size)
+    print_rows(rows)
+    write_text(target / "bench.jsonl", to_jsonl(rows))
+    picture = plot(rows, target / "tokens_vs_fps.png")
+    write_text(target / "report.md", to_markdown(rows, command, picture.name))
+    print(f"wrote {target / 'bench.jsonl'}, {picture} and {target / 'report.md'}")
+    return rows

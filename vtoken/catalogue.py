@@ -1,0 +1,96 @@
+"""The table of `vtoken methods`: every gate, pruner and merger, and what a family can run."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from vtoken import registry
+from vtoken.console import terminal
+from vtoken.errors import InputError
+from vtoken.families import FAMILIES, Family
+from vtoken.registry import Method
+
+KINDS = ("gate", "pruner", "merger", "pathway")
+PLACES = {
+    "gate": "Gates: before the encoder; skipped cells are not encoded and not sent",
+    "pruner": "Pruners: after the encoder, drop",
+    "merger": "Mergers: after the encoder, fuse",
+    "pathway": "Pathways: second streams that guide",
+}
+
+
+def family(name: str) -> Family:
+    """A family by its model type, or by a model's name such as ``qwen2.5-vl-7b``.
+
+    Raises:
+        InputError: no such family; the message gives the nearest and all known ones.
+    """
+    from vtoken.bench.geometry import GEOMETRIES
+
+    key = GEOMETRIES[name].family if name in GEOMETRIES else name.lower().replace("-", "_").replace(".", "_")
+    if key not in FAMILIES:
+        near = difflib.get_close_matches(key, FAMILIES, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise InputError(f"unknown family {name!r}; {hint}known: {', '.join(FAMILIES)}")
+    return FAMILIES[key]
+
+
+def verdict(method: type[Method], on: Family) -> str:
+    """Whether a method runs on a family: "yes", "yes, by ..." for a fallback, or "no: ..." with the reason."""
+    if method.kind == "gate":
+        if on.sparse:
+            return "yes"
+        return "no: its encoder cannot run on some patches only; evs drops repeats after it"
+    if lacks := method.missing(on.gives | {"text"}):
+        return f"no: it gives no {' and no '.join(lacks)}"
+    if "cls_attention" in method.accepts and "cls_attention" not in on.gives:
+        return "yes, by received attention: it has no class token"
+    return "yes"
+
+
+def print_methods(on: Family | None = None, console: Console | None = None) -> None:
+    """Print one table a kind of method; with a family, whether each runs there."""
+    console = console or terminal()
+    wide = console.width >= 110
+    if on is not None:
+        console.print(f"On {on.title} ({on.name})\n", style="bold", highlight=False)
+    for kind in KINDS:
+        found = [registry.get(name) for name in registry.names(kind)]
+        last = {m.name: verdict(m, on) if on is not None else needs(m) for m in found}
+        if not found:
+            continue
+        table = Table(
+            title=PLACES[kind], title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False
+        )
+        table.add_column("name", no_wrap=True, style="cyan")
+        table.add_column("what it does", ratio=3)
+        if any(text != "-" for text in last.values()):
+            table.add_column(
+                "needs" if on is None else "runs", ratio=1 if any(len(t) > 9 for t in last.values()) else None
+            )
+        table.add_column("paper", max_width=40 if wide else None, no_wrap=not wide)
+        for m in found:
+            cells = [m.name, m.describe(), last[m.name], (m.paper if wide else short(m.paper)) or "-"]
+            table.add_row(*(cells if len(table.columns) == 4 else cells[:2] + cells[3:]))
+        console.print(table)
+        console.print()
+    console.print(
+        "Use: --plan 'GATE | PRUNER:option=value'; options are the fields of the method's class.", style="dim"
+    )
+
+
+def short(paper: str) -> str:
+    """The arXiv number of a paper where it has one, else its name."""
+    number = re.search(r"\d{4}\.\d{5}", paper)
+    return f"arXiv {number[0]}" if number else paper
+
+
+def needs(method: type[Method]) -> str:
+    """What a method needs from the encoder or the prompt, in words."""
+    wants = sorted(method.needs) + ([" or ".join(sorted(method.accepts))] if method.accepts else [])
+    return ", ".join(wants).replace("_", " ") or "-"

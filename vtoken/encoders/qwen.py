@@ -1,0 +1,165 @@
+"""The vision towers of Qwen2-VL, Qwen2.5-VL, Qwen3-VL and Qwen3.5 on the kept cells only.
+
+With every cell kept the stock tower runs, so the result is bit-identical. Otherwise its own submodules run on the
+packed rows with the rotary positions, position embeddings, frames and windows of the kept cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vtoken.encoders import Encoded
+from vtoken.encoders.dense import last_kept, packed_rows
+from vtoken.encoders.layout import Layout, layout
+from vtoken.encoders.signals import attention_of, check_signals, measure, merge_cells, rotary_of, tap
+from vtoken.encoders.varlen import Segments, attend
+from vtoken.errors import InputError, UnsupportedError
+
+Keep = Sequence[Tensor | np.ndarray]
+TOWERS = frozenset(
+    {
+        "Qwen2VisionTransformerPretrainedModel",
+        "Qwen2_5_VisionTransformerPretrainedModel",
+        "Qwen3VLVisionModel",
+        "Qwen3VLMoeVisionModel",
+        "Qwen3_5VisionModel",
+        "Qwen3_5MoeVisionModel",
+    }
+)
+
+
+def encode(
+    visual: nn.Module, rows: Tensor, grid_thw: Tensor, keep: Keep, signals: Collection[str] = frozenset()
+) -> Encoded:
+    """Merged tokens of the kept cells, as if the skipped ones did not exist.
+
+    Args:
+        visual: the model's vision module.
+        rows: [K * merge**2, C * frames * p * p] pixel rows of the kept cells, in the order of the stock processor.
+        grid_thw: integers [n, 3], the whole grid of each image or video in patches.
+        keep: bool [t, h / merge, w / merge] for each of them.
+        signals: ``received_attention`` or ``keys``, of the last layer with full attention, mean of a cell's patches.
+
+    Returns:
+        ``x`` [K, D] after the merger, in raster order, items one after another; Qwen3-VL's DeepStack rows are the
+        signals ``deepstack.0`` and so on. An item, or a frame of it, with nothing kept has no rows.
+
+    Raises:
+        InputError: rows, grids and keep that do not fit each other.
+        UnsupportedError: a tower of another build, or CLS attention, which these lack.
+    """
+    kept = _check(visual, rows, grid_thw, keep)
+    check_signals(signals, has_cls=False)
+    if len(rows) and all(bool(k.all()) for k in kept):
+        return _stock(visual, rows, grid_thw, signals)
+    return _run(visual, visual.patch_embed(rows), layout(visual, grid_thw, kept, rows.device), signals)  # type: ignore[operator]
+
+
+def encode_reuse(
+    visual: nn.Module, rows: Tensor, grid_thw: Tensor, keep: Keep, signals: Collection[str] = frozenset()
+) -> Encoded:
+    """The published GRT code: only the projection of skipped cells is saved.
+
+    A skipped cell takes the patch embeddings of the same place in the previous time step, and every cell goes through
+    the encoder (GRT for Qwen2.5-VL, released code). Args and errors as in ``encode``; the first step of every item must
+    be kept whole.
+
+    Returns:
+        ``x`` [t * h * w / merge**2, D] over all items.
+    """
+    kept = _check(visual, rows, grid_thw, keep)
+    check_signals(signals, has_cls=False)
+    if all(bool(k.all()) for k in kept):
+        return _stock(visual, rows, grid_thw, signals)
+    index, base = [], 0
+    for k in kept:
+        index.append(base + packed_rows(k.numpy(), last_kept(k.numpy())).ravel())
+        base += int(k.sum())
+    embedded: Tensor = visual.patch_embed(rows)  # type: ignore[operator]
+    cells = embedded.unflatten(0, (base, -1))
+    full = cells[torch.from_numpy(np.concatenate(index)).to(cells.device)].flatten(0, 1)
+    return _run(visual, full, layout(visual, grid_thw, [torch.ones_like(k) for k in kept], rows.device), signals)
+
+
+def _stock(visual: Any, rows: Tensor, grid_thw: Tensor, signals: Collection[str]) -> Encoded:
+    if signals:
+        with tap(attention_of(visual), signals, visual) as found:
+            out = visual(rows, grid_thw=grid_thw, return_dict=True)
+    else:
+        out, found = visual(rows, grid_thw=grid_thw, return_dict=True), {}
+    deep = getattr(out, "deepstack_features", None) or []
+    return Encoded(out.pooler_output, found | {f"deepstack.{i}": x for i, x in enumerate(deep)})
+
+
+def _run(visual: Any, x: Tensor, where: Layout, signals: Collection[str]) -> Encoded:
+    """The tower from its patch embeddings [K * merge**2, D] to merged tokens."""
+    unit = visual.config.spatial_merge_size**2
+    if where.interpolation is not None:
+        index, weight = where.interpolation
+        x = x + (visual.pos_embed(index) * weight[:, :, None]).sum(1).to(x.dtype)
+    if where.order is not None:
+        x = x.unflatten(0, (-1, unit))[where.order].flatten(0, 1)
+    rotary = visual.rotary_pos_emb(x, where.positions)
+    full = getattr(visual, "fullatt_block_indexes", range(len(visual.blocks)))
+    deep_at = list(getattr(visual, "deepstack_visual_indexes", []))
+    scored = attention_of(visual)
+    found: dict[str, Tensor] = {}
+    for i, block in enumerate(visual.blocks):
+        segments = where.frames if i in full else where.windows
+        wanted = signals if block.attn is scored else ()
+        x = _block(block, x, segments, rotary, wanted, found)
+        if i in deep_at:
+            number = deep_at.index(i)
+            found[f"deepstack.{number}"] = visual.deepstack_merger_list[number](x)
+    per_patch = {name: found.pop(name) for name in signals}
+    found = {**merge_cells(per_patch, unit), **found}
+    out = visual.merger(x)
+    if where.order is not None:
+        inverse = where.order.argsort()
+        out, found = out[inverse], {name: value[inverse] for name, value in found.items()}
+    return Encoded(out, found)
+
+
+def _block(
+    block: Any,
+    x: Tensor,
+    segments: Segments,
+    rotary: tuple[Tensor, Tensor],
+    wanted: Collection[str],
+    found: dict[str, Tensor],
+) -> Tensor:
+    def forward(x: Tensor) -> Tensor:
+        attention = block.attn
+        q, k, v = attention.qkv(block.norm1(x)).unflatten(-1, (3, attention.num_heads, -1)).unbind(1)
+        q, k = rotary_of(attention)(q, k, *rotary)
+        if wanted:
+            found.update(measure(q, k, attention.scaling, segments, wanted, has_cls=False))
+        x = x + attention.proj(attend(q, k, v, segments, attention.scaling).flatten(1))
+        return x + block.mlp(block.norm2(x))
+
+    if getattr(block, "gradient_checkpointing", False) and block.training and torch.is_grad_enabled():
+        return checkpoint(forward, x, use_reentrant=False)  # type: ignore[return-value]
+    return forward(x)
+
+
+def _check(visual: Any, rows: Tensor, grid_thw: Tensor, keep: Keep) -> list[Tensor]:
+    """Keep flags as bool on the CPU, checked against grids and rows."""
+    if TOWERS.isdisjoint(cls.__name__ for cls in type(visual).__mro__):
+        raise UnsupportedError(f"{type(visual).__name__} is no Qwen vision tower; its skipped cells cannot be left out")
+    merge = visual.config.spatial_merge_size
+    if grid_thw.dim() != 2 or grid_thw.shape[1] != 3 or len(grid_thw) != len(keep):
+        raise InputError(f"grid_thw is {list(grid_thw.shape)}, it must be [{len(keep)}, 3] for {len(keep)} keep maps")
+    kept = [torch.as_tensor(k).to("cpu", torch.bool) for k in keep]
+    for i, (k, (t, h, w)) in enumerate(zip(kept, grid_thw.tolist(), strict=True)):
+        if k.shape != (t, h // merge, w // merge):
+            raise InputError(f"keep[{i}] is {list(k.shape)}, the grid has [{t}, {h // merge}, {w // merge}] cells")
+    cells = sum(int(k.sum()) for k in kept)
+    if rows.dim() != 2 or len(rows) != cells * merge**2:
+        raise InputError(f"rows are {list(rows.shape)}, {cells} kept cells have {cells * merge**2} rows")
+    return kept

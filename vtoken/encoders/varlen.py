@@ -1,0 +1,116 @@
+"""Attention within segments of different length, packed one after another without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+class Segments:
+    """Lengths of packed segments, with what the attention kernels derive from them, computed once for all layers.
+
+    Attributes:
+        lengths: rows of each segment, empty segments left out.
+        cu_seqlens: int32 [S + 1], offsets on the device.
+    """
+
+    def __init__(self, lengths: Sequence[int] | Tensor, device: torch.device) -> None:
+        values = lengths.tolist() if isinstance(lengths, Tensor) else lengths
+        self.lengths = [int(n) for n in values if n]
+        self.device = device
+
+    @cached_property
+    def cu_seqlens(self) -> Tensor:
+        return torch.tensor([0, *self.lengths]).cumsum(0).to(torch.int32).to(self.device)
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths, default=0)
+
+    @cached_property
+    def groups(self) -> list[tuple[int, slice | Tensor]]:
+        """(length, rows) of the segments of one length: a slice where they are neighbours, else an index."""
+        starts: dict[int, list[int]] = {}
+        offset = 0
+        for n in self.lengths:
+            starts.setdefault(n, []).append(offset)
+            offset += n
+        return [(n, self._rows(n, first)) for n, first in starts.items()]
+
+    def _rows(self, n: int, first: list[int]) -> slice | Tensor:
+        if first[-1] - first[0] == (len(first) - 1) * n:
+            return slice(first[0], first[-1] + n)
+        return (torch.tensor(first)[:, None] + torch.arange(n)).flatten().to(self.device)
+
+    @cached_property
+    def inverse(self) -> Tensor | None:
+        """Puts the rows of all groups, one after another, back in order; None where they are in order."""
+        place = torch.arange(sum(self.lengths), device=self.device)
+        order = torch.cat([place[rows] for _, rows in self.groups])
+        return None if torch.equal(order, place) else order.argsort()
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> Tensor:
+    """Softmax attention of every segment within itself.
+
+    On a GPU in half precision it is one call of flash-attn or of torch's varlen attention; elsewhere segments of one
+    length go through SDPA together.
+
+    Args:
+        q, k, v: [N, H, d], the segments' rows one after another.
+        segments: their lengths.
+        scale: factor on the scores.
+
+    Returns:
+        [N, H, d], dtype of ``v``.
+    """
+    kernel = _varlen_kernel(q.device.type, q.dtype, q.shape[-1])
+    if kernel is not None:
+        return kernel(q, k, v, segments, scale)
+    parts = []
+    for n, rows in segments.groups:
+        a, b, c = (x[rows].unflatten(0, (-1, n)).transpose(1, 2) for x in (q, k, v))
+        parts.append(scaled_dot_product_attention(a, b, c, scale=scale).transpose(1, 2).flatten(0, 1))
+    if not parts:
+        return torch.empty_like(v)
+    out = torch.cat(parts) if len(parts) > 1 else parts[0]
+    return out if segments.inverse is None else out[segments.inverse]
+
+
+Kernel = Callable[[Tensor, Tensor, Tensor, Segments, float], Tensor]
+
+
+@lru_cache
+def _varlen_kernel(device: str, dtype: torch.dtype, width: int) -> Kernel | None:
+    """The GPU's varlen attention, or None where it cannot run (CPU, float32, older GPUs, odd head widths)."""
+    half = dtype in (torch.float16, torch.bfloat16)
+    if device != "cuda" or not half or width % 8 or width > 256 or torch.cuda.get_device_capability() < (8, 0):
+        return None
+    try:
+        from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found,unused-ignore]
+
+        return partial(_flash_attn, flash_attn_varlen_func)
+    except ImportError:
+        pass
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+
+        return partial(_torch_varlen, varlen_attn)
+    except ImportError:
+        return None
+
+
+def _flash_attn(kernel: Any, q: Tensor, k: Tensor, v: Tensor, s: Segments, scale: float) -> Tensor:
+    return kernel(q, k, v, s.cu_seqlens, s.cu_seqlens, s.longest, s.longest, softmax_scale=scale)
+
+
+def _torch_varlen(kernel: Any, q: Tensor, k: Tensor, v: Tensor, s: Segments, scale: float) -> Tensor:
+    # its first versions take no scale: what differs from their d ** -0.5 goes on the queries
+    default = q.shape[-1] ** -0.5
+    q = q if scale == default else q * (scale / default)
+    return kernel(q, k, v, s.cu_seqlens, s.cu_seqlens, s.longest, s.longest)

@@ -1,0 +1,24 @@
+"""No reduction: the baseline that stands beside every result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vtoken.pruners.base import Context, Pruner
+from vtoken.registry import register
+from vtoken.types import Tokens
+
+
+@register("none")
+@dataclass(kw_only=True)
+class Nothing(Pruner):
+    """Keeps every token, whatever the budget of the plan."""
+
+    needs_budget: ClassVar[bool] = False
+
+    def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
+        return torch.arange(len(tokens), device=tokens.x.device)

@@ -1,0 +1,120 @@
+"""The motion gate of GRT stage 1, the default gate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from vtoken.kernels.patch_gate import absolute_difference, block_max, block_mean, cell_max, side
+from vtoken.registry import register
+from vtoken.tokenizers import flow
+from vtoken.tokenizers.base import Gate
+from vtoken.tokenizers.stream import GateStream
+from vtoken.types import Grid
+
+SUB_BLOCK = 7  # pixels
+ATTACK, RELEASE = 0.1, 0.5  # low-pass of the noise: slow to believe in more of it, fast to believe in less
+
+
+class MotionStream(GateStream):
+    """State of the motion gate: the noise level of the source, and motion compensation."""
+
+    gate: Grt
+    noise: float | None = None
+
+    def restart(self) -> None:
+        self.noise = None
+
+    def compare(self, step: np.ndarray) -> np.ndarray:
+        score = super().compare(step)
+        if self.gate.motion is None or not (score > self.gate.threshold).any():
+            return score
+        assert self.content is not None
+        reference, score = self.content[-1], np.zeros_like(score)
+        self.predicted = []
+        for frame in step:
+            predicted, residual = flow.compensate(frame, reference, self.gate, self.grid)
+            self.predicted.append(predicted)
+            np.maximum(score, residual, out=score)
+        return score
+
+    def decide(self, step: np.ndarray, score: np.ndarray) -> np.ndarray:
+        keep = score > self._threshold(step)
+        if self.noise is not None and self.noise < self.gate.tiny_object_noise and self.gate.tiny_object < 255:
+            assert self.predicted is not None
+            for frame, predicted in zip(step, self.predicted, strict=True):
+                difference = absolute_difference(frame, predicted)
+                if difference.max() > self.gate.tiny_object:
+                    keep |= block_max(difference, self.grid.cell) > self.gate.tiny_object
+        return keep
+
+    def refresh(self, step: np.ndarray, keep: np.ndarray) -> None:
+        if self.gate.motion is not None and self.predicted is not None and self.content is not None:
+            np.copyto(self.content[-1], self.predicted[-1])  # moved cells show what they moved to
+        super().refresh(step, keep)
+
+    def _threshold(self, step: np.ndarray) -> float:
+        """The threshold of this step, raised in noise unless the whole picture moves."""
+        gate, before = self.gate, step[-2] if len(step) > 1 else self.previous
+        if gate.noise_cap <= 1 and gate.tiny_object >= 255:
+            return gate.threshold
+        assert before is not None
+        now = _quartile(gate.score(step[-1], before, self.grid))
+        old = now if self.noise is None else self.noise
+        noise = old + (ATTACK if now > old else RELEASE) * (now - old)
+        raised = min(gate.noise_gain * noise, gate.noise_cap * gate.threshold)
+        if raised > gate.threshold and flow.moves(before, step[-1]):
+            return gate.threshold  # a pan looks like noise; the estimate stays as it was
+        self.noise = noise
+        return max(gate.threshold, raised)
+
+
+@register("grt")
+@dataclass(kw_only=True)
+class Grt(Gate):
+    """Keeps what moved: mean luma change of a 7x7 sub-block since the cell's last refresh, with noise adaptation.
+
+    Luma; cells of 14 px have 4 sub-blocks, of 28 px 16; sub-blocks of 8 px where 7 does not divide the cell. A cell is
+    kept if any of its sub-blocks exceeds the threshold in any frame of the step.
+
+    Attributes:
+        threshold: levels of 255; about 40 dB at 6, 36 dB at 10, 46 dB at 3.5.
+        noise_gain: the threshold is at least this many times the noise (the lower quartile of the cells' change
+            against the frame before, low-passed), unless the whole picture moves.
+        noise_cap: but at most this many times ``threshold``; 1 switches the adaptation off.
+        tiny_object: a single pixel that changed by more than this keeps its cell, where the noise is below
+            ``tiny_object_noise``; 255 switches it off.
+        tiny_object_noise: levels of 255.
+        motion: "dis" compares with content moved along the optical flow, by whole pixels per cell; a moved cell is then
+            kept only where the residual exceeds the threshold. About 10 times slower. None compares in place.
+    """
+
+    stream_class: ClassVar[type[GateStream]] = MotionStream
+    paper: ClassVar[str] = "Dense Video Understanding with Gated Residual Tokenization, arXiv:2509.14199"
+
+    threshold: float = 6.0
+    noise_gain: float = 1.8
+    noise_cap: float = 2.0
+    tiny_object: float = 60.0
+    tiny_object_noise: float = 1.5
+    motion: Literal["dis"] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._number("noise_gain", "noise_cap=1 switches the adaptation off")
+        self._number("noise_cap", "1 switches the adaptation off")
+        self._number("tiny_object", "255 switches the guard off")
+        self._number("tiny_object_noise", "0 switches the guard off")
+        self._choice("motion", None, "dis")
+
+    def score(self, current: np.ndarray, reference: np.ndarray, grid: Grid) -> np.ndarray:
+        k = side(grid.cell, SUB_BLOCK)
+        return cell_max(block_mean(absolute_difference(current, reference), k), grid.cell // k)
+
+
+def _quartile(score: np.ndarray) -> float:
+    """The 25th percentile, the lower one of two neighbours."""
+    middle = (score.size - 1) // 4
+    return float(np.partition(score, middle, axis=None)[middle])
