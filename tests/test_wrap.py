@@ -60,7 +60,7 @@ def test_dropped_equals_sliced_language_model(name: str, layout: str) -> None:
         keep = kept_mask(model, inputs)
         logits = model(**inputs).logits
         generated = model.generate(**inputs, max_new_tokens=4, do_sample=False)
-    assert 0 < int((~keep).sum())
+    assert int((~keep).sum()) > 0
     expected = oracle_logits(model, inputs, keep)
     for own, want in zip(rows_of(logits, inputs, [len(e) for e in expected]), expected, strict=True):
         torch.testing.assert_close(own, want, atol=1e-4, rtol=1e-5)

@@ -14,24 +14,24 @@ from typing import TYPE_CHECKING, Any
 from vtoken.version import __version__
 
 if TYPE_CHECKING:
-    from vtoken.ask import Answer, ask
+    from vtoken.asking import Answer, ask
     from vtoken.errors import InputError, MissingExtraError, UnsupportedError, VideoError, VtokenError
     from vtoken.plan import Plan
     from vtoken.registry import register
     from vtoken.report import Report
     from vtoken.types import Budget, Frames, GateMap, Tokens
     from vtoken.video import open_video
-    from vtoken.wrap import unwrap, wrap, wrapped
+    from vtoken.wrapping import unwrap, wrap, wrapped
 
 _HOMES = {
-    "ask": ("ask", "Answer"),
+    "asking": ("ask", "Answer"),
     "errors": ("InputError", "MissingExtraError", "UnsupportedError", "VideoError", "VtokenError"),
     "plan": ("Plan",),
     "registry": ("register",),
     "report": ("Report",),
     "types": ("Budget", "Frames", "GateMap", "Tokens"),
     "video": ("open_video",),
-    "wrap": ("wrap", "unwrap", "wrapped"),
+    "wrapping": ("wrap", "unwrap", "wrapped"),
 }
 _NAMES = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -61,7 +61,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _NAMES:
         raise AttributeError(f"module 'vtoken' has no attribute {name!r}")
-    # a function of the same name replaces the submodule (vtoken.wrap, vtoken.ask) once it is imported
+    # modules are named wrapping, asking and loading, so that no submodule shadows a function
     value = getattr(importlib.import_module(f"vtoken.{_NAMES[name]}"), name)
     globals()[name] = value
     return value

@@ -205,8 +205,8 @@ def ask(arguments: argparse.Namespace) -> None:
     """`vtoken ask`."""
     import json
 
-    from vtoken import load
-    from vtoken.ask import ask as answer
+    from vtoken import loading
+    from vtoken.asking import ask as answer
     from vtoken.plan import Plan
     from vtoken.video import open_video
 
@@ -219,7 +219,7 @@ def ask(arguments: argparse.Namespace) -> None:
     plan = Plan.parse(arguments.plan, arguments.keep, arguments.tokens, arguments.per_second)
     open_video(arguments.video, **clip).close()
     with _status(f"loading {arguments.model}"):
-        model, processor = load.load(arguments.model, arguments.device, arguments.dtype)
+        model, processor = loading.load(arguments.model, arguments.device, arguments.dtype)
     with _status(f"watching {os.path.basename(arguments.video)}"):
         found = answer(
             model,

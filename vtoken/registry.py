@@ -120,14 +120,20 @@ def build(name: str, **options: Any) -> Method:
     """
     cls = get(name)
     fields: list[str] = [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
-    hints = typing.get_type_hints(cls) if options else {}
+    hints = _hints(cls) if options else {}
     for option, value in options.items():
         if option not in fields:
             raise InputError(f"{name} has no option {option!r}; it has: {', '.join(fields) or 'none'}")
-        if not _fits(value, hints[option]):
-            wanted = getattr(hints[option], "__name__", str(hints[option]))
-            raise InputError(f"{name}:{option}={value!r} is no {wanted}")
+        if not _fits(value, hint := hints.get(option, Any)):
+            raise InputError(f"{name}:{option}={value!r} is no {getattr(hint, '__name__', hint)}")
     return cls(**options)
+
+
+def _hints(cls: type[Method]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(cls)
+    except NameError:  # a plug-in whose annotations exist for type checkers only
+        return {}
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -67,6 +67,8 @@ def encode(
                 features = family.encode_clips(model, given, plan.wants)
             else:
                 features = family.encode(model, modality, inputs, plan.wants)
+        if fps and modality == "video":
+            features.layout.timed(family.frames_per_step(model) / fps)
         mask = family.placeholders(model, modality, inputs["input_ids"], inputs)
         sample, column = mask.nonzero(as_tuple=True)
         if len(sample) != len(features.layout.position):

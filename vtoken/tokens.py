@@ -78,10 +78,18 @@ class Tokens:
         return torch.repeat_interleave(torch.arange(self.samples, device=self.batch.device), self.batch.diff())
 
     def sample(self, b: int) -> Tokens:
-        """The tokens of one sample, as a batch of one; source cells keep their numbers."""
-        start, stop = int(self.batch[b]), int(self.batch[b + 1])
-        rows = torch.arange(start, stop, device=self.x.device)
-        return self._rows(rows, torch.tensor([0, stop - start], device=self.batch.device))
+        """The tokens of one sample, as a batch of one that shares memory; source cells keep their numbers."""
+        start, stop = self.batch[b : b + 2].tolist()
+        inside = (self.source >= start) & (self.source < stop)
+        return Tokens(
+            self.x[start:stop],
+            self.position[start:stop],
+            self.time[start:stop],
+            self.size[start:stop],
+            torch.where(inside, self.source - start, -1),
+            torch.tensor([0, stop - start], device=self.batch.device),
+            {name: value[start:stop] for name, value in self.signals.items()},
+        )
 
     def take(self, index: Tensor) -> Tokens:
         """Keep the rows of ``index`` (int64 [k], samples in order) and drop the others, signals included.

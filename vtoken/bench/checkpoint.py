@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from vtoken import families
-from vtoken.ask import ask
+from vtoken.asking import ask
 from vtoken.bench import machine
 from vtoken.bench.progress import progress
 from vtoken.bench.rows import Row
 from vtoken.bench.run import Job
-from vtoken.load import load
+from vtoken.loading import load
 from vtoken.plan import Plan
 from vtoken.report import Report
 from vtoken.video import open_video
-from vtoken.wrap import check
+from vtoken.wrapping import check
 
 QUESTION = "Describe what happens."
 NEW_TOKENS = 16

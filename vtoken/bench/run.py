@@ -24,7 +24,7 @@ from vtoken.errors import InputError, require
 from vtoken.plan import Plan
 from vtoken.pruners.base import Context
 from vtoken.video import open_video
-from vtoken.wrap import check
+from vtoken.wrapping import check
 
 BASELINES = ("none", "random", "uniform")
 QUESTION = 16  # random embeddings that stand for a question, for methods that read it

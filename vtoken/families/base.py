@@ -62,10 +62,16 @@ class Layout:
             [t * step for (t, _, _), step in zip(grids, per_step, strict=True)],
         )
 
-    def with_structure(self, structural: Tensor, line: Tensor) -> Layout:
-        """The same rows with newline or CLS rows marked."""
-        self.structural, self.line = structural, line
-        return self
+    def timed(self, seconds_per_step: float) -> None:
+        """Fill in the times of items whose length is unknown."""
+        start = 0
+        for i, n in enumerate(self.lengths):
+            if n and math.isnan(self.seconds[i]):
+                t = self.position[start : start + n, 0].float()
+                t = t - t.min()
+                self.time[start : start + n] = t * seconds_per_step
+                self.seconds[i] = (float(t.max()) + 1) * seconds_per_step
+            start += n
 
 
 @dataclass
@@ -189,9 +195,7 @@ class Family:
 
     def preprocess(self, model: nn.Module, given: Any = None) -> Any:
         """How frames become pixels for this model: ``given``, or the preset of the family, with the model's patches."""
-        raise UnsupportedError(
-            f"vtoken has no preprocessing for {self.title}; call model.generate with what its own processor makes"
-        )
+        raise UnsupportedError(f"vtoken has no preprocessing for {self.title}; use what its own processor makes")
 
     def clips(self, model: nn.Module, inputs: dict[str, Any], gate: Any, fps: float | None, given: Any) -> list[Clip]:
         """Gate the video that an ordinary processor made; only families with a sparse encoder can.
@@ -209,10 +213,11 @@ class Family:
             ids that a chat template writes for one video, ids that take their place (one placeholder a row of the
             language model, nothing dropped yet), and further arguments of ``generate``.
         """
-        raise UnsupportedError(
-            f"vtoken.ask does not know how {self.title} writes a video into its prompt; "
-            "call model.generate with what its own processor makes"
-        )
+        raise UnsupportedError(f"vtoken does not know how {self.title} writes a video into its prompt")
+
+    def frames_per_step(self, model: nn.Module) -> int:
+        """Frames in a time step of a video."""
+        return 1
 
     def encode_clips(self, model: nn.Module, clips: list[Clip], wants: frozenset[str]) -> Features:
         """Run the encoder on the kept patches alone."""

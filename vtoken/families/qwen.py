@@ -81,6 +81,9 @@ class Qwen(Family):
         index = kept_index(keeps)
         return Features(out.x, index, layout_of(clips), size, signals | out.signals, len(index))
 
+    def frames_per_step(self, model: nn.Module) -> int:
+        return getattr(model.config.vision_config, "temporal_patch_size", 1)
+
     def layout(self, model: nn.Module, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
         merge = model.base_model.visual.spatial_merge_size
         return grid_layout(inputs, modality, [merge] * len(lengths))
@@ -177,7 +180,7 @@ def _stamped(
     ids = []
     for t in middle:
         ids += [*tokenizer(f"<{t:.1f} seconds>", add_special_tokens=False)["input_ids"], *step]
-    return [c.vision_start_token_id, c.video_token_id, c.vision_end_token_id], ids, extra
+    return [c.video_token_id], ids, extra  # the template's own start and end marks stay around all steps
 
 
 def grid_layout(inputs: dict[str, Any], modality: str, merges: list[int]) -> Layout:

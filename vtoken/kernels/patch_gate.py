@@ -1,14 +1,18 @@
 """Block operations of the gate on one frame, on a CPU: per-block means and maxima, and copying of whole cells.
 
-OpenCV and NumPy, because frames are gated where they are decoded. Integer input is summed in integers, so that a mean
-of exactly the threshold is never above it.
+OpenCV and NumPy, because frames are gated where they are decoded. Integer input is summed exactly, so that a mean of
+exactly the threshold is never above it. Blocks are reduced along whole lines first, then across a transposed copy:
+NumPy is slow along a short last axis.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 
+@lru_cache(maxsize=64)
 def side(cell: int, near: int) -> int:
     """Side of the square blocks that a cell is cut into: the divisor of ``cell`` nearest to ``near``.
 
@@ -33,25 +37,25 @@ def block_sum(x: np.ndarray, k: int) -> np.ndarray:
         x: [H, W] or [H, W, C], uint8, uint16 or float32; H and W divisible by k.
 
     Returns:
-        uint32 for integers, else float32: [H / k, W / k].
+        float64 [H / k, W / k].
     """
     rows, columns = x.shape[0] // k, x.shape[1] // k
-    whole = np.issubdtype(x.dtype, np.integer)
     narrow = np.uint16 if x.dtype == np.uint8 and k <= 257 else np.uint32  # 257 * 255 is the most that 16 bits hold
-    x = x.reshape(rows, k, -1).sum(axis=1, dtype=narrow if whole else np.float32)
-    return x.reshape(rows, columns, -1).sum(axis=2, dtype=np.uint32 if whole else np.float32)
+    lines = x.reshape(rows, k, -1).sum(axis=1, dtype=narrow if x.dtype.kind == "u" else np.float32)
+    return np.ascontiguousarray(lines.T, dtype=np.float64).reshape(columns, -1, rows).sum(axis=1).T
 
 
 def block_mean(x: np.ndarray, k: int) -> np.ndarray:
     """Means over k x k blocks and all channels: float32 [H / k, W / k]."""
     size = k * k * (x.shape[2] if x.ndim == 3 else 1)
-    return np.divide(block_sum(x, k), np.float32(size), dtype=np.float32)
+    return (block_sum(x, k) / size).astype(np.float32)
 
 
 def block_max(x: np.ndarray, k: int) -> np.ndarray:
     """Maxima over k x k blocks and all channels: [H / k, W / k] in the dtype of x."""
     rows, columns = x.shape[0] // k, x.shape[1] // k
-    return x.reshape(rows, k, -1).max(axis=1).reshape(rows, columns, -1).max(axis=2)
+    lines = x.reshape(rows, k, -1).max(axis=1)
+    return np.ascontiguousarray(lines.T).reshape(columns, -1, rows).max(axis=1).T
 
 
 def cell_max(blocks: np.ndarray, n: int) -> np.ndarray:

@@ -43,4 +43,7 @@ class Merger(Reducer):
         for group in decisions:
             groups.append(torch.where(group >= 0, group + start, group))
             start += int(group.max()) + 1 if len(group) else 0
-        return tokens.merge(torch.cat(groups))
+        group = torch.cat(groups)
+        if torch.equal(group, torch.arange(len(tokens), device=group.device)):
+            return tokens  # nothing fused, nothing copied
+        return tokens.merge(group)

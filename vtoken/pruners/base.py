@@ -96,7 +96,7 @@ class Reducer(Method):
         if lacks := self.missing(given):
             carried = ", ".join(sorted(given)) or "none"
             raise InputError(f"{self.name} needs {' and '.join(lacks)}; signals of these tokens: {carried}")
-        budget = budget or self.own_budget()
+        budget = self.own_budget() or budget
         if budget is None and self.needs_budget:
             raise InputError(f"{self.name} needs a budget: give keep=, tokens= or per_second=")
         if tokens.samples == 0:
@@ -109,7 +109,7 @@ class Reducer(Method):
                 else:
                     k = n if budget is None else budget(b, n)
                 context.sample = b
-                decisions.append(self.decide(tokens, b, min(k, n), context))
+                decisions.append(self.decide(tokens, b, k, context))
         return self.apply(tokens, decisions)
 
     def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Tensor:
@@ -175,7 +175,10 @@ class Pruner(Reducer):
 
     def apply(self, tokens: Tokens, decisions: list[Tensor]) -> Tokens:
         starts = tokens.batch.tolist()
-        return tokens.take(torch.cat([index + start for index, start in zip(decisions, starts, strict=False)]))
+        index = torch.cat([rows + start for rows, start in zip(decisions, starts, strict=False)])
+        if len(index) == len(tokens) and torch.equal(index, torch.arange(len(index), device=index.device)):
+            return tokens  # nothing dropped, nothing copied
+        return tokens.take(index)
 
 
 @dataclass(kw_only=True)
@@ -209,8 +212,7 @@ class Scorer(Pruner):
 
 
 def _check_finite(tokens: Tokens) -> None:
-    if not bool(torch.isfinite(tokens.x).all()):
-        bad = int((~torch.isfinite(tokens.x)).any(dim=1).sum())
-        raise InputError(
-            f"{bad} of {len(tokens)} token features are NaN or infinite; check the vision encoder's output"
-        )
+    if tokens.x.numel() == 0 or bool(torch.stack(tokens.x.detach().aminmax()).isfinite().all()):  # NaN wins both ends
+        return
+    bad = int((~torch.isfinite(tokens.x)).any(dim=1).sum())
+    raise InputError(f"{bad} of {len(tokens)} token features are NaN or infinite; check the encoder's output")

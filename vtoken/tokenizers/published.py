@@ -97,7 +97,7 @@ class Ssim(PatchVectors):
         wide = np.uint16 if current.dtype == np.uint8 else np.float32
 
         def mean(x: np.ndarray) -> np.ndarray:
-            return block_sum(x, k).astype(np.float64) / k**2
+            return block_sum(x, k) / k**2
 
         mx, my = mean(current), mean(reference)
         vx = np.maximum(mean(np.square(current, dtype=wide)) - mx * mx, 0)
@@ -124,7 +124,7 @@ class L2(PatchVectors):
 
     def score(self, current: np.ndarray, reference: np.ndarray, grid: Grid) -> np.ndarray:
         k = side(grid.cell, PATCH)
-        distance = np.sqrt(block_sum(squares(current, reference), k).astype(np.float32))
+        distance = np.sqrt(block_sum(squares(current, reference), k)).astype(np.float32)
         return cell_max(distance, grid.cell // k)
 
     def dissimilarity(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:

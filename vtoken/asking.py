@@ -18,7 +18,7 @@ from vtoken.session import CLIPS, PLAN, REPORT, Session, check
 from vtoken.types import Frames, GateMap, Grid
 from vtoken.video import open_video
 from vtoken.video.preprocess import Preprocessor
-from vtoken.wrap import wrapped
+from vtoken.wrapping import wrapped
 
 CHUNK = 32
 
@@ -87,13 +87,16 @@ def ask(
         raise InputError(f"question={question!r} must be some text")
     family, session = families.of(model), vars(model).get("vtoken")
     if plan is None and (keep, tokens, per_second) != (None, None, None) and isinstance(session, Session):
-        plan = Plan(session.plan.stages)
+        plan = session.plan
     if plan is not None or not isinstance(session, Session):
         chosen = check(Plan.parse("grt" if plan is None else plan, keep, tokens, per_second), family)
     else:
         chosen = session.plan
-    if not family.sparse:
-        family.preprocess(model)  # refuses, and names the alternative
+    if family.clip_modality not in family.sparse:
+        raise UnsupportedError(
+            f"vtoken.ask does not know how {family.title} takes a video; call model.generate with what its own "
+            "processor makes"
+        )
     report = Report(str(chosen))
     preprocess = _preprocessor(family, model, processor)
     clip = read_clip(video, preprocess, chosen, report, fps, start, end, backend, native_fps, max_frames, _dtype(model))
