@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 import vtoken
-from tests.families.oracle import oracle_generate, oracle_logits
+from tests.families.oracle import language_model, oracle_generate, oracle_logits, oracle_scores
 from tests.families.tiny import FAMILIES, model_of
 from vtoken.errors import UnsupportedError
 from vtoken.families.base import has_pixels
@@ -141,3 +141,42 @@ def test_seeded_sampling_of_a_row(name: str, layout: str) -> None:
             single["input_ids"] = together["input_ids"][:1, together["attention_mask"][0].bool()]
             batch = model.generate(**together, **options)[0, together["input_ids"].shape[1] :]
             assert torch.equal(batch, model.generate(**single, **options)[0, single["input_ids"].shape[1] :])
+
+
+MROPE = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v"]
+
+
+@pytest.mark.parametrize(("name", "layout"), [(n, lay) for n, lay in CASES if n in MROPE])
+@torch.no_grad()
+def test_kept_tokens_keep_their_mrope_positions(name: str, layout: str) -> None:
+    model, inputs = model_of(name), inputs_of(name, layout)
+    seen: list[Tensor] = []
+    hook = language_model(model).register_forward_pre_hook(
+        lambda _, __, kwargs: seen.append(kwargs["position_ids"]), with_kwargs=True
+    )
+    model.generate(**inputs, max_new_tokens=1, do_sample=False)
+    with vtoken.wrapped(model, DROP):
+        keep = kept_mask(model, inputs, generating=True)
+        model.generate(**inputs, max_new_tokens=1, do_sample=False)
+    hook.remove()
+    stock, cut = seen
+    for b, kept in enumerate(keep):
+        own = kept & inputs["attention_mask"][b].bool()
+        n = int(own.sum())
+        assert torch.equal(cut[1:, b, -n:], stock[1:, b, own])
+        assert torch.equal(cut[0, b, -n:], torch.arange(n))
+
+
+@pytest.mark.parametrize("name", [n for n, f in FAMILIES.items() if "image" in f.modalities])
+@torch.no_grad()
+def test_beam_scores_are_those_of_the_oracle(name: str) -> None:
+    """Two images in a sample: a feature that reaches the wrong beam changes the scores."""
+    model, inputs = model_of(name), inputs_of(name, "two_images")
+    options = {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.0, "do_sample": False}
+    with vtoken.wrapped(model, DROP):
+        keep = kept_mask(model, inputs)
+        out = model.generate(
+            **inputs, max_new_tokens=4, return_dict_in_generate=True, output_scores=True, **options
+        )
+    new = out.sequences[:, inputs["input_ids"].shape[1] :]
+    torch.testing.assert_close(out.sequences_scores, oracle_scores(model, inputs, keep, new), atol=1e-3, rtol=1e-4)
