@@ -106,7 +106,7 @@ def test_a_gate_before_an_encoder_that_cannot_skip(name: str) -> None:
 
 def test_a_method_whose_signal_is_missing_names_an_alternative() -> None:
     with pytest.raises(UnsupportedError, match=r"cls needs .*attention.*'divprune'"):
-        vtoken.wrap(model_of("gemma3"), "cls", keep=0.5)
+        vtoken.wrap(model_of("mistral3"), "cls", keep=0.5)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from torch import nn
 from vtoken.errors import InputError
 from vtoken.families.base import Family
 from vtoken.families.llava import CLIP, SIGLIP, Llava, LlavaNext, LlavaOnevision, VideoLlava
-from vtoken.families.others import Idefics, Mistral
+from vtoken.families.others import Idefics, Mistral, Square
 from vtoken.families.qwen import Glm4v, Qwen, Qwen3, Qwen35, VideoLlama3
 
 _IMAGE, _VIDEO, _BOTH = frozenset({"image"}), frozenset({"video"}), frozenset({"image", "video"})
@@ -27,13 +27,13 @@ FAMILIES: dict[str, Family] = {
         Qwen("qwen2_5_vl", "Qwen2.5-VL", _ATTENTION, sparse=_VIDEO),
         Qwen3("qwen3_vl", "Qwen3-VL", _ATTENTION, sparse=_VIDEO),
         Qwen35("qwen3_5", "Qwen3.5", _ATTENTION, sparse=_VIDEO),
-        Family("internvl", "InternVL", tensor=_BOTH, drops=_PIXELS),
-        Idefics("idefics3", "Idefics3", drops=_TILES),
-        Idefics("smolvlm", "SmolVLM", drops=_TILES),
-        Family("gemma3", "Gemma3", tensor=_BOTH, drops=_PIXELS),
-        Family("paligemma", "PaliGemma", tensor=_BOTH, drops=_PIXELS),
-        VideoLlama3("video_llama_3", "VideoLLaMA3"),
-        Glm4v("glm4v", "GLM-4V", no_beams=_VIDEO),
+        Square("internvl", "InternVL", CLIP, tensor=_BOTH, drops=_PIXELS),
+        Idefics("idefics3", "Idefics3", SIGLIP, drops=_TILES),
+        Idefics("smolvlm", "SmolVLM", SIGLIP, drops=_TILES),
+        Square("gemma3", "Gemma3", SIGLIP, tensor=_BOTH, drops=_PIXELS),
+        Square("paligemma", "PaliGemma", SIGLIP, tensor=_BOTH, drops=_PIXELS),
+        VideoLlama3("video_llama_3", "VideoLLaMA3", _ATTENTION),
+        Glm4v("glm4v", "GLM-4V", _ATTENTION, no_beams=_VIDEO),
         Mistral("mistral3", "Mistral3", drops=_PIXELS),
     )
 }

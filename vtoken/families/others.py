@@ -1,21 +1,54 @@
-"""Families that need a line or two beyond the base: tiles, unusual grids."""
+"""Families that need a few lines beyond the base: square towers with pooled tokens, tiles, unusual grids."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from vtoken.families.base import Family, Layout, square
+from vtoken.encoders.signals import attention_of, tap
+from vtoken.families.base import Family, Features, Layout, square
 
 
 @dataclass(frozen=True)
-class Idefics(Family):
+class Square(Family):
+    """InternVL, Gemma3 and PaliGemma: square images whose tokens are square blocks of patches, in raster order."""
+
+    def tower(self, model: nn.Module) -> nn.Module:
+        """The vision tower."""
+        return model.base_model.vision_tower  # type: ignore[union-attr, return-value]
+
+    def tokens(self, model: nn.Module, features: Features) -> int:
+        """Tokens of one image or tile."""
+        return features.layout.lengths[0]
+
+    def encode(self, model: nn.Module, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
+        wants &= self.gives
+        if not wants:
+            return super().encode(model, modality, inputs, wants)
+        with tap(attention_of(self.tower(model)), wants) as found:
+            features = super().encode(model, modality, inputs, wants)
+        side = square(self.tokens(model, features))[1]
+        tiles = len(features.x) // side**2
+        for name, value in found.items():
+            rows = _blocks(value.reshape(len(value), -1), tiles, side)
+            features.signals[name] = rows.reshape(len(rows), *value.shape[1:]).to(value.dtype)
+        return features
+
+
+@dataclass(frozen=True)
+class Idefics(Square):
     """Idefics3 and SmolVLM: one entry a sample holds all its tiles; each tile counts as a time step."""
 
+    def tower(self, model: nn.Module) -> nn.Module:
+        return model.base_model.vision_model  # type: ignore[union-attr, return-value]
+
+    def tokens(self, model: nn.Module, features: Features) -> int:
+        return model.base_model.image_seq_len  # type: ignore[union-attr, return-value]
+
     def layout(self, model: nn.Module, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
-        tile = model.base_model.image_seq_len
+        tile: Any = model.base_model.image_seq_len  # type: ignore[union-attr]
         plain = Layout.of_grids([(n // tile, *square(tile)[1:]) for n in lengths])
         plain.lengths = lengths
         return plain
@@ -26,7 +59,14 @@ class Mistral(Family):
     """Mistral3: images keep their shape; rows follow from their sizes."""
 
     def layout(self, model: nn.Module, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
-        base = model.base_model
-        side = base.config.vision_config.patch_size * base.config.spatial_merge_size
+        config: Any = model.config
+        side = config.vision_config.patch_size * config.spatial_merge_size
         sizes = inputs["image_sizes"].tolist()
         return Layout.of_grids([(1, int(h) // side, int(w) // side) for h, w in sizes])
+
+
+def _blocks(signal: Tensor, tiles: int, side: int) -> Tensor:
+    """Mean of every token's block of patches: [tiles * patches, d] -> [tiles * side**2, d]."""
+    patches = square(len(signal) // tiles)[1]
+    grid = signal.float().view(tiles, patches, patches, -1).permute(0, 3, 1, 2)
+    return nn.functional.avg_pool2d(grid, patches // side).flatten(2).transpose(1, 2).flatten(0, 1)

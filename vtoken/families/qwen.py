@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vtoken.encoders import qwen as encoder
-from vtoken.encoders.signals import attention_of, tap
+from vtoken.encoders.signals import attention_of, merge_cells, tap
 from vtoken.families.base import Clip, Family, Features, Layout
 from vtoken.families.clips import adapt, gate_signals, gated, kept_index, layout_of
 from vtoken.tokenizers.base import Gate
@@ -150,23 +150,34 @@ class VideoLlama3(Qwen):
         return grid_layout(inputs, modality, inputs[f"{modality}_merge_sizes"].tolist())
 
     def encode(self, model: nn.Module, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
-        features = super().encode(model, modality, inputs, wants)
+        wants &= self.gives
+        base: Any = model.base_model
+        with tap(attention_of(base.vision_model), wants) as found:
+            features = Family.encode(self, model, modality, inputs, wants)
+        merges = inputs[f"{modality}_merge_sizes"].tolist()
+        patches = [n * m * m for n, m in zip(features.layout.lengths, merges, strict=True)]
+        for name, value in found.items():
+            parts = zip(value.split(patches), merges, strict=True)
+            features.signals[name] = torch.cat([merge_cells({name: v}, m * m)[name] for v, m in parts])
         mask = inputs.get("video_compression_mask")
-        if modality == "image" or mask is None:
-            return features
-        kept = mask.cpu()
-        plain = features.layout
-        owner = torch.repeat_interleave(torch.arange(len(plain.lengths)), torch.tensor(plain.lengths))
-        layout = Layout(
-            torch.bincount(owner[kept], minlength=len(plain.lengths)).tolist(),
-            plain.position[kept],
-            plain.structural[kept],
-            plain.line[kept],
-            plain.time[kept],
-            plain.seconds,
-        )
-        n = int(kept.sum())
-        return Features(features.x[mask], torch.arange(n), layout, torch.ones(n), {}, n, features.output)
+        return features if modality == "image" or mask is None else _kept(features, mask)
+
+
+def _kept(features: Features, mask: Tensor) -> Features:
+    """The rows that VideoLLaMA3's own compression leaves, bool [R]."""
+    kept, plain = mask.cpu(), features.layout
+    owner = torch.repeat_interleave(torch.arange(len(plain.lengths)), torch.tensor(plain.lengths))
+    layout = Layout(
+        torch.bincount(owner[kept], minlength=len(plain.lengths)).tolist(),
+        plain.position[kept],
+        plain.structural[kept],
+        plain.line[kept],
+        plain.time[kept],
+        plain.seconds,
+    )
+    n = int(kept.sum())
+    signals = {name: value[mask] for name, value in features.signals.items()}
+    return Features(features.x[mask], torch.arange(n), layout, torch.ones(n), signals, n, features.output)
 
 
 def _stamped(
