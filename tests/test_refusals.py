@@ -196,3 +196,11 @@ def test_labels_and_training_padding_are_cut_alike() -> None:
         out = model(**inputs)
         assert out.loss is not None and torch.isfinite(out.loss)
         assert out.logits.shape[1] == model.vtoken.report.prompt
+
+
+@torch.no_grad()
+def test_a_fallback_is_told_in_the_report() -> None:
+    model, inputs = video("qwen2_5_vl")
+    with vtoken.wrapped(model, "cls:keep=0.5"):
+        model(**inputs)
+        assert any("received_attention" in note for note in model.vtoken.report.notes)

@@ -14,6 +14,7 @@ from vtoken.console import terminal
 from vtoken.errors import InputError
 from vtoken.families import FAMILIES, Family
 from vtoken.registry import Method
+from vtoken.tokenizers.base import Gate
 
 KINDS = ("gate", "pruner", "merger", "pathway")
 PLACES = {
@@ -46,7 +47,7 @@ def verdict(method: type[Method], on: Family) -> str:
         if on.sparse:
             return "yes"
         return "no: its encoder cannot run on some patches only; evs drops repeats after it"
-    if lacks := method.missing(on.gives | {"text"}):
+    if lacks := method.missing(on.gives | {"text"} | (Gate.gives if on.sparse else frozenset())):
         return f"no: it gives no {' and no '.join(lacks)}"
     if "cls_attention" in method.accepts and "cls_attention" not in on.gives:
         return "yes, by received attention: it has no class token"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import IO, cast
 
 from rich.console import Console
 
@@ -12,7 +13,12 @@ PIPED = 200  # columns where nobody's terminal sets the width
 
 def terminal() -> Console:
     """The console of stdout: as wide as the terminal; where the output is piped, wide and without trailing spaces."""
-    return Console() if sys.stdout.isatty() else Console(file=_Stripped(), width=PIPED)
+    return _Console() if sys.stdout.isatty() else _Console(file=cast(IO[str], _Stripped()), width=PIPED)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # left to the command line, which ends quietly
 
 
 class _Stripped(io.TextIOBase):

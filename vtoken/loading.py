@@ -92,7 +92,7 @@ def _processor(name: str) -> Any:
 
 def _template(name: str) -> str | None:
     """The chat template of a processor, kept beside the tokenizer's own."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     for file in ("chat_template.jinja", "chat_template.json"):
         found = cached_file(name, file, _raise_exceptions_for_missing_entries=False)

@@ -13,6 +13,7 @@ from vtoken.families.base import Family
 from vtoken.plan import Plan, PlanLike
 from vtoken.report import Report
 from vtoken.splice import Cut, cut_inputs, is_right_padded
+from vtoken.tokenizers.base import Gate
 from vtoken.video.preprocess import Preprocessor
 
 # keywords of generate and forward that only vtoken uses
@@ -83,7 +84,7 @@ def check(plan: Plan, family: Family) -> Plan:
             "cannot gate it; 'evs' drops repeated tokens after the encoder"
         )
     for stage in plan.reducers:
-        if lacks := stage.missing(family.gives | {"text"}):
+        if lacks := stage.missing(family.gives | Gate.gives | {"text"}):  # a plan checks for its gate itself
             raise UnsupportedError(
                 f"plan {str(plan)!r}: {stage.name} needs {' and '.join(lacks)}, which {family.title} does not give; "
                 "'divprune' and 'evs' run on every family"

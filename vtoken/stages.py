@@ -67,6 +67,8 @@ def encode(
                 features = family.encode_clips(model, given, plan.wants)
             else:
                 features = family.encode(model, modality, inputs, plan.wants)
+        if plan.gate is not None:
+            _ungated(features)
         if fps and modality == "video":
             features.layout.timed(family.frames_per_step(model) / fps)
         mask = family.placeholders(model, modality, inputs["input_ids"], inputs)
@@ -80,6 +82,13 @@ def encode(
     return found
 
 
+def _ungated(features: Features) -> None:
+    """What no gate looked at counts as one scene that is new throughout."""
+    n, device = len(features.x), features.x.device
+    features.signals.setdefault("motion", torch.full((n,), math.inf, device=device))
+    features.signals.setdefault("scene", torch.zeros(n, dtype=torch.long, device=device))
+
+
 def reduce(
     family: Family, model: nn.Module, plan: Plan, inputs: dict[str, Any], rows: list[Rows], report: Report
 ) -> Cut:
@@ -91,6 +100,8 @@ def reduce(
     with report.stage("reduce", inputs["input_ids"].device):
         kept = plan.reduce(tokens, context)
     report.tokens += len(kept)
+    for note in context.notes:
+        report.note(note)
     visual = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
     for r in rows:
         visual[r.sample, r.column] = True
@@ -154,7 +165,8 @@ def _pack(
         {s: gather(lambda f, p, s=s: f.signals[s][p[0].to(f.x.device)]) for s in sorted(shared)}
         | {ROW: gather(lambda f, p: p[1])},
     )
-    return tokens, units, Context(seconds, _text(model, inputs, rows, units), total)
+    extra = {"lm_head": model.get_output_embeddings()}  # type: ignore[operator]
+    return tokens, units, Context(seconds, _text(model, inputs, rows, units), total, extra=extra)
 
 
 def _seconds(layout: Layout, owner: Tensor, sample: int) -> float:

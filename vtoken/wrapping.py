@@ -110,6 +110,7 @@ def _forward(model: Any, session: Session, stock: Any, *args: Any, **kwargs: Any
     _refuse_pruned_cache(inputs)
     if not _visual(inputs):
         return stock(**inputs)
+    Report.reset_memory(model.device)
     inputs, cut, report = session.prepare(model, inputs, generating=False)
     with report.stage("prefill", model.device):
         out = stock(**inputs)
@@ -126,6 +127,7 @@ def _generate(model: Any, session: Session, stock: Any, inputs: Tensor | None = 
     if not _visual(kwargs):
         return stock(**kwargs)
     original = kwargs.get("input_ids")
+    Report.reset_memory(model.device)
     with torch.no_grad():
         call, cut, report = session.prepare(model, dict(kwargs), generating=True)
     assert original is not None

@@ -70,7 +70,8 @@ def test_a_cut_starts_a_scene_whole(picture: np.ndarray) -> None:
     assert made.keep[6].all() and np.isinf(made.score[6]).all() and made.keep[7:].sum() < 30
     bare = run(gate("grt", **BARE), clip, GRID)
     assert not bare.keep[6].all() and bare.scene.max() == 0
-    # in steps of two frames a cut within a step makes that step whole
+    # in steps of two frames a cut before either frame makes that step whole
+    assert run(gate("grt"), clip, Grid(224, 224, 14, 2)).scene.tolist() == [0, 0, 0, 1, 1, 1]
     assert run(gate("grt"), clip[1:], Grid(224, 224, 14, 2)).scene.tolist() == [0, 0, 1, 1, 1, 1]
 
 
@@ -88,11 +89,12 @@ def test_large_cells_are_kept_if_any_sub_block_changed(picture: np.ndarray) -> N
         assert (k in found) == (cell != 32)  # 8 x 8 sub-blocks of 32 px cells see 4.4 levels at most
 
 
-def test_the_threshold_is_strict(picture: np.ndarray) -> None:
+@pytest.mark.parametrize("name", ["grt", "mad", "rms", "max"])
+def test_the_threshold_is_strict(picture: np.ndarray, name: str) -> None:
     clip = static(picture[:, :224], 3)
     clip[1:, 0:14, 0:14] += 6
     clip[1:, 0:14, 28:42] += 7
-    assert np.argwhere(run(gate("grt", **BARE), clip, GRID).keep[1]).tolist() == [[0, 2]]
+    assert np.argwhere(run(gate(name, threshold=6.0, **BARE), clip, GRID).keep[1]).tolist() == [[0, 2]]
 
 
 @pytest.mark.parametrize("frames", [1, 2])

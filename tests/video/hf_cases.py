@@ -20,7 +20,7 @@ import torch
 DATA = Path(__file__).parent / "data" / "processors.npz"
 KEYS = (
     "size crop_size do_resize do_center_crop do_rescale rescale_factor do_normalize image_mean image_std resample "
-    "patch_size merge_size temporal_patch_size cap_pixels_per_frame max_video_tokens video_processor_type image_processor_type"
+    "patch_size merge_size temporal_patch_size cap_pixels_per_frame max_video_tokens"
 )
 
 
@@ -151,14 +151,38 @@ def compare() -> None:
         print(json.dumps(result))
 
 
+def frame_sizes(count: int = 400) -> tuple[np.ndarray, list]:
+    """Random arguments (frames, height, width, min_pixels, max_pixels) and the size transformers gives Qwen3-VL."""
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
+
+    rng = np.random.default_rng(0)
+    asked = np.stack(
+        [
+            rng.integers(2, 60, count),
+            *(2 ** rng.uniform(3, 11, (2, count))).astype(int),
+            (2 ** rng.uniform(10, 16, count)).astype(int),
+            (2 ** rng.uniform(17, 25, count)).astype(int),
+        ],
+        1,
+    )
+    asked = asked[asked[:, 1:3].max(1) < 100 * asked[:, 1:3].min(1)]
+    given = [
+        smart_resize(int(t), int(h), int(w), temporal_factor=2, factor=32, min_pixels=int(low), max_pixels=int(high))
+        for t, h, w, low, high in asked
+    ]
+    return asked, given
+
+
 def write() -> None:
-    stored = {}
+    asked, given = frame_sizes()
+    stored = {"sizes.asked": asked, "sizes.given": np.array(given)}
     for name, (processor, frames, height, width, small) in cases().items():
         if not small:
             continue
         expected, thw = stock(processor, video(frames, height, width))
-        full = json.loads(processor.to_json_string()) | {"video_processor_type": type(processor).__name__}
+        full = json.loads(processor.to_json_string())
         config = {key: full[key] for key in KEYS.split() if key in full}
+        config["video_processor_type"] = type(processor).__name__
         own, _, own_thw = ours(processor, video(frames, height, width))
         exact = levels(own, expected, own_thw)
         assert (exact - exact.round()).abs().max() < 1e-2, "levels are whole numbers"
@@ -167,7 +191,7 @@ def write() -> None:
         stored[f"{name}.facts"] = np.array(json.dumps(facts))
     DATA.parent.mkdir(exist_ok=True)
     np.savez_compressed(DATA, **stored)
-    print(f"{DATA}: {DATA.stat().st_size:,} bytes, {len(stored) // 2} cases")
+    print(f"{DATA}: {DATA.stat().st_size:,} bytes, {len(stored) // 2 - 1} cases")
 
 
 def shim() -> None:

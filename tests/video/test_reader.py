@@ -134,6 +134,26 @@ def test_luma_of_other_pixel_formats_is_the_picture(clips, name):
     assert np.abs(plane - grey).mean() < 1.5
 
 
+@pytest.mark.parametrize("kind", ["yuyv422", "gray", "nv12", "bgr24", "rgb565le"])
+def test_luma_of_packed_and_grey_formats(tmp_path, kind):
+    import av
+
+    drawn = render("objects", 0.2, 10, (48, 66), seed=3)
+    with av.open(str(tmp_path / "raw.nut"), "w") as container:
+        stream = container.add_stream("rawvideo", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 48, 66, kind
+        for i, pixels in enumerate(drawn.frames()):
+            frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format=kind)
+            frame.pts = i
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    frames = next(iter(open_video(tmp_path / "raw.nut")))
+    grey = Frames(frames.pixels, frames.pts).luma.astype(float)
+    limited = 16 + grey * 219 / 255
+    gap = min(np.abs(frames.luma - grey).mean(), np.abs(frames.luma - limited).mean())
+    assert frames.luma.shape == (2, 48, 66) and gap < 2.5
+
+
 def test_luma_of_10_bit_is_its_upper_8_bits(clips):
     import av
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtoken.errors import VideoError
@@ -44,6 +44,7 @@ def oracle(ticks: list[int], fps: Fraction, start: int, end: int | None) -> list
         i += 1
 
 
+@settings(deadline=None)
 @given(
     gaps=st.lists(st.integers(10, 400), min_size=0, max_size=40),
     fps=st.sampled_from([Fraction(1, 3), Fraction(1), Fraction(5, 2), Fraction(8), Fraction(24), Fraction(50)]),
@@ -62,6 +63,7 @@ def test_grid_equals_brute_force(gaps, fps, start, length):
     assert [round(t * 1000) for t in got] == oracle(ticks, fps, start, end)
 
 
+@settings(deadline=None)
 @given(
     count=st.integers(1, 80),
     native=st.sampled_from([2.3, 10.0, 23.976, 29.97, 30.0, 60.0]),
@@ -118,6 +120,7 @@ def test_a_clock_that_jumps_back_goes_on():
     assert "jumps back" in facts.notes[0]
 
 
+@settings(deadline=None)
 @given(st.lists(st.none() | st.floats(0, 100), max_size=60))
 def test_times_never_go_back_and_no_picture_is_lost(times):
     held = pictures(times)

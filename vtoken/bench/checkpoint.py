@@ -13,8 +13,8 @@ from vtoken.bench.run import Job
 from vtoken.loading import load
 from vtoken.plan import Plan
 from vtoken.report import Report
+from vtoken.session import check
 from vtoken.video import open_video
-from vtoken.wrapping import check
 
 QUESTION = "Describe what happens."
 NEW_TOKENS = 16
@@ -36,21 +36,21 @@ def measure_model(job: Job, model: Any, processor: Any, name: str) -> list[Row]:
     family = families.of(model)
     for plan in job.plans.values():
         check(plan, family)
-    rows = []
+    rows: list[Row] = []
     with progress(len(job.clips) * len(job.rates) * len(job.plans), "runs") as advance:
         for clip, source in job.clips.items():
             for rate in job.rates:
                 for text, plan in job.plans.items():
                     advance(0, f"{clip} at {rate:g} fps: {text}")
-                    if not rows:
-                        _ask(job, model, processor, source, rate, plan)
+                    if not rows:  # warm up, on the plan that is likely the cheapest
+                        _ask(job, model, processor, source, rate, list(job.plans.values())[-1])
                     rows.append(_row(job, model, processor, name, clip, source, rate, text, plan))
                     advance(1, f"{clip} at {rate:g} fps: {text}")
     return rows
 
 
 def _ask(job: Job, model: Any, processor: Any, source: Any, rate: float, plan: Plan) -> tuple[Report, Any]:
-    options = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
+    options: dict[str, Any] = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
     found = ask(model, processor, source, QUESTION, fps=rate, plan=plan, **job.options, **options)
     return found.report, found.clip
 
@@ -87,7 +87,7 @@ def _row(
         encoder_tflop=None,
         prefill_tflop=None,
         model=name,
-        encoder=f"{name} itself, {weights / 1e6:,.0f} M weights, {kind}; generate: {NEW_TOKENS} tokens",
+        encoder=f"encode, prefill, generate: {name}, {weights / 1e6:,.0f} M weights, {kind}, {NEW_TOKENS} new tokens",
         machine=machine.describe(str(model.device)),
         notes=[f"{clip}: {note.removeprefix(f'{clip}: ')}" for note in report.notes],
     )

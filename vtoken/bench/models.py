@@ -61,10 +61,10 @@ def byte_tokenizer() -> Any:
 
 
 def describe(of: Geometry, size: Size) -> str:
-    """What the random encoder is, beside the one that it stands for."""
+    """One line on the random encoder, beside the one that it stands for."""
     v = of.vision
     return (
-        f"random encoder of {size.vision_layers} layers x {size.vision} with the patches of {of.name} "
+        f"encode: random encoder of {size.vision_layers} layers x {size.vision} with the patches of {of.name} "
         f"(whose own has {v.layers} x {v.hidden})"
     )
 

@@ -20,7 +20,7 @@ from vtoken.types import Frames, GateMap, Grid, Tokens
 from vtoken.video import VideoReader, open_video
 from vtoken.video.preprocess import Preprocessor
 
-STAGES = ("decode", "gate", "prepare", "encode")
+STAGES: tuple[str, ...] = ("decode", "gate", "prepare", "encode")
 
 
 @dataclass
@@ -88,7 +88,7 @@ def run_pass(
     Raises:
         VideoError, InputError: as ``open_video``; VideoError too where the sampling gives no frame.
     """
-    spent = dict.fromkeys(STAGES, 0.0)
+    spent: dict[str, float] = dict.fromkeys(STAGES, 0.0)
     with _timed(spent, "decode"):
         reader = open_video(source, fps=fps, **clip)
     prepare = encoder.preprocessor

@@ -36,7 +36,7 @@ def plot(rows: Sequence[Row], path: Path) -> Path:
     colours = {
         n: STOCK if n == "none" else COLOURS[(i - ("none" in names)) % len(COLOURS)] for i, n in enumerate(names)
     }
-    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "text.color": INK}
+    style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "text.color": INK}
     with pyplot.rc_context(style):
         figure, grid = pyplot.subplots(
             len(parts), 2, figsize=(11, 3.9 * len(parts)), squeeze=False, layout="constrained"

@@ -28,11 +28,12 @@ class Row:
         grid: rows x columns of cells of one time step.
         stock: visual tokens without any reduction; ``tokens`` those that reach the language model.
         encoded: share of the cells that went through the vision encoder, 0 to 1.
-        decode_ms, gate_ms, encode_ms, reduce_ms: measured milliseconds for the clip, ``encode_ms`` on ``encoder``.
+        decode_ms, gate_ms, encode_ms, reduce_ms: measured milliseconds for the clip.
         prepare_ms: RGB, resize and patches of the kept cells; None where another stage holds it.
         prefill_ms, generate_ms: measured on a checkpoint only.
         encoder_tflop, prefill_tflop: computed from the geometry of ``model``.
-        model, encoder, machine: what was computed and measured, and on what.
+        model, machine: what was computed, and what was measured on.
+        encoder: one line on the network behind ``encode_ms``.
     """
 
     clip: str
@@ -74,8 +75,8 @@ class Row:
     @property
     def total_ms(self) -> float:
         """Measured milliseconds of all stages."""
-        stages = (self.decode_ms, self.gate_ms, self.prepare_ms, self.encode_ms, self.reduce_ms)
-        stages += (self.prefill_ms, self.generate_ms)
+        stages = [self.decode_ms, self.gate_ms, self.prepare_ms, self.encode_ms, self.reduce_ms]
+        stages += [self.prefill_ms, self.generate_ms]
         return sum(ms for ms in stages if ms is not None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def title(rows: Sequence[Row]) -> str:
 def captions(rows: Sequence[Row]) -> list[str]:
     """What was measured, on what, and what was computed instead."""
     r = rows[0]
-    lines = [f"measured on {r.machine}", f"encode: {r.encoder}"]
+    lines = [f"measured on {r.machine}", r.encoder]
     if r.encoder_tflop is not None:
         lines.append(f"TFLOP: computed for the full size of {r.model}, not run")
     return lines + list(dict.fromkeys(note for row in rows for note in row.notes))
@@ -163,8 +164,8 @@ def print_rows(rows: Sequence[Row], console: Console | None = None) -> None:
         table.add_column("fps\n", justify="right", no_wrap=True)
         for i, c in enumerate(used):
             table.add_column(f"{c.head}\n[dim]{c.unit}[/]", justify="right" if i else "left", no_wrap=True)
-        for fps, block in groupby(part, key=lambda r: r.fps):
-            block = list(block)
+        for fps, found in groupby(part, key=lambda r: r.fps):
+            block = list(found)
             for i, r in enumerate(block):
                 table.add_row("" if i else f"{fps:g}", *(c.cell(r) for c in used), end_section=r is block[-1])
         console.print(Group(Text(title(part), style="bold"), Padding(table, (1, 0, 1, 0))))

@@ -23,8 +23,8 @@ from vtoken.bench.rows import Row, print_rows, to_jsonl, to_markdown
 from vtoken.errors import InputError, require
 from vtoken.plan import Plan
 from vtoken.pruners.base import Context
+from vtoken.session import check
 from vtoken.video import open_video
-from vtoken.wrapping import check
 
 BASELINES = ("none", "random", "uniform")
 QUESTION = 16  # random embeddings that stand for a question, for methods that read it
@@ -59,7 +59,7 @@ class Job:
         Raises:
             InputError, VideoError: an unknown plan, a bad budget, or a clip that cannot be read.
         """
-        texts = [t for t in BASELINES if t not in plans] + list(dict.fromkeys(plans))
+        texts = list(dict.fromkeys([*BASELINES, *plans]))
         names = [Path(v).name for v in videos]
         clips = {n if names.count(n) == 1 else str(v): v for n, v in zip(names, videos, strict=True)}
         for video in clips.values():
@@ -95,7 +95,7 @@ def measure(job: Job, model: Geometry, size: Size = SMALL) -> list[Row]:
         for name, source in job.clips.items():
             _warm_up(encoder, source, job)
             for rate in job.rates:
-                found = {}
+                found: dict[str, Row] = {}
                 for texts in groups.values():
                     found |= _group(job, name, source, rate, texts, encoder, model, size, advance)
                 rows += [found[text] for text in job.plans]

@@ -58,11 +58,26 @@ def kept_index(keeps: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.flatnonzero(np.concatenate([k.ravel() for k in keeps])))
 
 
+def scene_numbers(clips: list[Clip], keeps: list[np.ndarray]) -> Tensor:
+    """int64 [K]: number of the scene of every kept cell; one number is left out between two clips.
+
+    Args:
+        keeps: bool [T, ...] of each clip, which of the language model's cells are kept.
+    """
+    start, parts = 0, []
+    for clip, keep in zip(clips, keeps, strict=True):
+        scene = clip.gate.scene.astype(np.int64)
+        parts.append(np.repeat(start + scene - scene[0], keep.reshape(len(keep), -1).sum(1)))
+        start += int(scene[-1] - scene[0]) + 2
+    return torch.from_numpy(np.concatenate(parts))
+
+
 def gate_signals(clips: list[Clip], device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run lengths (sizes) and the gate's score of every kept cell, for grids that are the gate's own."""
+    """Run lengths (sizes) of every kept cell, its ``motion`` (gate score) and its ``scene``, on the gate's own grid."""
     size = np.concatenate([c.gate.runs()[c.gate.keep] for c in clips])
     score = np.concatenate([c.gate.score[c.gate.keep] for c in clips])
-    return torch.from_numpy(size).float(), {"motion": torch.from_numpy(score).to(device)}
+    scene = scene_numbers(clips, [c.gate.keep for c in clips])
+    return torch.from_numpy(size).float(), {"motion": torch.from_numpy(score).to(device), "scene": scene.to(device)}
 
 
 def vision_dtype(module: nn.Module) -> torch.dtype:

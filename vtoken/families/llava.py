@@ -19,7 +19,7 @@ from vtoken.encoders.pool import pool
 from vtoken.encoders.signals import attention_of, tap
 from vtoken.errors import UnsupportedError
 from vtoken.families.base import PIXELS, Clip, Family, Features, Layout
-from vtoken.families.clips import adapt, gate_signals, gated, kept_index, layout_of, vision_dtype
+from vtoken.families.clips import adapt, gate_signals, gated, kept_index, layout_of, scene_numbers, vision_dtype
 from vtoken.families.rows import anyres_layout, join, pack, tile_counts, video_layout
 from vtoken.tokenizers.base import Gate
 from vtoken.video.preprocess import Preprocessor
@@ -174,7 +174,7 @@ class LlavaNext(Llava):
             x = base.multi_modal_projector(x)
         starts = np.cumsum([0] + [int(c.gate.keep.sum()) for c in clips])
         rows, keeps, scores, sizes = [], [], [], []
-        signals = signals | gate_signals(clips, x.device)[1]
+        signals = signals | {"motion": gate_signals(clips, x.device)[1]["motion"]}
         for clip, a, b in zip(clips, starts, starts[1:], strict=False):
             pooled, keep = pool(x[a:b], clip.gate, base.vision_resampler if before else base.apply_pooling)
             side = math.isqrt(keep.shape[1])
@@ -186,6 +186,7 @@ class LlavaNext(Llava):
         if before:
             x = base.multi_modal_projector(x)
         joined = {n: torch.cat([s[n] for s in scores]) for n in signals}
+        joined["scene"] = scene_numbers(clips, keeps).to(x.device)
         share = int(starts[-1]) / sum(c.gate.keep.size for c in clips)
         encoded = round(share * sum(k.size for k in keeps))
         features = Features(x, kept_index(keeps), layout_of(clips, keeps), torch.cat(sizes), joined, encoded)

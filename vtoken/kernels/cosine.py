@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-BLOCK = 1 << 22  # elements of features in float32 at a time
+from vtoken.kernels.topk import cells
+
+BLOCK = 1 << 18  # elements of features at a time: float32 copies of two blocks stay in a CPU's cache
+GPU_BLOCK = 1 << 24  # a GPU wants few launches
 
 
 def paired_cosine(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -16,7 +19,7 @@ def paired_cosine(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
         x: [N, D] features of any floating dtype.
         left, right: int64 [M].
     """
-    rows = max(1, BLOCK // max(1, x.shape[1]))
+    rows = max(1, (GPU_BLOCK if x.is_cuda else BLOCK) // max(1, x.shape[1]))
     parts = [
         cosine_similarity(x[a].float(), x[b].float(), dim=-1)
         for a, b in zip(left.split(rows), right.split(rows), strict=True)
@@ -30,7 +33,9 @@ def earlier_in_cell(position: Tensor) -> Tensor:
     Args:
         position: int [N, 3], (t, h, w); steps may lack cells, as behind a gate.
     """
-    _, cell = position[:, 1:].unique(dim=0, return_inverse=True)
+    if len(position) == 0:
+        return torch.arange(0, device=position.device)
+    cell = cells(position)
     order = position[:, 0].argsort(stable=True)
     order = order[cell[order].argsort(stable=True)]
     previous = torch.full_like(cell, -1)

@@ -55,7 +55,11 @@ def last_of_steps(position: Tensor, count: int) -> Tensor:
     """
     if count == 0 or len(position) == 0:
         return torch.arange(0, device=position.device)
-    h, w = position[:, 1].long(), position[:, 2].long()
     steps, step = position[:, 0].unique(return_inverse=True)
-    raster = (h - h.min()) * (w.max() - w.min() + 1) + (w - w.min())
-    return top_of_groups(raster, step, step.new_full((len(steps),), count))
+    return top_of_groups(cells(position), step, step.new_full((len(steps),), count))
+
+
+def cells(position: Tensor) -> Tensor:
+    """Number of the place (h, w) of every row in raster order, int64 [N]; ``position`` is int [N, 3], not empty."""
+    h, w = position[:, 1].long(), position[:, 2].long()
+    return (h - h.min()) * (w.max() - w.min() + 1) + (w - w.min())

@@ -110,13 +110,13 @@ class Reducer(Method):
                     k = n if budget is None else budget(b, n)
                 context.sample = b
                 decisions.append(self.decide(tokens, b, k, context))
-        return self.apply(tokens, decisions)
+        return self.apply(tokens, decisions, context)
 
     def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Tensor:
         """The decision for sample ``b``, of which k rows shall remain; rows count from the sample's start."""
         raise NotImplementedError(type(self).__name__)
 
-    def apply(self, tokens: Tokens, decisions: list[Tensor]) -> Tokens:
+    def apply(self, tokens: Tokens, decisions: list[Tensor], context: Context) -> Tokens:
         """Apply the decisions of all samples at once."""
         raise NotImplementedError(type(self).__name__)
 
@@ -173,7 +173,7 @@ class Pruner(Reducer):
             raise InputError(f"{self.name} selected rows outside 0..{n - 1}")
         return index
 
-    def apply(self, tokens: Tokens, decisions: list[Tensor]) -> Tokens:
+    def apply(self, tokens: Tokens, decisions: list[Tensor], context: Context) -> Tokens:
         starts = tokens.batch.tolist()
         index = torch.cat([rows + start for rows, start in zip(decisions, starts, strict=False)])
         if len(index) == len(tokens) and torch.equal(index, torch.arange(len(index), device=index.device)):

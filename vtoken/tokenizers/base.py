@@ -37,6 +37,7 @@ class Gate(Method):
     """
 
     kind: ClassVar[str] = "gate"
+    gives: ClassVar[frozenset[str]] = frozenset({"motion", "scene"})  # signals of what a gate let through
     stream_class: ClassVar[type[GateStream]] = GateStream
 
     anchors: int = 1
@@ -98,6 +99,10 @@ class Gate(Method):
     def whole(self, step: int) -> bool:
         """True where a time step is kept whole by its number; no step is, beside the first of a scene."""
         return False
+
+    def second_stage(self) -> tuple[str, dict[str, Any]] | None:
+        """Name and options of the merger that belongs to the method and runs after the encoder; None for none."""
+        return None
 
     # What callers use.
 

@@ -1,0 +1,72 @@
+"""CPU time of every gate for one 448 x 448 frame, reference update included, on one thread.
+
+python benchmarks/gate_cost.py ../shared/videos/vtest.avi
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from itertools import islice
+
+import numpy as np
+
+from vtoken.bench.gate import single_thread
+from vtoken.bench.machine import processor
+from vtoken.plan import Plan
+from vtoken.tokenizers.base import resized
+from vtoken.types import Grid
+from vtoken.video import open_video
+
+GATES = "grt; grt:motion=dis; mad; rms; max; ssim; l2; rlt; dtd_pixel; ssim:exact=True; l2:exact=True"
+
+
+def cost(text: str, planes: np.ndarray, pts: np.ndarray, grid: Grid, rounds: int) -> tuple[float, float, float]:
+    """Kept share, and median and 95th percentile of milliseconds per frame, each frame the least of ``rounds``."""
+    gate = Plan.parse(text).gate
+    assert gate is not None
+    best = np.full(len(planes), np.inf)
+    kept: list[float] = []
+    for _ in range(rounds):
+        stream, kept = gate.stream(grid), []
+        for i in range(len(planes)):
+            start = time.thread_time_ns()
+            part = stream.push(planes[i : i + 1], pts[i : i + 1])
+            best[i] = min(best[i], (time.thread_time_ns() - start) / 1e6)
+            kept.append(part.kept)
+    return float(np.mean(kept)), float(np.median(best[1:])), float(np.percentile(best[1:], 95))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("video")
+    parser.add_argument("--gates", default=GATES, help="gates as in plans, separated by semicolons")
+    parser.add_argument("--frames", type=int, default=100)
+    parser.add_argument("--size", type=int, default=448)
+    parser.add_argument("--cell", type=int, default=14)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    grid = Grid(given.size, given.size, given.cell)
+    planes: dict[str, list[np.ndarray]] = {"luma": [], "rgb": []}
+    pts: list[float] = []
+    for chunk in open_video(given.video, chunk=16):
+        take = given.frames - len(pts)
+        if take <= 0:
+            break
+        for signal, out in planes.items():
+            out += islice(resized(chunk, grid, signal), take)
+        pts += list(chunk.pts[:take])
+    print(f"{given.video}, {len(pts)} frames at {given.size} x {given.size}, cells of {given.cell} px; {processor()}")
+    print("ms of CPU time per frame, one thread, least of", given.rounds, "runs\n")
+    print(f"{'gate':<16}  {'kept':>6}  {'median':>7}  {'p95':>7}")
+    with single_thread():
+        for text in (t.strip() for t in given.gates.split(";")):
+            gate = Plan.parse(text).gate
+            if gate is None:
+                parser.error(f"{text!r} is no gate")
+            kept, median, slow = cost(text, np.stack(planes[gate.signal]), np.array(pts), grid, given.rounds)
+            print(f"{text:<16}  {kept:>6.3f}  {median:>7.3f}  {slow:>7.3f}")
+
+
+if __name__ == "__main__":
+    main()

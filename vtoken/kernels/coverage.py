@@ -1,0 +1,37 @@
+"""Greedy facility location: pick the column that adds most to what the picked ones cover."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BATCH = 16  # candidates whose gains are computed together
+
+
+def greedy_cover(cover: Tensor, k: int) -> Tensor:
+    """Rows of ``cover`` whose elementwise maximum has the largest sum, chosen greedily: int64 [k] in pick order.
+
+    A pick's gain is the sum over r of max(cover[j, r] - best[r], 0); among equals the first row wins. A gain can only
+    shrink as more is covered, so old gains are upper bounds, and only candidates that may still be largest are
+    computed again: the same picks as computing all gains every time.
+
+    Args:
+        cover: float32 [N, R], at least 0: how well picking row j covers demand r.
+        k: rows to pick, at most N.
+    """
+    best = cover.new_zeros(cover.shape[1])
+    gain = cover.sum(1)
+    fresh = torch.ones(len(cover), dtype=torch.bool, device=cover.device)
+    picks = []
+    for _ in range(k):
+        while not fresh[pick := int(gain.argmax())]:
+            stale = torch.where(fresh, -torch.inf, gain)
+            rows = stale.topk(min(BATCH, len(gain))).indices
+            rows = torch.cat([rows.new_tensor([pick]), rows[(rows != pick) & (stale[rows] > -torch.inf)]])
+            gain[rows] = (cover[rows] - best).clamp_(min=0).sum(1)
+            fresh[rows] = True
+        picks.append(pick)
+        best = torch.maximum(best, cover[pick])
+        fresh[:] = False
+        gain[pick], fresh[pick] = -torch.inf, True
+    return torch.tensor(picks, dtype=torch.long, device=cover.device)
