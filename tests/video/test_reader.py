@@ -7,8 +7,6 @@ import weakref
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 import vtoken.video.pyav as pyav
 from vtoken.errors import VideoError
@@ -282,46 +280,3 @@ def test_rate_above_native_leaves_a_note(tmp_path):
     reader = open_video(write_video(tmp_path / "a.mp4", flat(32, 48, 10)), fps=60)
     assert times(reader) == pytest.approx(np.arange(10) / 10)
     assert "above the clip's own 10.00" in reader.notes[0]
-
-
-class TestMemory:
-    pixels = np.arange(5 * 4 * 6 * 3, dtype=np.uint8).reshape(5, 4, 6, 3)
-
-    def check(self, source, **options):
-        reader = open_video(source, **options)
-        (frames,) = list(reader)
-        assert np.array_equal(frames.pixels, self.pixels)
-        return reader, frames
-
-    def test_array_tensor_and_lists(self):
-        for source in (
-            self.pixels,
-            torch.from_numpy(self.pixels),
-            list(self.pixels),
-            [torch.from_numpy(p) for p in self.pixels],
-            [Image.fromarray(p) for p in self.pixels],
-        ):
-            reader, frames = self.check(source, native_fps=4)
-            assert frames.pts.tolist() == [0, 0.25, 0.5, 0.75, 1.0]
-            assert reader.duration == 1.25 and reader.backend == "memory" and not reader.notes
-
-    def test_default_rate_is_one_a_second_with_a_note(self):
-        reader, frames = self.check(self.pixels)
-        assert frames.pts.tolist() == [0, 1, 2, 3, 4]
-        assert "native_fps" in reader.notes[0]
-
-    def test_folder_in_natural_order(self, tmp_path):
-        for number, pixels in zip((1, 2, 9, 10, 11), self.pixels, strict=True):
-            Image.fromarray(pixels).save(tmp_path / f"frame{number}.png")
-        (tmp_path / "notes.txt").write_text("no image")
-        self.check(tmp_path, native_fps=2)
-        self.check([tmp_path / f"frame{n}.png" for n in (1, 2, 9, 10, 11)])
-
-    def test_sampling_and_chunks(self):
-        reader = open_video(self.pixels, native_fps=10, fps=5, start=0.1, chunk=1)
-        assert [frames.pts.tolist() for frames in reader] == [[0.1], [pytest.approx(0.3)]]
-
-    def test_grey_16_bit_images(self, tmp_path):
-        Image.fromarray(np.full((4, 6), 40_000, np.uint16)).save(tmp_path / "a.png")
-        frames = next(iter(open_video(tmp_path)))
-        assert (frames.pixels == 40_000 >> 8).all()
