@@ -92,6 +92,7 @@ def kept(path: Path, fps: float) -> dict[str, float]:
 def reencode(source: Path, target: Path) -> Path:
     """The clip through x264 at crf 23, as a surveillance camera would send it."""
     import av
+    from av.video.frame import PictureType
 
     with av.open(str(source)) as given, av.open(str(target), "w") as made:
         video = given.streams.video[0]
@@ -99,7 +100,7 @@ def reencode(source: Path, target: Path) -> Path:
         stream.width, stream.height, stream.pix_fmt = video.width, video.height, "yuv420p"
         for i, frame in enumerate(given.decode(video)):
             frame.pts, frame.time_base = i, 1 / Fraction(video.average_rate or 10)
-            frame.pict_type = av.video.frame.PictureType.NONE
+            frame.pict_type = PictureType.NONE
             made.mux(stream.encode(frame))
         made.mux(stream.encode())
     return target

@@ -46,7 +46,7 @@ def inputs(model: Any, prompt: int) -> dict[str, torch.Tensor]:
 def main() -> int:
     """Print the ratio and say whether it is within the limit."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--runs", type=int, default=9, help="pairs of runs (default 9)")
+    arguments.add_argument("--runs", type=int, default=15, help="pairs of runs (default 15)")
     arguments.add_argument("--prompt", type=int, default=500, help="tokens of the prompt (default 500)")
     arguments.add_argument("--new", type=int, default=32, help="tokens to generate (default 32)")
     arguments.add_argument("--limit", type=float, default=1.03, help="highest ratio that passes (default 1.03)")

@@ -46,6 +46,15 @@ def test_rows_count_what_the_map_holds() -> None:
     assert exponent([1, 2, 4], [10, 20, 40]) == pytest.approx(1) and math.isnan(exponent([5], [1]))
 
 
+def test_rates_a_clip_does_not_have_are_told() -> None:
+    frames = Frames(np.zeros((6, 28, 28, 3), np.uint8), np.arange(6) / 5)
+    rows = [measure([frames], gate("grt"), Grid(28, 28, 14), "made", fps) for fps in (5, 25, "native")]
+    rows.append(measure([Frames(frames.pixels[:1], np.zeros(1))], gate("grt"), Grid(28, 28, 14), "one", 5))
+    lines = format_table(rows).splitlines()
+    assert "25 (has 5)" in lines[2] and "native (5)" in lines[3] and lines[4].split()[-2:] == ["nan", "nan"]
+    assert math.isnan(exponent([5, math.nan], [1, 2])) and exponent([1, math.nan, 2], [1, 9, 2]) == pytest.approx(1)
+
+
 def test_bench_refuses_what_is_no_gate(clips: Path) -> None:
     with pytest.raises(InputError, match="fps is empty"):
         gate_rows([clips / "vtest.avi"], [])

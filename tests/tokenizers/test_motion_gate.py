@@ -7,6 +7,7 @@ import pytest
 
 from tests.tokenizers.scenes import BARE, blocks, check_invariants, gate, noisy, rebuild, run, static
 from vtoken.tokenizers.flow import moves
+from vtoken.tokenizers.motion import MotionStream
 from vtoken.types import Grid
 
 GRID = Grid(224, 224, 14)
@@ -29,6 +30,7 @@ def kept_later(made) -> float:
 def test_sensor_noise_is_not_motion(picture: np.ndarray, sigma: float, adapted: float, fixed: float | None) -> None:
     clip = noisy(picture[:, :224], 30, sigma, np.random.default_rng(0))
     assert kept_later(run(gate("grt", **BARE), clip, GRID)) <= adapted
+    assert kept_later(run(gate("grt", **BARE), clip, Grid(224, 224, 28, 2))) <= 6 * adapted
     plain = kept_later(run(gate("grt", noise_cap=1.0, **BARE), clip, GRID))
     assert plain > 0.98 if fixed is None else plain <= fixed
 
@@ -42,13 +44,23 @@ def test_noise_that_starts_midway_is_learnt_and_a_change_in_it_is_seen(picture: 
     assert made.keep[20, 3:5, 3:5].all() and made.keep[21:].mean() < 0.02
 
 
+@pytest.mark.parametrize("frames", [1, 2])
+def test_a_drift_is_no_noise(picture: np.ndarray, frames: int) -> None:
+    stream = gate("grt", **BARE).stream(Grid(224, 224, 14, frames))
+    for t in range(20):  # half a level a frame, several levels since the last refresh
+        stream.push((picture[None, :, :224] + t / 2).astype(np.float32), np.array([t / 10]))
+    assert isinstance(stream, MotionStream) and stream.noise == pytest.approx(0.5, abs=1e-3)
+
+
 def test_a_pan_is_no_noise(picture: np.ndarray) -> None:
     clip = pan(picture, 25, 6)
     with_noise, without = (run(gate("grt", noise_cap=c, **BARE), clip, GRID) for c in (2.0, 1.0))
     assert np.array_equal(with_noise.keep, without.keep) and kept_later(without) > 0.5
     assert moves(clip[0], clip[1])
     assert not moves(*noisy(picture[:, :224], 2, 8, np.random.default_rng(0)))
-    assert not moves(*noisy(np.full((224, 224), 60.0), 2, 8, np.random.default_rng(0)))
+    for side in (112, 224, 448):
+        for seed in range(5):
+            assert not moves(*noisy(np.full((side, side), 200.0), 2, 8, np.random.default_rng(seed)))
 
 
 def test_a_tiny_dot_is_seen_in_a_clean_picture_only(picture: np.ndarray) -> None:

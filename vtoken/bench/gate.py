@@ -23,20 +23,20 @@ class GateRow:
 
     Attributes:
         clip: file name.
-        fps: sampled frames per second that were asked for.
+        fps: sampled frames per second that were asked for, or "native".
         rate: frames per second that the clip gave.
         frames: sampled frames.
         kept: share of the cells kept, the first step included.
         kept_later: the same without the first step, which is whole; nan for one step.
         psnr: dB of the luma rebuilt from kept cells against the resized luma, over all frames; inf if equal.
         milliseconds: CPU time of gate and reference update per frame, one thread, without decoding and resizing.
-        tokens_per_second: kept cells per second of video.
+        tokens_per_second: kept cells per second of video; nan for one frame, which has no length.
         alpha: exponent of tokens_per_second ~ rate^alpha over the clip's rows (least squares of the logarithms); nan
             for fewer than two rates.
     """
 
     clip: str
-    fps: float
+    fps: float | str
     rate: float
     frames: int
     kept: float
@@ -49,7 +49,7 @@ class GateRow:
 
 def gate_rows(
     paths: Iterable[str | Path],
-    fps_list: Sequence[float],
+    fps_list: Sequence[float | str],
     gate: str | Gate = "grt",
     size: int = 448,
     cell: int = 14,
@@ -60,7 +60,7 @@ def gate_rows(
 
     Args:
         paths: video files.
-        fps_list: sampled frames per second.
+        fps_list: sampled frames per second, or "native" for every frame.
         gate: a gate, or its text as in plans.
         size: frames are squashed to this many pixels each way.
         cell: side of a cell in pixels.
@@ -86,7 +86,7 @@ def gate_rows(
     return rows
 
 
-def measure(chunks: Iterable[Frames], gate: Gate, grid: Grid, clip: str, fps: float) -> GateRow:
+def measure(chunks: Iterable[Frames], gate: Gate, grid: Grid, clip: str, fps: float | str) -> GateRow:
     """Gate one clip from its chunks of frames.
 
     Raises:
@@ -116,7 +116,7 @@ def measure(chunks: Iterable[Frames], gate: Gate, grid: Grid, clip: str, fps: fl
     if not pts:
         raise InputError(f"{clip} gave no frames at {fps} frames per second")
     whole, n = GateMap.concatenate(maps), len(pts)
-    seconds = (pts[-1] - pts[0]) * n / (n - 1) if n > 1 and pts[-1] > pts[0] else 1 / fps
+    seconds = (pts[-1] - pts[0]) * n / (n - 1) if n > 1 and pts[-1] > pts[0] else math.nan
     mse = error / (n * grid.rows * grid.columns * grid.cell**2)
     return GateRow(
         clip=clip,
@@ -133,9 +133,10 @@ def measure(chunks: Iterable[Frames], gate: Gate, grid: Grid, clip: str, fps: fl
 
 def exponent(rates: Sequence[float], tokens: Sequence[float]) -> float:
     """Slope of log tokens over log rate: 1 if tokens grow with the frame rate, 0 if they do not grow."""
-    if len({round(r, 3) for r in rates}) < 2 or min(tokens) <= 0:
+    usable = np.isfinite(rates) & (np.array(tokens) > 0)
+    if len({round(r, 3) for r in np.array(rates)[usable]}) < 2:
         return math.nan
-    return float(np.polyfit(np.log(rates), np.log(tokens), 1)[0])
+    return float(np.polyfit(np.log(np.array(rates)[usable]), np.log(np.array(tokens)[usable]), 1)[0])
 
 
 def format_table(rows: Sequence[GateRow]) -> str:
@@ -145,11 +146,10 @@ def format_table(rows: Sequence[GateRow]) -> str:
     before = ""
     for r in rows:
         first, before = r.clip != before, r.clip
-        rate = f"{r.fps:g}" if r.rate > 0.95 * r.fps else f"{r.fps:g} (has {r.rate:.3g})"
         body.append(
             (
                 r.clip if first else "",
-                rate,
+                _rate(r),
                 f"{r.frames:,}",
                 f"{r.kept:.3f}",
                 f"{r.kept_later:.3f}",
@@ -165,6 +165,12 @@ def format_table(rows: Sequence[GateRow]) -> str:
         for line in body
     ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _rate(row: GateRow) -> str:
+    if isinstance(row.fps, str):
+        return f"{row.fps} ({row.rate:.3g})"
+    return f"{row.fps:g} (has {row.rate:.3g})" if row.rate < 0.95 * row.fps else f"{row.fps:g}"
 
 
 @contextmanager
