@@ -13,12 +13,22 @@ import vtoken
 from tests.families.tiny import FAMILIES, model_of, moving_block
 from tests.families.tokenizer import tokenizer_of
 from vtoken import families
-from vtoken.asking import prompt, read_clip
 from vtoken.errors import InputError, UnsupportedError, VideoError
 from vtoken.plan import Plan
+from vtoken.prompts import prompt
+from vtoken.reading import Sampling, read_clip
 from vtoken.report import Report
 
-ASKED = ["llava", "llava_siglip", "llava_next_video", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"]
+ASKED = [
+    "llava",
+    "llava_siglip",
+    "llava_next_video",
+    "llava_onevision",
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "qwen3_5",
+]
 
 
 def ask(name: str, video: Any, question: str = "what moves?", **options: Any) -> vtoken.Answer:
@@ -52,7 +62,7 @@ def test_same_answer_as_generate_on_the_processors_pixels(name: str) -> None:
     preprocess = family.preprocess(model)
     grid = preprocess.grid(84, 112, len(clip))
     frames = vtoken.Frames(clip, np.arange(len(clip)) / 4)
-    read = read_clip(clip, preprocess, Plan(), Report(), "native", native_fps=4)
+    read = read_clip(clip, preprocess, Plan(), Report(), Sampling("native", native_fps=4))
     inputs = prompt(family, model, tokenizer_of(model), read, "what moves?")
     inputs["pixel_values_videos"] = preprocess.pixel_values(frames, grid)
     out = model.generate(**inputs, max_new_tokens=4, do_sample=False)
@@ -136,3 +146,14 @@ def test_processor_of_another_family() -> None:
 def test_families_that_ask_cannot_serve_say_so(name: str) -> None:
     with pytest.raises(UnsupportedError, match=families.of(model_of(name)).title):
         ask(name, still(), native_fps=4, plan="none")
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_onevision", "qwen2_5_vl", "qwen3_vl"])
+def test_many_questions_are_answered_as_one_by_one(name: str) -> None:
+    model, questions = model_of(name), ["what moves?", "is it red or is it green?", "why?"]
+    options: dict[str, Any] = {"native_fps": 4, "fps": "native", "plan": "grt | divprune:keep=0.5", "max_new_tokens": 4}
+    together = vtoken.ask_many(model, tokenizer_of(model), still(), questions, batch=2, **options)
+    for question, answer in zip(questions, together, strict=True):
+        alone = vtoken.ask(model, tokenizer_of(model), still(), question, **options)
+        assert torch.equal(alone.tokens, answer.tokens)
+        assert (alone.report.tokens, alone.report.encoded) == (answer.report.tokens, answer.report.encoded)

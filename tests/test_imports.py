@@ -21,7 +21,7 @@ LEVELS = [
     ["plan"],
     ["families"],
     ["splice", "stages", "session", "wrapping", "loading"],
-    ["asking"],
+    ["reading", "prompts", "asking"],
     ["reference", "bench", "catalogue", "console", "cli", "demos", "__main__"],
 ]
 LEVEL = {name: i for i, level in enumerate(LEVELS) for name in level}

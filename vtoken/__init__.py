@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vtoken.version import __version__
 
 if TYPE_CHECKING:
-    from vtoken.asking import Answer, ask
+    from vtoken.asking import Answer, ask, ask_many
     from vtoken.errors import InputError, MissingExtraError, UnsupportedError, VideoError, VtokenError
     from vtoken.plan import Plan
     from vtoken.registry import register
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vtoken.wrapping import unwrap, wrap, wrapped
 
 _HOMES = {
-    "asking": ("ask", "Answer"),
+    "asking": ("ask", "ask_many", "Answer"),
     "errors": ("InputError", "MissingExtraError", "UnsupportedError", "VideoError", "VtokenError"),
     "plan": ("Plan",),
     "registry": ("register",),
@@ -50,6 +50,7 @@ __all__ = [
     "VtokenError",
     "__version__",
     "ask",
+    "ask_many",
     "open_video",
     "register",
     "unwrap",

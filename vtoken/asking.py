@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,14 +14,12 @@ from vtoken import families
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.families.base import Clip, Family
 from vtoken.plan import Plan, PlanLike
+from vtoken.prompts import prompt, stack, tokenizer_of
+from vtoken.reading import Sampling, read_clip
 from vtoken.report import Report
-from vtoken.session import CLIPS, PLAN, REPORT, Session, check
-from vtoken.types import Frames, GateMap, Grid
-from vtoken.video import open_video
+from vtoken.session import CLIPS, PLAN, REPORT, Session, check, pad_id
 from vtoken.video.preprocess import Preprocessor
 from vtoken.wrapping import wrapped
-
-CHUNK = 32
 
 
 @dataclass
@@ -81,156 +80,118 @@ def ask(
         VideoError: the video cannot be read.
         UnsupportedError: the plan or ``ask`` itself cannot serve this family.
     """
-    if video is None:
-        raise InputError("video=None: ask needs a video; for text alone call model.generate")
-    if not isinstance(question, str) or not question.strip():
-        raise InputError(f"question={question!r} must be some text")
-    family, session = families.of(model), vars(model).get("vtoken")
-    if plan is None and (keep, tokens, per_second) != (None, None, None) and isinstance(session, Session):
-        plan = session.plan
-    if plan is not None or not isinstance(session, Session):
-        chosen = check(Plan.parse("grt" if plan is None else plan, keep, tokens, per_second), family)
-    else:
-        chosen = session.plan
-    if family.clip_modality not in family.sparse:
-        raise UnsupportedError(
-            f"vtoken.ask does not know how {family.title} takes a video; call model.generate with what its own "
-            "processor makes"
-        )
-    report = Report(str(chosen))
-    preprocess = _preprocessor(family, model, processor)
-    clip = read_clip(video, preprocess, chosen, report, fps, start, end, backend, native_fps, max_frames, _dtype(model))
-    inputs = prompt(family, model, processor, clip, question)
-    inputs = {n: v.to(model.device) if isinstance(v, Tensor) else v for n, v in inputs.items()}
-    options: dict[str, Any] = {"max_new_tokens": 128, "do_sample": False} | generate
-    call = inputs | options | {CLIPS: [clip], PLAN: chosen, REPORT: report}
-    if isinstance(session, Session):
-        out = model.generate(**call)
-    else:
-        with wrapped(model, chosen):
-            out = model.generate(**call)
-    sequences = out if isinstance(out, Tensor) else out.sequences
-    new = sequences[0, inputs["input_ids"].shape[1] :]
-    clip.rows = clip.rows[:0]
-    return Answer(_tokenizer(processor).decode(new, skip_special_tokens=True).strip(), report, clip, new.cpu())
+    options = {"keep": keep, "tokens": tokens, "per_second": per_second, "fps": fps, "start": start, "end": end}
+    options |= {"backend": backend, "native_fps": native_fps, "max_frames": max_frames, "plan": plan}
+    return ask_many(model, processor, video, [question], **options, **generate)[0]
 
 
-def read_clip(
+def ask_many(
+    model: Any,
+    processor: Any,
     video: Any,
-    preprocess: Preprocessor,
-    plan: Plan,
-    report: Report,
+    questions: Sequence[str],
+    *,
+    plan: PlanLike | None = None,
+    keep: float | None = None,
+    tokens: int | None = None,
+    per_second: float | None = None,
+    batch: int = 16,
     fps: float | str = 2.0,
     start: float | None = None,
     end: float | None = None,
     backend: str = "auto",
     native_fps: float | None = None,
     max_frames: int | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> Clip:
-    """Decode, gate and cut a video in one pass; only pixels of kept cells stay in memory.
+    **generate: Any,
+) -> list[Answer]:
+    """Answer several questions about one video, which is decoded and gated once and encoded once a batch.
 
-    Raises:
-        VideoError: the video cannot be read or has no frame in the part asked for.
-        InputError: see ``open_video``.
+    Args:
+        questions: texts of the user's turns.
+        batch: prompts that run together.
+
+    The other arguments and errors are those of ``ask``. The reports of a batch share its milliseconds evenly.
     """
-    reader = open_video(video, fps=fps, start=start, end=end, backend=backend, chunk=CHUNK, native_fps=native_fps)
-    with reader:
-        seconds = _length(reader)
-        rate = reader.fps or reader.native_fps
-        if max_frames is not None and seconds is not None and rate is not None:
-            if max_frames < 1:
-                raise InputError(f"max_frames={max_frames} must be at least 1")
-            if seconds * rate > max_frames + 0.5:
-                report.note(f"frame cap: max_frames={max_frames} lowers fps={rate:g} to {max_frames / seconds:.4g}")
-                reader.fps = rate = max_frames / seconds
-        if rate is not None and reader.native_fps is not None:
-            rate = min(rate, reader.native_fps)
-        frames = None if seconds is None or rate is None else max(1, round(seconds * rate))
-        height, width = reader.size
-        grid = preprocess.grid(height, width, frames)
-        for note in preprocess.notes(height, width, frames):
-            report.note(note)
-        reader.chunk = max(grid.frames, reader.chunk - reader.chunk % grid.frames)
-        maps, rows, pts = _stream(reader, preprocess, plan, grid, report, dtype)
-        for note in reader.notes:
-            report.note(note)
-    report.frames.append(pts.tolist())
-    spacing = float(np.diff(pts).mean()) if len(pts) > 1 else 1 / rate if rate else 1.0
-    return Clip(torch.cat(rows), grid, GateMap.concatenate(maps), pts, float(pts[-1] - pts[0]) + spacing)
-
-
-def _stream(
-    reader: Any, preprocess: Preprocessor, plan: Plan, grid: Grid, report: Report, dtype: torch.dtype
-) -> tuple[list[GateMap], list[Tensor], np.ndarray]:
-    gate = plan.gate.stream(grid) if plan.gate is not None else None
-    maps, rows, pts = [], [], []
-    chunks, steps = iter(reader), 0
-    while True:
-        with report.stage("decode"):
-            frames: Frames | None = next(chunks, None)
-        if frames is None:
-            break
-        with report.stage("gate"):
-            if gate is None:
-                part = GateMap.full(grid.steps(len(frames)), grid.rows, grid.columns)
-                part.reference += steps
-            else:
-                part = gate.push(_planes(frames, preprocess, grid, plan), frames.pts)
-                if len(frames) % grid.frames:
-                    part = GateMap.concatenate([part, gate.finish()])
-        with report.stage("decode"):
-            rows.append(preprocess.cells(frames, grid, part.keep).to(dtype))
-        maps.append(part)
-        pts.append(frames.pts)
-        steps += len(part.keep)
-    return maps, rows, np.concatenate(pts)
-
-
-def _planes(frames: Frames, preprocess: Preprocessor, grid: Grid, plan: Plan) -> np.ndarray:
-    if plan.gate is not None and plan.gate.signal == "rgb":
-        return np.stack([preprocess.resize(frames.rgb(i), grid) for i in range(len(frames))])
-    return np.stack([preprocess.luma(plane, grid) for plane in frames.luma])
-
-
-def prompt(family: Family, model: Any, processor: Any, clip: Clip, question: str) -> dict[str, Any]:
-    """Arguments of ``generate`` for one clip and one question, with a placeholder for every cell.
-
-    Raises:
-        InputError: the processor belongs to another family.
-    """
-    tokenizer = _tokenizer(processor)
-    marks, ids, extra = family.prompt(model, tokenizer, clip)
-    text = _template(processor, tokenizer, family, tokenizer.convert_ids_to_tokens(marks), question)
-    plain = tokenizer(text, add_special_tokens=not getattr(processor, "chat_template", None))["input_ids"]
-    places = [i for i in range(len(plain)) if plain[i : i + len(marks)] == marks]
-    if len(places) != 1:
-        raise InputError(
-            f"the prompt of {type(processor).__name__} has {len(places)} places for a {family.clip_modality} "
-            f"({''.join(map(str, tokenizer.convert_ids_to_tokens(marks)))}), 1 expected; is it the processor of "
-            f"this {family.title} model?"
+    if video is None:
+        raise InputError("video=None: ask needs a video; for text alone call model.generate")
+    for question in questions:
+        if not isinstance(question, str) or not question.strip():
+            raise InputError(f"question={question!r} must be some text")
+    if batch < 1:
+        raise InputError(f"batch={batch} must be at least 1")
+    family, session = families.of(model), vars(model).get("vtoken")
+    chosen = _plan(family, session, plan, keep, tokens, per_second)
+    if family.clip_modality not in family.sparse:
+        raise UnsupportedError(
+            f"vtoken.ask does not know how {family.title} takes a video; call model.generate with what its own "
+            "processor makes"
         )
-    before, after = plain[: places[0]], plain[places[0] + len(marks) :]
-    input_ids = torch.tensor([before + ids + after])
-    out: dict[str, Any] = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **extra}
-    if "video_grid_thw" in extra:
-        out["mm_token_type_ids"] = 2 * (input_ids == model.config.video_token_id).int()
+    read = Report(str(chosen))
+    sampling = Sampling(fps, start, end, backend, native_fps, max_frames)
+    clip = read_clip(video, _preprocessor(family, model, processor), chosen, read, sampling, _dtype(model))
+    prompts = [prompt(family, model, processor, clip, q) for q in questions]
+    out: list[Answer] = []
+    options = {"max_new_tokens": 128, "do_sample": False} | generate
+    for first in range(0, len(prompts), batch):
+        out += _answer(model, processor, clip, prompts[first : first + batch], chosen, read, options, len(prompts))
+    clip.rows = clip.rows[:0]
     return out
 
 
-def _template(processor: Any, tokenizer: Any, family: Family, marks: list[str], question: str) -> str:
-    owner = next((o for o in (processor, tokenizer) if getattr(o, "chat_template", None)), None)
-    if owner is None:  # base models have no template
-        return f"{''.join(marks)}\n{question}"
-    content = [{"type": family.clip_modality}, {"type": "text", "text": question}]
-    return owner.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
+def _answer(
+    model: Any,
+    processor: Any,
+    clip: Clip,
+    prompts: list[dict[str, Any]],
+    plan: Plan,
+    read: Report,
+    options: dict[str, Any],
+    questions: int,
+) -> list[Answer]:
+    """Answers of one batch of prompts about one clip."""
+    inputs = stack(prompts, pad_id(model))
+    inputs = {n: v.to(model.device) if isinstance(v, Tensor) else v for n, v in inputs.items()}
+    report = Report(str(plan))
+    call = inputs | options | {CLIPS: [clip] * len(prompts), PLAN: plan, REPORT: report}
+    if isinstance(vars(model).get("vtoken"), Session):
+        made = model.generate(**call)
+    else:
+        with wrapped(model, plan):
+            made = model.generate(**call)
+    sequences = made if isinstance(made, Tensor) else made.sequences
+    new = sequences[:: len(sequences) // len(prompts), inputs["input_ids"].shape[1] :].cpu()
+    texts = tokenizer_of(processor).batch_decode(new, skip_special_tokens=True)
+    share = _share(report, read, len(prompts), questions)
+    return [Answer(t.strip(), copy.deepcopy(share), clip, ids) for t, ids in zip(texts, new, strict=True)]
 
 
-def _tokenizer(processor: Any) -> Any:
-    tokenizer = getattr(processor, "tokenizer", processor)
-    if not hasattr(tokenizer, "convert_ids_to_tokens"):
-        raise InputError(f"processor={type(processor).__name__} is neither a processor nor a tokenizer")
-    return tokenizer
+def _share(report: Report, read: Report, prompts: int, questions: int) -> Report:
+    """One prompt's part of a batch, and one question's part of reading the clip."""
+    counts = ("cells", "encoded", "tokens", "prompt")
+    for name in counts:
+        setattr(report, name, getattr(report, name) // prompts)
+    report.milliseconds = {stage: ms / questions for stage, ms in read.milliseconds.items()} | {
+        stage: ms / prompts for stage, ms in report.milliseconds.items()
+    }
+    report.frames = read.frames
+    for note in read.notes:
+        report.note(note)
+    return report
+
+
+def _plan(
+    family: Family,
+    session: Session | None,
+    plan: PlanLike | None,
+    keep: float | None,
+    tokens: int | None,
+    per_second: float | None,
+) -> Plan:
+    """The plan of a call: its own, else that of the wrapped model, else "grt"."""
+    given = (keep, tokens, per_second) != (None, None, None)
+    if isinstance(session, Session) and plan is None:
+        return check(Plan.parse(session.plan, keep, tokens, per_second), family) if given else session.plan
+    return check(Plan.parse("grt" if plan is None else plan, keep, tokens, per_second), family)
 
 
 def _preprocessor(family: Family, model: Any, processor: Any) -> Preprocessor:
@@ -242,13 +203,6 @@ def _preprocessor(family: Family, model: Any, processor: Any) -> Preprocessor:
         return family.preprocess(model, Preprocessor.from_processor(processor))
     except UnsupportedError:  # image processors that tile; frames of a video are never tiled
         return family.preprocess(model)
-
-
-def _length(reader: Any) -> float | None:
-    """Seconds that will be read, or None where the file does not say."""
-    if reader.duration is None:
-        return None
-    return min(reader.end, reader.duration) - reader.start
 
 
 def _dtype(model: Any) -> torch.dtype:

@@ -63,7 +63,7 @@ class Session:
         removed = cut.removed(inputs["input_ids"].shape[1])
         if removed or any(len(s) < inputs["input_ids"].shape[1] for s in cut.slots):
             right = not generating and is_right_padded(inputs.get("attention_mask"))
-            inputs = cut_inputs(inputs, cut, _pad_id(model), right)
+            inputs = cut_inputs(inputs, cut, pad_id(model), right)
         if generating:
             _refuse_beams(model, inputs, family, rows)
         inputs["mm_encoder_outputs"] = stages.outputs(family, rows)
@@ -83,7 +83,7 @@ def check(plan: Plan, family: Family) -> Plan:
             f"plan {str(plan)!r}: the encoder of {family.title} cannot run on some patches only, so {plan.gate.name} "
             "cannot gate it; 'evs' drops repeated tokens after the encoder"
         )
-    for stage in plan.reducers:
+    for stage in (part for s in plan.reducers for part in s.parts):
         if lacks := stage.missing(family.gives | Gate.gives | {"text"}):  # a plan checks for its gate itself
             raise UnsupportedError(
                 f"plan {str(plan)!r}: {stage.name} needs {' and '.join(lacks)}, which {family.title} does not give; "
@@ -104,7 +104,7 @@ def _positions(model: Any, inputs: dict[str, Any], generating: bool) -> Tensor |
     return function(**{name: None if name == "past_key_values" else inputs.get(name) for name in accepted})
 
 
-def _pad_id(model: Any) -> int:
+def pad_id(model: Any) -> int:
     """An id for padding columns that is no placeholder."""
     config = model.config
     placeholders = {getattr(config, f"{m}_token_id", None) for m in stages.MODALITIES}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vtoken.errors import InputError
 from vtoken.families.base import Clip, Family, Features, Layout, has_pixels
+from vtoken.families.clips import encode_each_once
 from vtoken.plan import Plan
 from vtoken.pruners.base import Context
 from vtoken.report import Report
@@ -64,7 +65,7 @@ def encode(
                 given = family.clips(model, inputs, plan.gate, fps, preprocess)
         with report.stage("encode", device):
             if given is not None:
-                features = family.encode_clips(model, given, plan.wants)
+                features = encode_each_once(family, model, given, plan.wants)
             else:
                 features = family.encode(model, modality, inputs, plan.wants)
         if plan.gate is not None:

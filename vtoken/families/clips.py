@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vtoken.families.base import Clip, Layout
+from vtoken.families.base import Clip, Family, Features, Layout
+from vtoken.families.rows import join
 from vtoken.tokenizers.base import Gate
 from vtoken.types import GateMap, Grid
 from vtoken.video.preprocess import Preprocessor
@@ -78,6 +79,24 @@ def gate_signals(clips: list[Clip], device: torch.device) -> tuple[Tensor, dict[
     score = np.concatenate([c.gate.score[c.gate.keep] for c in clips])
     scene = scene_numbers(clips, [c.gate.keep for c in clips])
     return torch.from_numpy(size).float(), {"motion": torch.from_numpy(score).to(device), "scene": scene.to(device)}
+
+
+def encode_each_once(family: Family, model: nn.Module, clips: list[Clip], wants: frozenset[str]) -> Features:
+    """``Family.encode_clips``, in which a clip that stands in several prompts is encoded once."""
+    unique = list({id(c): c for c in clips}.values())
+    if len(unique) == len(clips):
+        return family.encode_clips(model, clips, wants)
+    known = {id(c): family.encode_clips(model, [c], wants) for c in unique}
+    parts = [known[id(c)] for c in clips]
+    starts = np.cumsum([0] + [len(p.layout.position) for p in parts])
+    return Features(
+        torch.cat([p.x for p in parts]),
+        torch.cat([p.index + int(start) for p, start in zip(parts, starts, strict=False)]),
+        join([p.layout for p in parts]),
+        torch.cat([p.size for p in parts]),
+        {name: torch.cat([p.signals[name] for p in parts]) for name in parts[0].signals},
+        sum(known[id(c)].encoded for c in clips),
+    )
 
 
 def vision_dtype(module: nn.Module) -> torch.dtype:
