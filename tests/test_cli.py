@@ -92,17 +92,19 @@ def test_methods_of_a_family_agree_with_wrap(family: str, capsys: pytest.Capture
     from vtoken.plan import Plan
     from vtoken.registry import get
     from vtoken.session import check
+    from vtoken.tokenizers.base import Gate
 
     assert run(capsys, "methods", "--family", family)[0] == 0
     for name in [*names("gate"), *names("pruner"), *names("merger")]:
-        needs_budget = getattr(get(name), "needs_budget", False)
-        plan = Plan.parse(name, keep=0.5) if needs_budget else Plan.parse(name)
+        method = get(name)
+        text = f"mad | {name}" if method.needs & Gate.gives else name
+        budget = {"keep": 0.5} if getattr(method, "needs_budget", False) else {}
         try:
-            check(plan, FAMILIES[family])
+            check(Plan.parse(text, **budget), FAMILIES[family])
             runs = True
         except UnsupportedError:
             runs = False
-        assert verdict(get(name), FAMILIES[family]).startswith("yes" if runs else "no: "), name
+        assert verdict(method, FAMILIES[family]).startswith("yes" if runs else "no: "), name
 
 
 def test_methods_tells_of_the_fallback(capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,9 +155,11 @@ def test_bench_refuses_before_it_works(clip: Path, tmp_path: Path, capsys: pytes
     assert not list(tmp_path.glob("report/*"))
 
 
-def test_bench_gate_prints_a_row_for_each_rate(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "bench", "gate", str(clip), "--fps", "2,5")
-    assert code == 0 and len(out.splitlines()) == 3 and out.startswith("clip")
+def test_bench_gate_prints_a_row_for_each_rate_and_gate(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "bench", "gate", str(clip), "--fps", "2,5", "--gates", "grt; mad:threshold=3")
+    heads = [line for line in out.splitlines() if line.startswith("clip ")]
+    rows = [line for line in out.splitlines() if line.split()[:1] == [clip.name] or line.split()[:1] == ["5"]]
+    assert code == 0 and len(heads) == 2 and len(rows) == 4
 
 
 def test_ctrl_c_exits_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

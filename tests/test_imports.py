@@ -17,10 +17,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "vtoken"
 LEVELS = [
     ["version", "errors", "budget", "tokens", "types", "report", "registry"],
     ["kernels"],
-    ["video", "tokenizers", "encoders", "pruners", "mergers", "pathways"],
+    ["video", "tokenizers", "encoders", "thinners", "pruners", "mergers", "pathways"],
     ["plan"],
     ["families"],
-    ["splice", "stages", "session", "wrapping", "loading"],
+    ["splice", "goals", "stages", "session", "wrapping", "loading"],
     ["reading", "prompts", "asking"],
     ["reference", "bench", "catalogue", "console", "cli", "demos", "__main__"],
 ]

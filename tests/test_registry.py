@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from tests.catalogue import OWN_COUNT, PRUNERS
+from tests.catalogue import MERGERS, OWN_COUNT, PRUNERS
 from vtoken import registry
 from vtoken.errors import InputError
 from vtoken.pruners.base import Pruner
@@ -27,10 +27,11 @@ def scratch():
     registry._methods.update(before)
 
 
-def test_every_pruner_has_a_row_and_a_page():
+def test_every_pruner_and_merger_has_a_row_and_a_page():
     assert set(names("pruner")) == {row["name"] for row in PRUNERS}
-    assert {row["name"] for row in OWN_COUNT} <= set(names("pruner"))
-    for name in names("pruner"):
+    assert set(names("merger")) - {row["name"] for row in OWN_COUNT} <= {row["name"] for row in MERGERS}
+    assert {row["name"] for row in (*MERGERS, *OWN_COUNT)} <= {*names("pruner"), *names("merger")}
+    for name in (*names("pruner"), *names("merger")):
         assert (PAGES / f"{name}.md").is_file(), name
 
 

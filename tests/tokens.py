@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vtoken.pruners.base import Context
 from vtoken.types import Tokens
 
 WIDTH = 12
@@ -17,7 +18,20 @@ SIGNALS: dict[str, tuple[int, ...]] = {
     "deepstack.0": (WIDTH,),
     "motion": (),
     "surprise": (),
+    "cls_attention@0": (),
+    "cls_attention@5": (),
+    "cls_attention@-12": (),
+    "cls_attention@-3": (),
+    "cls_attention@-2": (),
+    "cls_attention@-1": (),
+    "cls_logits": (),
 }
+TEXT = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(99))  # a question, the same for every sample
+
+
+def context() -> Context:
+    """What the methods of the matrix may know: a question, and no times."""
+    return Context(text=[TEXT] * 64)
 
 
 def sample(n: int, seed: int = 0, signals: Sequence[str] = (), dtype: torch.dtype = torch.float32) -> Tokens:

@@ -16,9 +16,10 @@ from vtoken.families import FAMILIES, Family
 from vtoken.registry import Method
 from vtoken.tokenizers.base import Gate
 
-KINDS = ("gate", "pruner", "merger", "pathway")
+KINDS = ("gate", "encoder", "pruner", "merger", "pathway")
 PLACES = {
     "gate": "Gates: before the encoder; skipped cells are not encoded and not sent",
+    "encoder": "Inside the encoder: tokens leave while its layers run, so its time falls too",
     "pruner": "Pruners: after the encoder, drop",
     "merger": "Mergers: after the encoder, fuse",
     "pathway": "Pathways: second streams that guide",
@@ -47,9 +48,13 @@ def verdict(method: type[Method], on: Family) -> str:
         if on.sparse:
             return "yes"
         return "no: its encoder cannot run on some patches only; evs drops repeats after it"
-    if lacks := method.missing(on.gives | {"text"} | (Gate.gives if on.sparse else frozenset())):
-        return f"no: it gives no {' and no '.join(lacks)}"
-    if "cls_attention" in method.accepts and "cls_attention" not in on.gives:
+    if method.kind == "encoder" and not on.thins:
+        return "no: tokens cannot leave inside its encoder; divprune drops them after it"
+    if lacks := method.missing(on.gives | Gate.gives | {"text"}):
+        return f"no: it gives no {words(' and no '.join(lacks))}"
+    if method.needs & Gate.gives:
+        return "yes, behind a gate" if on.sparse else "no: it works behind a gate, and none runs here"
+    if registry.has(method.accepts, "cls_attention") and not registry.has(on.gives, "cls_attention"):
         return "yes, by received attention: it has no class token"
     return "yes"
 
@@ -69,12 +74,10 @@ def print_methods(on: Family | None = None, console: Console | None = None) -> N
             title=PLACES[kind], title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False
         )
         table.add_column("name", no_wrap=True, style="cyan")
-        table.add_column("what it does", ratio=3)
+        table.add_column("what it does", min_width=24)
         if any(text != "-" for text in last.values()):
-            table.add_column(
-                "needs" if on is None else "runs", ratio=1 if any(len(t) > 9 for t in last.values()) else None
-            )
-        table.add_column("paper", max_width=40 if wide else None, no_wrap=not wide)
+            table.add_column("needs" if on is None else "runs", max_width=36 if wide else 18)
+        table.add_column("paper" if wide else "arXiv", max_width=40 if wide else None, min_width=10, no_wrap=not wide)
         for m in found:
             cells = [m.name, m.describe(), last[m.name], (m.paper if wide else short(m.paper)) or "-"]
             table.add_row(*(cells if len(table.columns) == 4 else cells[:2] + cells[3:]))
@@ -86,12 +89,17 @@ def print_methods(on: Family | None = None, console: Console | None = None) -> N
 
 
 def short(paper: str) -> str:
-    """The arXiv number of a paper where it has one, else its name."""
+    """The arXiv number of a paper, empty where it has none."""
     number = re.search(r"\d{4}\.\d{5}", paper)
-    return f"arXiv {number[0]}" if number else paper
+    return number[0] if number else ""
 
 
 def needs(method: type[Method]) -> str:
     """What a method needs from the encoder or the prompt, in words."""
     wants = sorted(method.needs) + ([" or ".join(sorted(method.accepts))] if method.accepts else [])
-    return ", ".join(wants).replace("_", " ") or "-"
+    return words(", ".join(wants)) or "-"
+
+
+def words(signals: str) -> str:
+    """Names of signals for the eye."""
+    return signals.replace("_", " ")

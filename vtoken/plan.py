@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Union
+from functools import cached_property, partial
+from typing import Union
 
 from vtoken import registry
 from vtoken.errors import InputError
 from vtoken.pruners.base import Context, Reducer
 from vtoken.registry import Method
+from vtoken.thinners.base import Thinner
 from vtoken.tokenizers.base import Gate
 from vtoken.types import Budget, Tokens
 
@@ -21,7 +21,7 @@ PlanLike = Union[str, Method, Iterable[Method], "Plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """At most one gate (before the encoder), then any number of pruners and mergers (after it).
+    """At most one gate (before the encoder) and one thinner (inside it), then pruners and mergers (after it).
 
     Attributes:
         stages: the methods in order.
@@ -36,16 +36,27 @@ class Plan:
         gates = [i for i, s in enumerate(self.stages) if isinstance(s, Gate)]
         if len(gates) > 1 or gates and gates[0] != 0:
             raise InputError(f"plan {str(self)!r}: a plan has at most one gate, and it stands first")
+        inside = [i for i, s in enumerate(self.stages) if isinstance(s, Thinner)]
+        if len(inside) > 1 or inside and inside[0] != len(gates):
+            raise InputError(
+                f"plan {str(self)!r}: at most one method acts inside the encoder, and it stands before those that act "
+                "after it"
+            )
         if self.budget is not None and not self.takes_budget:
             raise InputError(
                 f"no stage of plan {str(self)!r} takes the budget; append a pruner or merger, for example "
                 f"'{self.gate.name if self.gate else 'evs'} | divprune'"
             )
+        for stage in self.sharing if self.budget is None else []:
+            raise InputError(
+                f"plan {str(self)!r}: {stage.name} needs a budget; give keep=, tokens= or per_second= "
+                f"(for example keep=0.25), or write {stage.name}:keep=0.25"
+            )
         for stage in self.reducers:
-            if self.budget is None and stage.needs_budget and stage.own_budget() is None:
+            if self.gate is None and (lacks := stage.needs & Gate.gives):
                 raise InputError(
-                    f"plan {str(self)!r}: {stage.name} needs a budget; give keep=, tokens= or per_second= "
-                    f"(for example keep=0.25), or write {stage.name}:keep=0.25"
+                    f"plan {str(self)!r}: {stage.name} needs the {' and '.join(sorted(lacks))} that a gate tells; put "
+                    f"one before it, for example 'mad | {stage.name}'"
                 )
 
     @classmethod
@@ -73,7 +84,7 @@ class Plan:
             return cls(stages, budget)
         if not plan.strip():
             raise InputError("the plan is empty; write for example 'grt | divprune', or 'none'")
-        return cls(tuple(_stage(part, plan) for part in plan.split("|")), budget)
+        return cls(tuple(registry.parse(part, plan) for part in registry.split(plan, "|")), budget)
 
     @property
     def gate(self) -> Gate | None:
@@ -81,19 +92,47 @@ class Plan:
         return next((s for s in self.stages if isinstance(s, Gate)), None)
 
     @property
+    def thinner(self) -> Thinner | None:
+        """The method of the plan that acts inside the encoder, or None."""
+        return next((s for s in self.stages if isinstance(s, Thinner)), None)
+
+    @cached_property
     def reducers(self) -> list[Reducer]:
-        """The stages after the encoder."""
-        return [s for s in self.stages if isinstance(s, Reducer)]
+        """The stages after the encoder: a gate's own second stage, unless the plan writes it out, and the others."""
+        written = [s for s in self.stages if isinstance(s, Reducer)]
+        second = self.gate.second_stage() if self.gate is not None else None
+        if second is None or second[0] in {s.name for s in written}:
+            return written
+        implied = registry.build(second[0], **second[1])
+        assert isinstance(implied, Reducer)
+        return [implied, *written]
+
+    @property
+    def sharing(self) -> list[Thinner | Reducer]:
+        """The stages that share the plan's budget, in order: those that need one and bring none."""
+        stages = [*([self.thinner] if self.thinner else []), *self.reducers]
+        return [s for s in stages if s.needs_budget and s.own_budget() is None]
 
     @property
     def takes_budget(self) -> bool:
         """Whether a shared budget would bind some stage."""
-        return any(s.needs_budget and s.own_budget() is None for s in self.reducers)
+        return bool(self.sharing)
 
     @property
     def wants(self) -> frozenset[str]:
-        """Signals that some stage can use."""
-        return frozenset().union(*(s.needs | s.accepts for s in self.reducers)) - {"text"}
+        """Signals of the encoder that some stage can use."""
+        return frozenset().union(*(s.wants for s in self.reducers)) - {"text"} - Gate.gives
+
+    def thin(self, n: int, total: int, seconds: float) -> int:
+        """Tokens that shall leave the encoder of the ``n`` of a sample that enter it, as ``reduce`` counts.
+
+        Args:
+            total: tokens that the stock model would have had.
+            seconds: length of the sample's video, nan where unknown.
+        """
+        assert self.thinner is not None
+        own = self.thinner.own_budget()
+        return own.resolve(n, seconds) if own is not None else self._share(n, total, seconds, len(self.sharing))
 
     def reduce(self, tokens: Tokens, context: Context) -> Tokens:
         """Run the stages after the encoder; with a shared budget the last one ends on the exact count.
@@ -102,7 +141,7 @@ class Plan:
         budget on a logarithmic scale, so that every stage has a choice.
         """
         total = context.total or [int(n) for n in tokens.batch.diff()]
-        left = sum(s.needs_budget and s.own_budget() is None for s in self.reducers)
+        left = sum(s is not self.thinner for s in self.sharing)
         for stage in self.reducers:
             if not stage.needs_budget or stage.own_budget() is not None:
                 tokens = stage.reduce(tokens, None, context)
@@ -112,30 +151,13 @@ class Plan:
         return tokens
 
     def _count(self, context: Context, total: list[int], left: int, sample: int, n: int) -> int:
+        return self._share(n, total[sample], context.length(sample), left)
+
+    def _share(self, n: int, total: int, seconds: float, left: int) -> int:
         assert self.budget is not None
-        final = min(n, self.budget.resolve(total[sample], context.length(sample)))
+        final = min(n, self.budget.resolve(total, seconds))
         return final if left == 1 or n == 0 else round(n * (final / n) ** (1 / left))
 
     def __str__(self) -> str:
         text = " | ".join(str(s) for s in self.stages) or "none"
         return f"{text} ({self.budget})" if self.budget is not None else text
-
-
-def _stage(part: str, plan: str) -> Method:
-    name, _, rest = part.strip().partition(":")
-    if not name.strip():
-        raise InputError(f"plan {plan!r} has an empty stage; write stages as 'grt | divprune'")
-    options: dict[str, Any] = {}
-    for option in filter(None, (o.strip() for o in rest.split(","))):
-        key, equals, value = option.partition("=")
-        if not equals:
-            raise InputError(f"plan {plan!r}: option {option!r} of {name.strip()} must be written name=value")
-        options[key.strip()] = _value(value.strip())
-    return registry.build(name.strip(), **options)
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return {"true": True, "false": False, "none": None}.get(text.lower(), text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import importlib
@@ -18,14 +19,14 @@ from typing import Any, ClassVar, TypeVar
 from vtoken.errors import InputError
 
 GROUP = "vtoken.methods"
-PACKAGES = ("vtoken.tokenizers", "vtoken.pruners", "vtoken.mergers", "vtoken.pathways")
+PACKAGES = ("vtoken.tokenizers", "vtoken.thinners", "vtoken.pruners", "vtoken.mergers", "vtoken.pathways")
 
 
 class Method:
     """Base of everything a plan can name; subclasses are dataclasses whose fields are the paper's hyper-parameters.
 
     Attributes:
-        kind: "gate", "pruner", "merger" or "pathway".
+        kind: "gate", "encoder", "pruner", "merger" or "pathway".
         name: the name in plans, set by ``register``.
         paper: where the method was published.
         needs: signals it cannot run without, such as ``keys`` or ``text``.
@@ -38,6 +39,16 @@ class Method:
     needs: ClassVar[frozenset[str]] = frozenset()
     accepts: ClassVar[frozenset[str]] = frozenset()
 
+    @property
+    def wants(self) -> frozenset[str]:
+        """Signals that it can use with these options; methods that read more when it is there add to these."""
+        return self.needs | self.accepts
+
+    @property
+    def parts(self) -> tuple[Method, ...]:
+        """The method and those that work inside it."""
+        return (self,)
+
     @classmethod
     def describe(cls) -> str:
         """First line of the docstring."""
@@ -45,16 +56,24 @@ class Method:
 
     @classmethod
     def missing(cls, given: Collection[str]) -> list[str]:
-        """What the method lacks when these signals are given, in words; empty when it can run."""
-        lacks = sorted(cls.needs.difference(given))
-        if cls.accepts and cls.accepts.isdisjoint(given):
+        """What the method lacks when these signals are given, in words; empty when it can run.
+
+        ``cls_attention@*`` among them stands for the signal of every layer.
+        """
+        lacks = sorted(name for name in cls.needs if not has(given, name))
+        if cls.accepts and not any(has(given, name) for name in cls.accepts):
             lacks.append(" or ".join(sorted(cls.accepts)))
         return lacks
 
     def __str__(self) -> str:
         fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
-        told = [f"{f.name}={getattr(self, f.name)}" for f in fields if getattr(self, f.name) != _default(f)]
+        told = [f"{f.name}={_written(getattr(self, f.name))}" for f in fields if getattr(self, f.name) != _default(f)]
         return f"{self.name}:{','.join(told)}" if told else self.name
+
+
+def has(given: Collection[str], name: str) -> bool:
+    """Whether a signal is among those given, by its name or, for one of a layer such as ``keys@5``, by ``keys@*``."""
+    return name in given or "@" in name and f"{name.partition('@')[0]}@*" in given
 
 
 M = TypeVar("M", bound=type[Method])
@@ -129,6 +148,48 @@ def build(name: str, **options: Any) -> Method:
     return cls(**options)
 
 
+def parse(text: str, plan: str | None = None) -> Method:
+    """A method from its text, such as ``"cls:per_frame=False,anchors=1"``; a value with commas or bars stands in (...).
+
+    Args:
+        plan: the text that this is a part of, for messages.
+
+    Raises:
+        InputError: see ``build``, or an option that is not written name=value.
+    """
+    whole = text if plan is None else plan
+    name, _, rest = text.strip().partition(":")
+    if not name.strip():
+        raise InputError(f"plan {whole!r} has an empty stage; write stages as 'grt | divprune'")
+    options: dict[str, Any] = {}
+    for option in filter(None, (o.strip() for o in split(rest, ","))):
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise InputError(f"plan {whole!r}: option {option!r} of {name.strip()} must be written name=value")
+        options[key.strip()] = _value(value.strip())
+    return build(name.strip(), **options)
+
+
+def split(text: str, mark: str) -> list[str]:
+    """The parts of a text between marks that stand outside of brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([") - (letter in ")]")
+        if letter == mark and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        word = text[1:-1] if text.startswith("(") and text.endswith(")") else text
+        return {"true": True, "false": False, "none": None}.get(word.lower(), word)
+
+
 def _hints(cls: type[Method]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(cls)
@@ -149,6 +210,12 @@ def _fits(value: Any, hint: Any) -> bool:
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _written(value: Any) -> str:
+    """A value of an option as plans write it; brackets keep the commas of a nested method to itself."""
+    text = str(value)
+    return f"({text})" if text[:1] not in "([" and any(mark in text for mark in ",|") else text
 
 
 def _default(field: dataclasses.Field) -> Any:

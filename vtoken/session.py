@@ -83,6 +83,11 @@ def check(plan: Plan, family: Family) -> Plan:
             f"plan {str(plan)!r}: the encoder of {family.title} cannot run on some patches only, so {plan.gate.name} "
             "cannot gate it; 'evs' drops repeated tokens after the encoder"
         )
+    if plan.thinner is not None and not family.thins:
+        raise UnsupportedError(
+            f"plan {str(plan)!r}: {plan.thinner.name} lets tokens leave inside the encoder, which vtoken can do for "
+            f"LLaVA-1.5 and the Qwen-VL families, not for {family.title}; 'divprune' drops them after it"
+        )
     for stage in (part for s in plan.reducers for part in s.parts):
         if lacks := stage.missing(family.gives | Gate.gives | {"text"}):  # a plan checks for its gate itself
             raise UnsupportedError(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vtoken.errors import InputError
 from vtoken.families.base import Clip, Family, Features, Layout, has_pixels
 from vtoken.families.clips import encode_each_once
+from vtoken.goals import thinning
 from vtoken.plan import Plan
 from vtoken.pruners.base import Context
 from vtoken.report import Report
@@ -63,17 +64,18 @@ def encode(
         if given is None and plan.gate is not None and modality in family.sparse:
             with report.stage("gate", device):
                 given = family.clips(model, inputs, plan.gate, fps, preprocess)
+        mask = family.placeholders(model, modality, inputs["input_ids"], inputs)
+        sample, column = mask.nonzero(as_tuple=True)
         with report.stage("encode", device):
-            if given is not None:
+            features = _encode_thin(family, model, plan, modality, inputs, given, sample, fps, report)
+            if features is None and given is not None:
                 features = encode_each_once(family, model, given, plan.wants)
-            else:
+            elif features is None:
                 features = family.encode(model, modality, inputs, plan.wants)
         if plan.gate is not None:
             _ungated(features)
         if fps and modality == "video":
             features.layout.timed(family.frames_per_step(model) / fps)
-        mask = family.placeholders(model, modality, inputs["input_ids"], inputs)
-        sample, column = mask.nonzero(as_tuple=True)
         if len(sample) != len(features.layout.position):
             raise InputError(
                 f"the prompt has {len(sample)} {modality} placeholders, the {modality}s make "
@@ -81,6 +83,31 @@ def encode(
             )
         found.append(Rows(modality, sample, column, features, []))
     return found
+
+
+def _encode_thin(
+    family: Family,
+    model: nn.Module,
+    plan: Plan,
+    modality: str,
+    inputs: dict[str, Any],
+    clips: list[Clip] | None,
+    sample: Tensor,
+    fps: float | None,
+    report: Report,
+) -> Features | None:
+    """Features of an encoder that tokens leave on the way; None where the plan has none leave."""
+    if plan.thinner is None or modality not in family.thins:
+        return None
+    whole = family.whole(model, modality, inputs, fps) if clips is None else clips
+    thin = thinning(plan, whole, sample, report)
+    if thin is None:
+        return None
+    features = family.encode_clips(model, whole, plan.wants, thin)
+    if clips is None:
+        for name in ("motion", "scene"):  # no gate has looked
+            del features.signals[name]
+    return features
 
 
 def _ungated(features: Features) -> None:

@@ -108,16 +108,24 @@ class Tokens:
             raise InputError("take: rows of one sample must stay together, samples in their order")
         return self._rows(index, _offsets(owner, self.samples))
 
-    def merge(self, group: Tensor) -> Tokens:
+    def merge(self, group: Tensor, weight: Tensor | None = None) -> Tokens:
         """Fuse rows with the same number in ``group`` (int64 [N], -1 drops the row).
 
         Numbers run from 0 without gaps, and samples keep their order. Features and floating signals become the
         size-weighted mean, summed in float32; position, time and integer signals come from the heaviest member (the
         first among equals); sizes add up. A token that stays alone keeps its features bit for bit.
 
+        Args:
+            group: see above.
+            weight: float32 [N], how much of each row goes into the fused features (``x`` and ``deepstack.*``); the
+                member of the largest weight is then the heaviest. By default its share of the group's size.
+
         Raises:
-            InputError: a number is missing, joins two samples or breaks their order, or a size is not above 0.
+            InputError: a number is missing, joins two samples or breaks their order, a size is not above 0, or the
+                weights have another shape.
         """
+        if weight is not None and weight.shape != group.shape:
+            raise InputError(f"merge: weight must be {list(group.shape)}, got {list(weight.shape)}")
         if group.dtype != torch.int64 or group.shape != (len(self),):
             raise InputError(f"merge: group must be int64 [{len(self)}], got {group.dtype} {list(group.shape)}")
         kept = group >= 0
@@ -129,14 +137,15 @@ class Tokens:
             raise InputError("merge: group numbers must be 0..K-1 and must not join two samples")
         if bool((owner.diff() < 0).any()):
             raise InputError("merge: group numbers must rise with the samples")
-        weight = self.size[members].float()
-        if bool((weight <= 0).any()):
+        size = self.size[members].float()
+        if bool((size <= 0).any()):
             raise InputError("merge: every size must be above 0")
-        total = weight.new_zeros(count).index_add_(0, target, weight)
-        share = weight / total[target]
-        heaviest = self._heaviest(target, members, weight, count)
+        total = size.new_zeros(count).index_add_(0, target, size)
+        share = size / total[target]
+        given = share if weight is None else weight[members].float()
+        heaviest = self._heaviest(target, members, size if weight is None else given, count)
 
-        def mean(value: Tensor) -> Tensor:
+        def mean(value: Tensor, share: Tensor) -> Tensor:
             if not value.is_floating_point():
                 return value[heaviest]
             wide = value[members].to(torch.promote_types(value.dtype, torch.float32))
@@ -145,13 +154,13 @@ class Tokens:
 
         moved = torch.cat([group, group.new_full((1,), -1)])[self.source]  # source -1 reads the last slot
         return Tokens(
-            mean(self.x),
+            mean(self.x, given),
             self.position[heaviest],
             self.time[heaviest],
             total.to(self.size.dtype),
             moved,
             _offsets(owner, self.samples),
-            {name: mean(value) for name, value in self.signals.items()},
+            {n: mean(v, given if n.startswith("deepstack.") else share) for n, v in self.signals.items()},
         )
 
     @staticmethod

@@ -181,6 +181,14 @@ def test_nothing_is_left_on_the_model_and_threads_do_not_meet():
     assert trace(tower) == before
 
 
+def test_layers_after_the_last_one_used_do_not_run():
+    tower, keep, ran = clip("siglip"), ragged(), []
+    for i, layer in enumerate(tower.encoder.layers):
+        layer.mlp.register_forward_hook(lambda *_, i=i: ran.append(i))
+    encoder.encode(tower, encoder.patches_of(pixels(6), PATCH, keep), keep, [-2, 1])
+    assert ran == [0, 1]
+
+
 def test_nothing_kept_at_all_gives_no_rows():
     keep = torch.zeros(3, N, dtype=torch.bool)
     for name in TOWERS:

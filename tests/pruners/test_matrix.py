@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tests.catalogue import PRUNERS, Row, label
-from tests.tokens import pack, same, sample
+from tests.tokens import context, pack, same, sample
 from vtoken import registry
 from vtoken.errors import InputError
-from vtoken.pruners.base import Context, Pruner
+from vtoken.pruners.base import Pruner
 from vtoken.types import Budget, Tokens
 
 K = 9
@@ -24,7 +24,7 @@ def build(row: Row) -> Pruner:
 
 
 def reduce(row: Row, tokens: Tokens, budget: Budget | None = None) -> Tokens:
-    return build(row).reduce(tokens, budget or Budget(tokens=K), Context())
+    return build(row).reduce(tokens, budget or Budget(tokens=K), context())
 
 
 def batch(row: Row, counts=COUNTS, dtype=torch.float32) -> list[Tokens]:
@@ -91,10 +91,10 @@ def test_stage_budget_wins(row):
         pytest.skip("takes no budget")
     own = registry.build(row["name"], **row["options"], keep=0.25)
     assert isinstance(own, Pruner)
-    assert len(own.reduce(sample(40, 0, row["signals"]), Budget(tokens=K), Context())) == 10
-    assert len(own.reduce(sample(40, 0, row["signals"]), None, Context())) == 10
+    assert len(own.reduce(sample(40, 0, row["signals"]), Budget(tokens=K), context())) == 10
+    assert len(own.reduce(sample(40, 0, row["signals"]), None, context())) == 10
     with pytest.raises(InputError, match="needs a budget"):
-        build(row).reduce(sample(40, 0, row["signals"]), None, Context())
+        build(row).reduce(sample(40, 0, row["signals"]), None, context())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
@@ -132,7 +132,7 @@ def test_broken_or_missing_signals_are_refused(row):
         pytest.skip("reads no signals")
     part = sample(40, 0, row["signals"])
     for name in row["signals"]:
-        part.signals[name][3] = float("nan")
+        part.signals[name][3:6] = float("nan")  # an anchor is not looked at, its neighbours are
     with pytest.raises(InputError, match="NaN"):
         reduce(row, part)
     with pytest.raises(InputError, match=row["signals"][0]):
@@ -158,10 +158,10 @@ def test_anchors_are_kept(row):
     last = [max(i for i in range(67) if steps[i] == t) for t in steps.unique().tolist()]
     method = registry.build(row["name"], **(row["options"] | {"anchors": 1}))
     assert isinstance(method, Pruner)
-    kept = method.reduce(part, Budget(tokens=len(last) + 5), Context()).signals["row"].tolist()
+    kept = method.reduce(part, Budget(tokens=len(last) + 5), context()).signals["row"].tolist()
     assert set(last) < set(kept)
-    assert method.reduce(part, Budget(tokens=len(last)), Context()).signals["row"].tolist() == last
-    few = method.reduce(part, Budget(tokens=3), Context()).signals["row"].tolist()
+    assert method.reduce(part, Budget(tokens=len(last)), context()).signals["row"].tolist() == last
+    few = method.reduce(part, Budget(tokens=3), context()).signals["row"].tolist()
     assert len(few) == 3
     assert set(few) < set(last)
 

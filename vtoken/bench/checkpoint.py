@@ -37,9 +37,10 @@ def measure_model(job: Job, model: Any, processor: Any, name: str) -> list[Row]:
     for plan in job.plans.values():
         check(plan, family)
     rows: list[Row] = []
-    with progress(len(job.clips) * len(job.rates) * len(job.plans), "runs") as advance:
-        for clip, source in job.clips.items():
-            for rate in job.rates:
+    runs = sum(len(rates) for _, rates in job.clips.values()) * len(job.plans)
+    with progress(runs, "runs") as advance:
+        for clip, (source, rates) in job.clips.items():
+            for rate in rates:
                 for text, plan in job.plans.items():
                     advance(0, f"{clip} at {rate:g} fps: {text}")
                     if not rows:  # warm up, on the plan that is likely the cheapest

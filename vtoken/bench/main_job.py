@@ -15,7 +15,6 @@ from vtoken.bench.models import MEDIUM, byte_tokenizer, random_model
 from vtoken.bench.rows import print_rows
 from vtoken.bench.run import Job, run
 from vtoken.cli import guarded
-from vtoken.video import open_video
 from vtoken.video.synthetic import render
 from vtoken.video.write import write_video
 
@@ -42,7 +41,7 @@ def job(video: str | None, seconds: float, out: Path) -> None:
     source = video or str(lecture(out, seconds))
     print(f"Tokens and time against FPS, first {seconds:g} s of {source}\n", flush=True)
     command = f"python -m vtoken.bench.main_job --seconds {seconds:g}" + (f" --video {video}" if video else "")
-    run([source], _rates(source), PLANS, MODEL, {"keep": KEEP}, out=out, command=command, end=seconds)
+    run([source], RATES, PLANS, MODEL, {"keep": KEEP}, out=out, command=command, end=seconds)
 
     print(f"\nA wrapped model watches it at {ASK_RATE:g} frames a second\n", flush=True)
     model = random_model(geometry(MODEL), MEDIUM)
@@ -59,13 +58,6 @@ def lecture(out: str | Path, seconds: float) -> Path:
     spent = time.perf_counter() - start
     print(f"rendered {path}: {len(clip)} frames of {clip.size[1]}x{clip.size[0]} in {spent:.1f} s")
     return path
-
-
-def _rates(source: str) -> list[float]:
-    """The rates that the clip has frames for; a faster one would give every frame once more."""
-    with open_video(source) as reader:
-        native = reader.native_fps or RATES[-1]
-    return [rate for rate in RATES if rate <= native * 1.001] or [native]
 
 
 if __name__ == "__main__":

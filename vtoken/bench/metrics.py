@@ -14,7 +14,9 @@ def normalise(text: str) -> str:
 
 
 def distance(a: Sequence[object], b: Sequence[object]) -> int:
-    """Levenshtein distance between two sequences."""
+    """Levenshtein distance between two sequences; a Python loop over the shorter one only."""
+    if len(a) > len(b):
+        a, b = b, a
     if not a or not b:
         return len(a) + len(b)
     codes: dict[object, int] = {}
@@ -80,9 +82,37 @@ def bootstrap(groups: Sequence[Sequence[float]], seed: int = 0, draws: int = 100
     """
     if not groups:
         return float("nan"), float("nan")
-    sums = np.array([sum(g) for g in groups])
-    counts = np.array([len(g) for g in groups])
-    picks = np.random.default_rng(seed).integers(0, len(groups), (draws, len(groups)))
-    means = sums[picks].sum(1) / np.maximum(counts[picks].sum(1), 1)
-    low, high = np.percentile(means, [2.5, 97.5])
+    sums = np.array([[sum(g)] for g in groups], float)
+    counts = np.array([[len(g)] for g in groups], float)
+    return interval(resampled(sums, counts, draw(len(groups), seed, draws)))
+
+
+def draw(clips: int, seed: int = 0, draws: int = 1000) -> np.ndarray:
+    """float64 [draws, clips]: how often each clip comes in each bootstrap sample; the same for the same arguments."""
+    shares = np.full(clips, 1 / clips)
+    return np.random.default_rng(seed).multinomial(clips, shares, draws).astype(np.float64)
+
+
+def resampled(sums: np.ndarray, counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """float64 [draws]: mean over the tasks of the mean over a task's questions, in every bootstrap sample.
+
+    Two results on the same clips and weights are paired: their difference is that of two systems on one sample.
+
+    Args:
+        sums, counts: float64 [clips, tasks], sum of the scores and number of the questions.
+        weights: float64 [draws, clips] from ``draw``; ones for the plain mean.
+    """
+    total, n = weights @ sums, weights @ counts
+    seen = n > 0
+    means = np.divide(total, n, out=np.zeros_like(total), where=seen)
+    found = np.full(len(weights), np.nan)
+    return np.divide(means.sum(1), seen.sum(1), out=found, where=seen.any(1))
+
+
+def interval(means: np.ndarray) -> tuple[float, float]:
+    """Middle 95 % of bootstrap means; nan where there are none."""
+    known = means[~np.isnan(means)]
+    if not len(known):
+        return float("nan"), float("nan")
+    low, high = np.percentile(known, [2.5, 97.5])
     return float(low), float(high)

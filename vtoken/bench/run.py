@@ -35,15 +35,16 @@ class Job:
     """What is measured: clips x rates x plans.
 
     Attributes:
-        clips: name in the table and source of each clip.
+        clips: name in the table, source and sampling rates of each clip.
         plans: text and plan; the baselines are among them.
         options: ``start``, ``end`` and ``backend`` of ``open_video``.
+        notes: rates that were left out.
     """
 
-    clips: dict[str, Any]
-    rates: Sequence[float]
+    clips: dict[str, tuple[Any, list[float]]]
     plans: dict[str, Plan]
     options: dict[str, Any]
+    notes: list[str]
 
     @classmethod
     def of(
@@ -56,16 +57,23 @@ class Job:
     ) -> Job:
         """The job of a command line; clips are opened once, so that bad input ends it before any work.
 
+        Rates above a clip's own would give every frame once more and are left out, unless none remains.
+
         Raises:
             InputError, VideoError: an unknown plan, a bad budget, or a clip that cannot be read.
         """
-        texts = list(dict.fromkeys([*BASELINES, *plans]))
+        parsed = {t: parse(t, budget) for t in dict.fromkeys([*BASELINES, *plans])}
         names = [Path(v).name for v in videos]
-        clips = {n if names.count(n) == 1 else str(v): v for n, v in zip(names, videos, strict=True)}
-        for video in clips.values():
-            for rate in rates:
-                open_video(video, fps=rate, **options).close()
-        return cls(clips, rates, {t: parse(t, budget) for t in texts}, options)
+        clips, notes = {}, []
+        for name, video in zip(names, videos, strict=True):
+            label = name if names.count(name) == 1 else str(video)
+            with open_video(video, fps=rates[0], **options) as reader:
+                native = reader.native_fps or max(rates)
+            fit = [rate for rate in rates if rate <= native * 1.001]
+            if left := [f"{rate:g}" for rate in rates if fit and rate not in fit]:
+                notes.append(f"{label}: fps {', '.join(left)} left out: above the clip's own {native:.4g}")
+            clips[label] = (video, fit or [rates[0]])
+        return cls(clips, parsed, options, notes)
 
 
 def parse(text: str, budget: dict[str, Any]) -> Plan:
@@ -92,9 +100,9 @@ def measure(job: Job, model: Geometry, size: Size = SMALL) -> list[Row]:
         groups.setdefault((str(plan.gate), plan.wants), []).append(text)
     rows = []
     with progress(sum(_frames(job) * len(groups)), "frames") as advance:
-        for name, source in job.clips.items():
+        for name, (source, rates) in job.clips.items():
             _warm_up(encoder, source, job)
-            for rate in job.rates:
+            for rate in rates:
                 found: dict[str, Row] = {}
                 for texts in groups.values():
                     found |= _group(job, name, source, rate, texts, encoder, model, size, advance)
@@ -103,11 +111,8 @@ def measure(job: Job, model: Geometry, size: Size = SMALL) -> list[Row]:
 
 
 def _frames(job: Job) -> list[int]:
-    return [
-        expected_frames(open_video(source, fps=rate, **job.options))
-        for source in job.clips.values()
-        for rate in job.rates
-    ]
+    pairs = [(source, rate) for source, rates in job.clips.values() for rate in rates]
+    return [expected_frames(open_video(source, fps=rate, **job.options)) for source, rate in pairs]
 
 
 def _warm_up(encoder: Encoder, source: Any, job: Job) -> None:
@@ -216,6 +221,7 @@ def run(
         rows = measure_checkpoint(job, model)
     else:
         rows = measure(job, geometry(model), size)
+    rows[0].notes[:0] = job.notes
     print_rows(rows)
     write_text(target / "bench.jsonl", to_jsonl(rows))
     picture = plot(rows, target / "tokens_vs_fps.png")

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-SIGNALS = frozenset({"received_attention", "cls_attention", "keys"})
+# also of one layer, as in "cls_attention@5", see names.py
+SIGNALS = frozenset({"received_attention", "cls_attention", "cls_logits", "keys"})
 
 
 @dataclass
@@ -15,9 +16,13 @@ class Encoded:
 
     Attributes:
         x: [K, D], raster order, items one after another.
-        signals: row-aligned tensors [K, ...]: ``received_attention`` and ``cls_attention`` float32 [K], ``keys``
-            [K, d] (mean over heads), ``deepstack.0`` [K, D] and so on.
+        signals: row-aligned tensors [K, ...]: ``received_attention``, ``cls_attention`` and ``cls_logits`` float32 [K],
+            ``keys`` [K, d] (mean over heads), ``deepstack.0`` [K, D] and so on.
+        index: int64 [K], where cells left on the way: the kept cell, by its number, that gives each row its place.
+        group: int64 [cells], the row that each kept cell has become part of, -1 where it left.
     """
 
     x: Tensor
     signals: dict[str, Tensor] = field(default_factory=dict)
+    index: Tensor | None = None
+    group: Tensor | None = None

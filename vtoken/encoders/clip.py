@@ -6,18 +6,20 @@ several threads may encode with it at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
-from torch.utils.checkpoint import checkpoint
 
 from vtoken.encoders import Encoded
 from vtoken.encoders.dense import last_kept, packed_rows
-from vtoken.encoders.signals import check_signals, layer_index, measure
+from vtoken.encoders.names import by_layer, check_signals
+from vtoken.encoders.packed import Packed, Step, Thinning, begin, ended, run_block, thinned
+from vtoken.encoders.project import project
+from vtoken.encoders.signals import layer_index, measure
 from vtoken.encoders.varlen import Segments, attend
 from vtoken.errors import InputError, UnsupportedError
 
@@ -57,6 +59,7 @@ def encode(
     layer: Layer,
     signals: Collection[str] = frozenset(),
     cls: Literal["drop", "keep"] = "drop",
+    thin: Thinning | None = None,
 ) -> Encoded:
     """Hidden states of the kept patches, as if the skipped ones did not exist.
 
@@ -65,11 +68,13 @@ def encode(
         patches: [K, C * p * p], see ``patches_of``.
         keep: bool [T, n] or [T, h, w].
         layer: hidden-state index such as -2, or several whose features are concatenated.
-        signals: names out of ``SIGNALS``, taken from the layer whose output is the last hidden state used.
-        cls: "keep" puts the CLS row of every frame that has kept patches before them (CLIP only).
+        signals: names as in ``names.py``; without a number, of the layer whose output is the last hidden state used.
+        cls: "keep" puts the CLS row of every frame that has kept patches before them (CLIP only, not with ``thin``).
+        thin: what lets patches leave on the way, None for nothing; its goals are those of the T frames.
 
     Returns:
         ``x`` [K, D] in the tower's dtype, before post-layernorm and projector. A frame with nothing kept has no rows.
+        With ``thin`` the rows left, see ``Encoded``.
 
     Raises:
         InputError: patches, keep or layer that do not fit the tower.
@@ -78,8 +83,9 @@ def encode(
     embed = _embeddings(tower)
     kept = _flags(keep)
     _check(embed, patches, kept)
-    x = linear(patches.to(embed.patch_embedding.weight), _kernel(embed), embed.patch_embedding.bias)
-    return _run(tower, x, kept, layer, signals, cls)
+    if thin is not None and cls == "keep":
+        raise UnsupportedError(f"{thin.method.name} inside the encoder needs cls='drop'")
+    return _run(tower, project(embed.patch_embedding, patches), kept, layer, signals, cls, thin)
 
 
 def encode_reuse(
@@ -103,14 +109,20 @@ def encode_reuse(
     embed = _embeddings(tower)
     kept = _flags(keep)
     _check(embed, patches, kept)
-    index = packed_rows(kept.numpy(), last_kept(kept.numpy()))
-    x = linear(patches.to(embed.patch_embedding.weight), _kernel(embed), embed.patch_embedding.bias)
-    x = x[torch.from_numpy(index).to(x.device).flatten()]
+    index = torch.from_numpy(packed_rows(kept.numpy(), last_kept(kept.numpy()))).flatten()
+    x = project(embed.patch_embedding, patches)
+    x = x[index.to(x.device)]
     return _run(tower, x, torch.ones_like(kept), layer, signals, cls)
 
 
 def _run(
-    tower: nn.Module, x: Tensor, kept: Tensor, layer: Layer, signals: Collection[str], cls: Literal["drop", "keep"]
+    tower: nn.Module,
+    x: Tensor,
+    kept: Tensor,
+    layer: Layer,
+    signals: Collection[str],
+    cls: Literal["drop", "keep"],
+    thin: Thinning | None = None,
 ) -> Encoded:
     """The tower from its patch embeddings [K, D], without positions, to the wanted hidden states."""
     inner: Any = getattr(tower, "vision_model", tower)
@@ -120,28 +132,38 @@ def _run(
     if cls == "keep" and not has_cls:
         raise UnsupportedError(f"{type(tower).__name__} has no CLS token to keep; use cls='drop'")
     chosen = [layer_index(n, len(layers)) for n in ([layer] if isinstance(layer, int) else layer)]
-    if signals and max(chosen) == 0:
+    last = max(chosen)
+    if last == 0 and any("@" not in name for name in signals):
         raise InputError(f"feature layer {layer} is the patch embedding, which has no attention scores")
+    if last == 0 and thin is not None:
+        raise InputError(f"feature layer {layer} is the patch embedding: {thin.method.name} has no layer to act in")
+    wanted = by_layer(signals, last - 1, len(layers))
 
     place = kept.nonzero()[:, 1].to(x.device)
     x = x + inner.embeddings.position_embedding(place + has_cls)
     count = kept.sum(dim=1)
-    segments, rows = Segments(count, x.device), None
+    present = count[count > 0]
+    segments = Segments(present + has_cls, x.device)
+    patch = torch.ones(len(x), dtype=torch.bool, device=x.device)
     if has_cls:
-        segments = Segments(count[count > 0] + 1, x.device)
-        x, rows = _with_cls(x, inner.embeddings, count[count > 0])
+        x, rows = _with_cls(x, inner.embeddings, present)
         x = inner.pre_layrnorm(x)
-    states: dict[int, Tensor] = {0: x}
-    found: dict[str, Tensor] = {}
-    for i, block in enumerate(layers[: max(chosen)], start=1):
-        wanted = signals if i == max(chosen) else ()
-        x = _block(block, x, segments, wanted, found, has_cls)
+        patch = torch.zeros(len(x), dtype=torch.bool, device=x.device).index_fill(0, rows, True)
+    state = Packed(x, segments, segments, has_cls=has_cls)
+    begin(state, thin, count)
+    for i in range(max(last, 1 + max(wanted, default=-1)) + 1):
+        if i > 0:
+            _block(layers[i - 1], state, wanted.get(i - 1, {}), i, last)
         if i in chosen:
-            states[i] = x
-    out = torch.cat([states[i] for i in chosen], dim=-1) if len(chosen) > 1 else states[chosen[0]]
-    if rows is not None and cls == "drop":
-        out, found = out[rows], {name: value[rows] for name, value in found.items()}
-    return Encoded(out, found)
+            state.cells[f"_state.{i}"] = state.x
+    found = state.cells
+    out = torch.cat([found[f"_state.{i}"] for i in chosen], dim=-1)
+    found = {name: value for name, value in found.items() if not name.startswith("_")}
+    index, group = ended(state, patch)
+    if has_cls and cls == "drop":
+        mine = patch if state.thin is None else patch[state.thin.cell]
+        out, found = out[mine], {name: value[mine] for name, value in found.items()}
+    return Encoded(out, found, index, group)
 
 
 def _with_cls(x: Tensor, embeddings: Any, count: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,22 +177,24 @@ def _with_cls(x: Tensor, embeddings: Any, count: Tensor) -> tuple[Tensor, Tensor
     return torch.cat([token.expand(len(count), -1), x])[order], rows.to(x.device)
 
 
-def _block(
-    block: Any, x: Tensor, segments: Segments, wanted: Collection[str], found: dict[str, Tensor], has_cls: bool
-) -> Tensor:
+def _block(block: Any, state: Packed, wanted: dict[str, str], layer: int, last: int) -> None:
+    """One layer, with its signals and, up to the last feature layer, the step in which cells leave."""
+
     def forward(x: Tensor) -> Tensor:
         attention = block.self_attn
         inside = block.layer_norm1(x)
-        project = (attention.q_proj, attention.k_proj, attention.v_proj)
-        q, k, v = (p(inside).unflatten(-1, (attention.num_heads, -1)) for p in project)
+        layers = (attention.q_proj, attention.k_proj, attention.v_proj)
+        q, k, v = (p(inside).unflatten(-1, (attention.num_heads, -1)) for p in layers)
         if wanted:
-            found.update(measure(q, k, attention.scale, segments, wanted, has_cls))
-        x = x + attention.out_proj(attend(q, k, v, segments, attention.scale).flatten(1))
+            found = measure(q, k, attention.scale, state.frames, set(wanted.values()), state.has_cls)
+            state.cells.update({name: found[base] for name, base in wanted.items()})
+        mixed = attend(q, k, v, state.frames, attention.scale, state.key_bias)
+        x = x + attention.out_proj(mixed.flatten(1))
+        if layer <= last:
+            x = thinned(x, Step(state, layer, last, q, k, v, k, attention.scale))
         return x + block.mlp(block.layer_norm2(x))
 
-    if getattr(block, "gradient_checkpointing", False) and block.training and torch.is_grad_enabled():
-        return checkpoint(forward, x, use_reentrant=False)  # type: ignore[return-value]
-    return forward(x)
+    run_block(block, forward, state)
 
 
 def _embeddings(tower: nn.Module) -> Any:
@@ -183,17 +207,13 @@ def _embeddings(tower: nn.Module) -> Any:
     return embed
 
 
-def _kernel(embed: Any) -> Tensor:
-    return embed.patch_embedding.weight.flatten(1)
-
-
 def _flags(keep: Tensor | np.ndarray) -> Tensor:
     """Keep flags as bool [T, n] on the CPU."""
     return torch.as_tensor(keep).to("cpu", torch.bool).flatten(1)
 
 
 def _check(embed: Any, patches: Tensor, kept: Tensor) -> None:
-    width = _kernel(embed).shape[1]
+    width = math.prod(embed.patch_embedding.weight.shape[1:])
     if patches.dim() != 2 or patches.shape[1] != width:
         raise InputError(f"patches must be rows of {width} values for this encoder, got {list(patches.shape)}")
     if len(patches) != int(kept.sum()):

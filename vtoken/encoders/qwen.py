@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
 from vtoken.encoders import Encoded
 from vtoken.encoders.dense import last_kept, packed_rows
 from vtoken.encoders.layout import Layout, layout
-from vtoken.encoders.signals import attention_of, check_signals, measure, merge_cells, rotary_of, tap
-from vtoken.encoders.varlen import Segments, attend
+from vtoken.encoders.names import by_layer, check_signals
+from vtoken.encoders.packed import Packed, Step, Thinning, begin, ended, run_block, thinned
+from vtoken.encoders.project import project
+from vtoken.encoders.signals import collect, measure, merge_cells, rotary_of, usual_layer
+from vtoken.encoders.varlen import attend
 from vtoken.errors import InputError, UnsupportedError
 
 Keep = Sequence[Tensor | np.ndarray]
@@ -35,7 +37,12 @@ TOWERS = frozenset(
 
 
 def encode(
-    visual: nn.Module, rows: Tensor, grid_thw: Tensor, keep: Keep, signals: Collection[str] = frozenset()
+    visual: Any,
+    rows: Tensor,
+    grid_thw: Tensor,
+    keep: Keep,
+    signals: Collection[str] = frozenset(),
+    thin: Thinning | None = None,
 ) -> Encoded:
     """Merged tokens of the kept cells, as if the skipped ones did not exist.
 
@@ -44,11 +51,14 @@ def encode(
         rows: [K * merge**2, C * frames * p * p] pixel rows of the kept cells, in the order of the stock processor.
         grid_thw: integers [n, 3], the whole grid of each image or video in patches.
         keep: bool [t, h / merge, w / merge] for each of them.
-        signals: ``received_attention`` or ``keys``, of the last layer with full attention, mean of a cell's patches.
+        signals: ``received_attention`` or ``keys``, of the last layer with full attention or of one layer
+            (``keys@5``), mean of a cell's patches.
+        thin: what lets cells leave on the way, None for nothing; its goals are those of all time steps of all items.
 
     Returns:
         ``x`` [K, D] after the merger, in raster order, items one after another; Qwen3-VL's DeepStack rows are the
-        signals ``deepstack.0`` and so on. An item, or a frame of it, with nothing kept has no rows.
+        signals ``deepstack.0`` and so on. An item, or a frame of it, with nothing kept has no rows. With
+        ``thin`` the rows left, see ``Encoded``.
 
     Raises:
         InputError: rows, grids and keep that do not fit each other.
@@ -56,13 +66,18 @@ def encode(
     """
     kept = _check(visual, rows, grid_thw, keep)
     check_signals(signals, has_cls=False)
-    if len(rows) and all(bool(k.all()) for k in kept):
+    if thin is not None and thin.method.exact and not thin.method.exact_cells:
+        raise UnsupportedError(
+            f"{thin.method.name}:exact=True is for single patches; cells of {type(visual).__name__} leave whole"
+        )
+    if len(rows) and thin is None and all(bool(k.all()) for k in kept):
         return _stock(visual, rows, grid_thw, signals)
-    return _run(visual, visual.patch_embed(rows), layout(visual, grid_thw, kept, rows.device), signals)  # type: ignore[operator]
+    x, where = project(visual.patch_embed.proj, rows), layout(visual, grid_thw, kept, rows.device)
+    return _run(visual, x, where, signals, thin, kept)
 
 
 def encode_reuse(
-    visual: nn.Module, rows: Tensor, grid_thw: Tensor, keep: Keep, signals: Collection[str] = frozenset()
+    visual: Any, rows: Tensor, grid_thw: Tensor, keep: Keep, signals: Collection[str] = frozenset()
 ) -> Encoded:
     """The published GRT code: only the projection of skipped cells is saved.
 
@@ -81,15 +96,15 @@ def encode_reuse(
     for k in kept:
         index.append(base + packed_rows(k.numpy(), last_kept(k.numpy())).ravel())
         base += int(k.sum())
-    embedded: Tensor = visual.patch_embed(rows)  # type: ignore[operator]
-    cells = embedded.unflatten(0, (base, -1))
+    cells = project(visual.patch_embed.proj, rows).unflatten(0, (base, -1))
     full = cells[torch.from_numpy(np.concatenate(index)).to(cells.device)].flatten(0, 1)
-    return _run(visual, full, layout(visual, grid_thw, [torch.ones_like(k) for k in kept], rows.device), signals)
+    kept = [torch.ones_like(k) for k in kept]
+    return _run(visual, full, layout(visual, grid_thw, kept, rows.device), signals, None, kept)
 
 
 def _stock(visual: Any, rows: Tensor, grid_thw: Tensor, signals: Collection[str]) -> Encoded:
     if signals:
-        with tap(attention_of(visual), signals, visual) as found:
+        with collect(visual, signals) as found:
             out = visual(rows, grid_thw=grid_thw, return_dict=True)
     else:
         out, found = visual(rows, grid_thw=grid_thw, return_dict=True), {}
@@ -97,7 +112,9 @@ def _stock(visual: Any, rows: Tensor, grid_thw: Tensor, signals: Collection[str]
     return Encoded(out.pooler_output, found | {f"deepstack.{i}": x for i, x in enumerate(deep)})
 
 
-def _run(visual: Any, x: Tensor, where: Layout, signals: Collection[str]) -> Encoded:
+def _run(
+    visual: Any, x: Tensor, where: Layout, signals: Collection[str], thin: Thinning | None, kept: list[Tensor]
+) -> Encoded:
     """The tower from its patch embeddings [K * merge**2, D] to merged tokens."""
     unit = visual.config.spatial_merge_size**2
     if where.interpolation is not None:
@@ -105,47 +122,48 @@ def _run(visual: Any, x: Tensor, where: Layout, signals: Collection[str]) -> Enc
         x = x + (visual.pos_embed(index) * weight[:, :, None]).sum(1).to(x.dtype)
     if where.order is not None:
         x = x.unflatten(0, (-1, unit))[where.order].flatten(0, 1)
-    rotary = visual.rotary_pos_emb(x, where.positions)
+    patches = torch.ones(len(x) // unit, dtype=torch.bool, device=x.device)
+    state = Packed(x, where.frames, where.windows, unit, rotary=visual.rotary_pos_emb(x, where.positions))
+    begin(state, thin, torch.cat([k.flatten(1).sum(dim=1) for k in kept]))
     full = getattr(visual, "fullatt_block_indexes", range(len(visual.blocks)))
     deep_at = list(getattr(visual, "deepstack_visual_indexes", []))
-    scored = attention_of(visual)
-    found: dict[str, Tensor] = {}
+    wanted = by_layer(signals, usual_layer(visual), len(visual.blocks))
     for i, block in enumerate(visual.blocks):
-        segments = where.frames if i in full else where.windows
-        wanted = signals if block.attn is scored else ()
-        x = _block(block, x, segments, rotary, wanted, found)
+        _block(block, state, wanted.get(i, {}), i + 1, len(visual.blocks), i not in full)
         if i in deep_at:
             number = deep_at.index(i)
-            found[f"deepstack.{number}"] = visual.deepstack_merger_list[number](x)
-    per_patch = {name: found.pop(name) for name in signals}
-    found = {**merge_cells(per_patch, unit), **found}
-    out = visual.merger(x)
-    if where.order is not None:
-        inverse = where.order.argsort()
+            state.cells[f"deepstack.{number}"] = visual.deepstack_merger_list[number](state.x)
+    out = visual.merger(state.x)
+    found = {name: value for name, value in state.cells.items() if not name.startswith("_")}
+    index, group = ended(state, patches)
+    if where.order is not None:  # windows back to raster order
+        place = where.order if index is None else where.order[index]
+        inverse = place.argsort()
         out, found = out[inverse], {name: value[inverse] for name, value in found.items()}
-    return Encoded(out, found)
+        if group is not None:
+            index = place[inverse]
+            number = torch.cat([inverse.argsort(), inverse.new_full((1,), -1)])
+            group = torch.empty_like(group).index_copy(0, where.order, number[group])
+    return Encoded(out, found, index, group)
 
 
-def _block(
-    block: Any,
-    x: Tensor,
-    segments: Segments,
-    rotary: tuple[Tensor, Tensor],
-    wanted: Collection[str],
-    found: dict[str, Tensor],
-) -> Tensor:
+def _block(block: Any, state: Packed, wanted: dict[str, str], layer: int, last: int, windowed: bool) -> None:
+    """One layer, with its signals and the step in which cells leave."""
+
     def forward(x: Tensor) -> Tensor:
-        attention = block.attn
-        q, k, v = attention.qkv(block.norm1(x)).unflatten(-1, (3, attention.num_heads, -1)).unbind(1)
-        q, k = rotary_of(attention)(q, k, *rotary)
+        attention, segments = block.attn, state.windows if windowed else state.frames
+        q, keys, v = attention.qkv(block.norm1(x)).unflatten(-1, (3, attention.num_heads, -1)).unbind(1)
+        assert state.rotary is not None
+        q, k = rotary_of(attention)(q, keys, *state.rotary)
         if wanted:
-            found.update(measure(q, k, attention.scaling, segments, wanted, has_cls=False))
-        x = x + attention.proj(attend(q, k, v, segments, attention.scaling).flatten(1))
+            found = measure(q, k, attention.scaling, segments, set(wanted.values()), has_cls=False)
+            found = merge_cells(found, state.unit)
+            state.cells.update({name: found[base] for name, base in wanted.items()})
+        x = x + attention.proj(attend(q, k, v, segments, attention.scaling, state.key_bias).flatten(1))
+        x = thinned(x, Step(state, layer, last, q, k, v, keys, attention.scaling, windowed))
         return x + block.mlp(block.norm2(x))
 
-    if getattr(block, "gradient_checkpointing", False) and block.training and torch.is_grad_enabled():
-        return checkpoint(forward, x, use_reentrant=False)  # type: ignore[return-value]
-    return forward(x)
+    run_block(block, forward, state)
 
 
 def _check(visual: Any, rows: Tensor, grid_thw: Tensor, keep: Keep) -> list[Tensor]:

@@ -1,7 +1,7 @@
-"""Attention scores and keys of one vision layer, recomputed from its input: no eager attention, no N x N matrix.
+"""Attention scores and keys of vision layers, recomputed from their input: no eager attention, no N x N matrix.
 
-``measure`` serves the encoders that run on kept patches; ``tap`` gives the same signals while the stock model encodes
-whole images.
+``measure`` serves the encoders that run on kept patches; ``tap`` and ``collect`` give the same signals while the stock
+model encodes whole images.
 """
 
 from __future__ import annotations
@@ -9,30 +9,16 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vtoken.encoders import SIGNALS
+from vtoken.encoders.names import by_layer, check_signals, within
 from vtoken.encoders.varlen import Segments
 from vtoken.errors import InputError, UnsupportedError
-from vtoken.kernels.attention import cls_attention, received_attention
-
-
-def check_signals(wanted: Collection[str], has_cls: bool) -> None:
-    """Refuse unknown signals, and CLS attention where there is no CLS token.
-
-    Raises:
-        InputError: a signal that no encoder gives.
-        UnsupportedError: ``cls_attention`` of an encoder without a CLS token.
-    """
-    unknown = sorted(set(wanted) - SIGNALS)
-    if unknown:
-        raise InputError(f"unknown encoder signals {', '.join(unknown)}; known: {', '.join(sorted(SIGNALS))}")
-    if "cls_attention" in wanted and not has_cls:
-        raise UnsupportedError("cls_attention needs a CLS token, which this encoder lacks; use received_attention")
+from vtoken.kernels.attention import cls_attention, cls_logits, received_attention
 
 
 def measure(
@@ -53,9 +39,9 @@ def measure(
     found: dict[str, Tensor] = {}
     if "received_attention" in wanted:
         found["received_attention"] = received_attention(q, k, scale, segments.cu_seqlens)
-    if "cls_attention" in wanted:
-        first = segments.cu_seqlens[:-1].long()
-        found["cls_attention"] = cls_attention(q[first], k, scale, segments.cu_seqlens)
+    for name, function in (("cls_attention", cls_attention), ("cls_logits", cls_logits)):
+        if name in wanted:
+            found[name] = function(q[segments.cu_seqlens[:-1].long()], k, scale, segments.cu_seqlens)
     if "keys" in wanted:
         found["keys"] = k.detach().mean(dim=1)
     return found
@@ -105,8 +91,23 @@ def scale_of(attention: nn.Module) -> float:
     return float(module.scaling if hasattr(module, "scaling") else module.scale)
 
 
-def attention_of(tower: nn.Module, layer: int = -1) -> nn.Module:
-    """The attention module whose scores go with a feature layer.
+def attentions_of(tower: nn.Module) -> list[nn.Module]:
+    """The attention modules of a vision tower, layer by layer.
+
+    Raises:
+        UnsupportedError: a tower with neither ``blocks`` nor an ``encoder``.
+    """
+    inner: Any = getattr(tower, "vision_model", tower)
+    if hasattr(inner, "blocks"):
+        return [block.attn for block in inner.blocks]
+    if not hasattr(inner, "encoder"):
+        raise UnsupportedError(f"{type(tower).__name__} has neither blocks nor an encoder; its attention is unknown")
+    layers = inner.encoder.layers if hasattr(inner.encoder, "layers") else inner.encoder.layer
+    return [owner.self_attn if hasattr(owner, "self_attn") else owner.attention for owner in layers]
+
+
+def usual_layer(tower: nn.Module, layer: int = -1) -> int:
+    """Number of the layer, counted from 0, whose scores go with a feature layer.
 
     For CLIP and SigLIP it is the layer whose output is ``hidden_states[layer]`` (FasterVLM's ``attentions[layer]``);
     for Qwen2.5-VL the last layer with full attention; for other Qwen towers the last layer.
@@ -119,18 +120,20 @@ def attention_of(tower: nn.Module, layer: int = -1) -> nn.Module:
         InputError: the embedding, or a layer the tower does not have.
         UnsupportedError: a tower of another build.
     """
+    layers = len(attentions_of(tower))
     inner: Any = getattr(tower, "vision_model", tower)
     if hasattr(inner, "blocks"):
         full = getattr(inner, "fullatt_block_indexes", None)
-        return inner.blocks[max(full) if full else len(inner.blocks) - 1].attn
-    if not hasattr(inner, "encoder"):
-        raise UnsupportedError(f"{type(tower).__name__} has neither blocks nor an encoder; its attention is unknown")
-    layers = inner.encoder.layers if hasattr(inner.encoder, "layers") else inner.encoder.layer
-    index = layer_index(layer, len(layers))
+        return max(full) if full else layers - 1
+    index = layer_index(layer, layers)
     if index == 0:
         raise InputError(f"feature layer {layer} is the patch embedding, which has no attention scores")
-    owner: Any = layers[index - 1]
-    return owner.self_attn if hasattr(owner, "self_attn") else owner.attention
+    return index - 1
+
+
+def attention_of(tower: nn.Module, layer: int = -1) -> nn.Module:
+    """The attention module of ``usual_layer``."""
+    return attentions_of(tower)[usual_layer(tower, layer)]
 
 
 def layer_index(layer: int, layers: int) -> int:
@@ -142,6 +145,32 @@ def layer_index(layer: int, layers: int) -> int:
     if not -layers - 1 <= layer <= layers:
         raise InputError(f"feature layer {layer} is outside the {layers + 1} hidden states of this encoder")
     return layer % (layers + 1)
+
+
+@contextmanager
+def collect(tower: nn.Module, wanted: Collection[str], layer: int = -1) -> Iterator[dict[str, Tensor]]:
+    """Collect signals of several layers while the stock model runs in the block.
+
+    Args:
+        tower: vision model, see ``usual_layer``.
+        wanted: names such as ``keys`` or ``cls_attention@-2``; layers that the tower does not have are left out.
+        layer: feature layer to which names without a number belong.
+
+    Returns:
+        a dict that holds, once the block has ended, what ``tap`` gives, under the wanted names.
+    """
+    found: dict[str, Tensor] = {}
+    modules = attentions_of(tower)
+    wanted = within(wanted, len(modules))
+    usual = usual_layer(tower, layer) if wanted else 0
+    with ExitStack() as stack:
+        taps = [
+            (names, stack.enter_context(tap(modules[index], set(names.values()), tower)))
+            for index, names in by_layer(wanted, usual, len(modules)).items()
+        ]
+        yield found
+    for names, seen in taps:
+        found.update({name: seen[base] for name, base in names.items() if base in seen})
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 
 class Segments:
@@ -55,7 +55,7 @@ class Segments:
         return None if torch.equal(order, place) else order.argsort()
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, key_bias: Tensor | None = None) -> Tensor:
     """Softmax attention of every segment within itself.
 
     On a GPU in half precision it is one call of flash-attn or of torch's varlen attention; elsewhere segments of one
@@ -65,21 +65,48 @@ def attend(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float) ->
         q, k, v: [N, H, d], the segments' rows one after another.
         segments: their lengths.
         scale: factor on the scores.
+        key_bias: float32 [N], added to the scores of each key, or None.
 
     Returns:
         [N, H, d], dtype of ``v``.
     """
-    kernel = _varlen_kernel(q.device.type, q.dtype, q.shape[-1])
+    width = q.shape[-1]
+    kernel = _varlen_kernel(q.device.type, q.dtype, width if key_bias is None else width + EXTRA)
+    if kernel is not None and key_bias is not None:
+        return kernel(*widened(q, k, v, key_bias / scale), segments, scale)[..., :width]
     if kernel is not None:
         return kernel(q, k, v, segments, scale)
     parts = []
     for n, rows in segments.groups:
         a, b, c = (x[rows].unflatten(0, (-1, n)).transpose(1, 2) for x in (q, k, v))
-        parts.append(scaled_dot_product_attention(a, b, c, scale=scale).transpose(1, 2).flatten(0, 1))
+        mask = None
+        if key_bias is not None:
+            mask = key_bias[rows].to(q.dtype).view(-1, 1, 1, n).expand(-1, -1, n, -1)
+        parts.append(scaled_dot_product_attention(a, b, c, mask, scale=scale).transpose(1, 2).flatten(0, 1))
     if not parts:
         return torch.empty_like(v)
     out = torch.cat(parts) if len(parts) > 1 else parts[0]
     return out if segments.inverse is None else out[segments.inverse]
+
+
+EXTRA = 8  # channels: kernels want widths that are multiples of 8
+
+
+def widened(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A bias of the keys as further channels, for kernels that take none: q' k' = q k + bias.
+
+    Args:
+        q, k, v: [N, H, d].
+        bias: float32 [N]; it goes in two parts, so that half precision keeps about 16 bits of it.
+
+    Returns:
+        q', k', v' [N, H, d + 8]; the further channels of v' are 0.
+    """
+    high = bias.to(k.dtype)
+    low = (bias - high.float()).to(k.dtype)
+    parts = torch.stack([high, low], dim=-1)[:, None].expand(-1, k.shape[1], -1)
+    q, k = torch.cat([q, torch.ones_like(parts)], dim=-1), torch.cat([k, parts], dim=-1)
+    return pad(q, (0, EXTRA - 2)), pad(k, (0, EXTRA - 2)), pad(v, (0, EXTRA))
 
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Segments, float], Tensor]

@@ -15,9 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vtoken.encoders.names import within
+from vtoken.encoders.packed import Thinning
+from vtoken.encoders.signals import attentions_of
 from vtoken.errors import InputError, UnsupportedError
+from vtoken.registry import has
 from vtoken.types import GateMap, Grid
 
+# signals of encoders without and with a CLS token
+PATCHES = frozenset({"received_attention", "received_attention@*", "keys", "keys@*"})
+CLS = PATCHES | {"cls_attention", "cls_attention@*", "cls_logits", "cls_logits@*"}
 PIXELS = {"image": ("pixel_values", "pixel_values_images"), "video": ("pixel_values_videos",)}
 
 
@@ -128,8 +135,9 @@ class Family:
     Attributes:
         name: the model type.
         title: its usual name.
-        gives: signals its encoder can give (see ``Method.needs``).
+        gives: signals its encoder can give (see ``Method.needs``); ``keys@*`` stands for those of every layer.
         sparse: modalities whose encoder can run on the kept patches only.
+        thins: modalities in whose encoder tokens can leave on the way.
         tensor: modalities whose feature container is one tensor instead of a list.
         drops: keyword arguments that describe pixels and must not reach the model after encoding.
         clip_modality: what a gated clip stands in for: "video", or "image" where frames go in as images.
@@ -140,6 +148,7 @@ class Family:
     title: str
     gives: frozenset[str] = frozenset()
     sparse: frozenset[str] = frozenset()
+    thins: frozenset[str] = frozenset()
     tensor: frozenset[str] = frozenset()
     drops: tuple[str, ...] = ()
     clip_modality: str = "video"
@@ -156,6 +165,18 @@ class Family:
                 f"{self.title}: {n} {modality} features, {len(layout.position)} rows expected from the grid"
             )
         return Features(rows, torch.arange(n), layout, torch.ones(n), {}, int((~layout.structural).sum()), out)
+
+    def offered(self, wants: frozenset[str]) -> frozenset[str]:
+        """The wanted signals that its encoder can give."""
+        return frozenset(name for name in wants if has(self.gives, name) and not name.endswith("@*"))
+
+    def available(self, tower: Any, wants: frozenset[str]) -> frozenset[str]:
+        """The wanted signals that this very tower can give: by its layers, and by its CLS token."""
+        embeddings = getattr(getattr(tower, "vision_model", tower), "embeddings", None)
+        wants = within(self.offered(wants), len(attentions_of(tower)))
+        if hasattr(embeddings, "class_embedding") or hasattr(embeddings, "cls_token"):
+            return wants
+        return frozenset(name for name in wants if not name.startswith("cls_"))
 
     def features(self, model: nn.Module, modality: str, inputs: dict[str, Any]) -> Any:
         """The stock ``get_image_features`` or ``get_video_features`` on the arguments that it takes."""
@@ -219,8 +240,20 @@ class Family:
         """Frames in a time step of a video."""
         return 1
 
-    def encode_clips(self, model: nn.Module, clips: list[Clip], wants: frozenset[str]) -> Features:
-        """Run the encoder on the kept patches alone."""
+    def whole(self, model: nn.Module, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
+        """The images or videos that an ordinary processor made, as clips with every cell kept.
+
+        Args:
+            fps: sampling rate of videos where the inputs do not tell it.
+        """
+        raise UnsupportedError(
+            f"tokens cannot leave inside the encoder of {self.title}; 'divprune' drops them after it"
+        )
+
+    def encode_clips(
+        self, model: nn.Module, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None
+    ) -> Features:
+        """Run the encoder on the kept patches alone, with ``thin`` on fewer and fewer of them."""
         raise UnsupportedError(f"{self.title} cannot skip patches before its encoder; 'evs' drops after it")
 
 

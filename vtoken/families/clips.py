@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vtoken.encoders import Encoded
 from vtoken.families.base import Clip, Family, Features, Layout
 from vtoken.families.rows import join
+from vtoken.kernels.bipartite import Folding
 from vtoken.tokenizers.base import Gate
 from vtoken.types import GateMap, Grid
 from vtoken.video.preprocess import Preprocessor
@@ -79,6 +81,19 @@ def gate_signals(clips: list[Clip], device: torch.device) -> tuple[Tensor, dict[
     score = np.concatenate([c.gate.score[c.gate.keep] for c in clips])
     scene = scene_numbers(clips, [c.gate.keep for c in clips])
     return torch.from_numpy(size).float(), {"motion": torch.from_numpy(score).to(device), "scene": scene.to(device)}
+
+
+def thinned(out: Encoded, index: Tensor, size: Tensor, signals: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict]:
+    """Placeholder rows, sizes and the gate's signals of what is left after the encoder.
+
+    Args:
+        index, size, signals: those of the kept cells that entered it.
+    """
+    if out.group is None or out.index is None:
+        return index, size, signals
+    fold = Folding(out.group.cpu(), size, ordered=True)
+    signals = {name: fold(value.cpu()).to(value.device) for name, value in signals.items()}
+    return index[out.index.cpu()], fold.size, signals
 
 
 def encode_each_once(family: Family, model: nn.Module, clips: list[Clip], wants: frozenset[str]) -> Features:

@@ -14,18 +14,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vtoken.encoders import Encoded
 from vtoken.encoders import clip as encoder
+from vtoken.encoders.packed import Thinning
 from vtoken.encoders.pool import pool
-from vtoken.encoders.signals import attention_of, tap
+from vtoken.encoders.signals import collect
 from vtoken.errors import UnsupportedError
 from vtoken.families.base import PIXELS, Clip, Family, Features, Layout
-from vtoken.families.clips import adapt, gate_signals, gated, kept_index, layout_of, scene_numbers, vision_dtype
+from vtoken.families.clips import (
+    adapt,
+    gate_signals,
+    gated,
+    kept_index,
+    layout_of,
+    scene_numbers,
+    thinned,
+    vision_dtype,
+)
 from vtoken.families.rows import anyres_layout, join, pack, tile_counts, video_layout
 from vtoken.tokenizers.base import Gate
+from vtoken.types import GateMap, Grid
 from vtoken.video.preprocess import Preprocessor
-
-CLIP = frozenset({"cls_attention", "received_attention", "keys"})
-SIGLIP = frozenset({"received_attention", "keys"})
 
 
 @dataclass(frozen=True)
@@ -52,14 +61,12 @@ class Llava(Family):
         return model.config.vision_feature_layer
 
     def encode(self, model: nn.Module, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
-        wants &= self.gives
+        tower, layer = self.tower(model, modality), self.layer(model)
+        wants = self.available(tower, wants)
         if not wants:
             return super().encode(model, modality, inputs, wants)
-        tower, layer = self.tower(model, modality), self.layer(model)
         last = layer if isinstance(layer, int) else max(layer, key=lambda n: n % 1000)
-        if not hasattr(getattr(tower, "vision_model", tower).embeddings, "class_embedding"):
-            wants -= {"cls_attention"}
-        with tap(attention_of(tower, last), wants) as found:
+        with collect(tower, wants, last) as found:
             features = super().encode(model, modality, inputs, wants)
         for name, value in found.items():
             flat = value.view(len(value), -1)
@@ -98,32 +105,44 @@ class Llava(Family):
         rows = self.placeholders(model, "image", inputs["input_ids"], inputs).sum(1)
         return [f for f in pixels.split((rows * len(pixels) // rows.sum()).tolist()) if len(f)]
 
-    def encode_clips(self, model: nn.Module, clips: list[Clip], wants: frozenset[str]) -> Features:
-        x, signals = self._encoded(model, clips, wants)
+    def whole(self, model: nn.Module, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
+        side, step = model.config.vision_config.patch_size, 1 / fps if fps else math.nan
+        out = []
+        for frames in self.frames(model, inputs):
+            count, _, height, width = frames.shape
+            gate = GateMap.full(count, height // side, width // side)
+            rows = encoder.patches_of(frames, side, gate.keep)
+            out.append(Clip(rows, Grid(height, width, side, 1), gate, np.arange(count) * step, count * step))
+        return out
+
+    def encode_clips(
+        self, model: nn.Module, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None
+    ) -> Features:
+        out = self._encoded(model, clips, wants, thin)
         keeps = [c.gate.keep for c in clips]
-        size, own = gate_signals(clips, x.device)
+        entered = kept_index(keeps)
+        index, size, own = thinned(out, entered, *gate_signals(clips, out.x.device))
         layout = layout_of(clips)
         # one item an image, as the model sees them
         layout.seconds = [c.seconds / len(c.gate.keep) for c in clips for _ in c.gate.keep]
         layout.lengths = [k[0].size for k in keeps for _ in k]
-        x = model.base_model.multi_modal_projector(x)
-        index = kept_index(keeps)
-        return Features(x, index, layout, size, own | signals, len(index))
+        x = model.base_model.multi_modal_projector(out.x)
+        return Features(x, index, layout, size, own | out.signals, len(entered))
 
-    def _encoded(self, model: nn.Module, clips: list[Clip], wants: frozenset[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _encoded(
+        self, model: nn.Module, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None
+    ) -> Encoded:
         """Hidden states and signals of the kept patches of all clips, before the projector."""
         tower = self.tower(model, self.clip_modality)
         has_cls = hasattr(getattr(tower, "vision_model", tower).embeddings, "class_embedding")
         if has_cls != (model.config.vision_feature_select_strategy == "default"):
             raise UnsupportedError(
-                f"{self.title}: gating needs features without a CLS row, and this config has "
+                f"{self.title}: patches can leave only where features come without a CLS row, and this config has "
                 f"vision_feature_select_strategy={model.config.vision_feature_select_strategy!r}"
             )
         keep = np.concatenate([c.gate.keep.reshape(len(c.gate.keep), -1) for c in clips])
         rows = torch.cat([c.rows for c in clips]).to(model.device, vision_dtype(tower))
-        wants = wants & self.gives if has_cls else wants & self.gives - {"cls_attention"}
-        out = encoder.encode(tower, rows, keep, self.layer(model), wants)
-        return out.x, out.signals
+        return encoder.encode(tower, rows, keep, self.layer(model), self.available(tower, wants), thin=thin)
 
 
 @dataclass(frozen=True)
@@ -166,8 +185,13 @@ class LlavaNext(Llava):
         first = torch.zeros(1, clip.gate.keep[0].size, 1)
         return len(clip.gate.keep) * self.pooled(model, first).shape[1]
 
-    def encode_clips(self, model: nn.Module, clips: list[Clip], wants: frozenset[str]) -> Features:
-        x, signals = self._encoded(model, clips, wants)
+    def encode_clips(
+        self, model: nn.Module, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None
+    ) -> Features:
+        if thin is not None:
+            raise UnsupportedError(f"{self.title} pools its patches, so they cannot leave inside its encoder")
+        patches = self._encoded(model, clips, wants)
+        x, signals = patches.x, patches.signals
         base: Any = model.base_model
         before = not hasattr(base, "apply_pooling")  # NeXT-Video pools before its projector, OneVision after
         if not before:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vtoken.encoders.signals import attention_of, tap
+from vtoken.encoders.signals import collect
 from vtoken.families.base import Family, Features, Layout, square
 
 
@@ -24,10 +24,10 @@ class Square(Family):
         return features.layout.lengths[0]
 
     def encode(self, model: nn.Module, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
-        wants &= self.gives
+        wants = self.offered(wants)
         if not wants:
             return super().encode(model, modality, inputs, wants)
-        with tap(attention_of(self.tower(model)), wants) as found:
+        with collect(self.tower(model), wants) as found:
             features = super().encode(model, modality, inputs, wants)
         side = square(self.tokens(model, features))[1]
         tiles = len(features.x) // side**2

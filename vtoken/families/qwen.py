@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from vtoken.encoders import qwen as encoder
-from vtoken.encoders.signals import attention_of, merge_cells, tap
+from vtoken.encoders.packed import Thinning
+from vtoken.encoders.signals import collect, merge_cells
 from vtoken.families.base import Clip, Family, Features, Layout
-from vtoken.families.clips import adapt, gate_signals, gated, kept_index, layout_of
+from vtoken.families.clips import adapt, gate_signals, gated, kept_index, layout_of, thinned
 from vtoken.tokenizers.base import Gate
+from vtoken.types import GateMap, Grid
 from vtoken.video.preprocess import Preprocessor
 
 GRIDS = ("pixel_values", "pixel_values_videos", "image_grid_thw", "video_grid_thw", "second_per_grid_ts")
@@ -37,11 +39,10 @@ class Qwen(Family):
         )
 
     def encode(self, model: nn.Module, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
-        wants &= self.gives
+        wants = self.offered(wants)
         if not wants:
             return super().encode(model, modality, inputs, wants)
-        visual = model.base_model.visual
-        with tap(attention_of(visual), wants, visual) as found:
+        with collect(model.base_model.visual, wants) as found:
             features = super().encode(model, modality, inputs, wants)
         features.signals.update(found)
         return features
@@ -70,16 +71,32 @@ class Qwen(Family):
             extra["second_per_grid_ts"] = torch.tensor([clip.seconds / steps])
         return [video], [video] * clip.gate.keep.size, extra
 
-    def encode_clips(self, model: nn.Module, clips: list[Clip], wants: frozenset[str]) -> Features:
+    def whole(self, model: nn.Module, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
+        vision = model.config.vision_config
+        merge, frames = vision.spatial_merge_size, self.frames_per_step(model) if modality == "video" else 1
+        rows = inputs["pixel_values" if modality == "image" else "pixel_values_videos"]
+        grids = inputs[f"{modality}_grid_thw"].tolist()
+        per_step = inputs.get("second_per_grid_ts") if modality == "video" else None
+        out, side = [], vision.patch_size
+        for i, ((t, h, w), own) in enumerate(zip(grids, rows.split([t * h * w for t, h, w in grids]), strict=True)):
+            step = float(per_step[i]) if per_step is not None else frames / fps if fps else math.nan
+            pts = np.arange(t * frames) * step / frames
+            grid = Grid(h * side, w * side, side * merge, frames)
+            out.append(Clip(own, grid, GateMap.full(t, h // merge, w // merge), pts, t * step))
+        return out
+
+    def encode_clips(
+        self, model: nn.Module, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None
+    ) -> Features:
         visual = model.base_model.visual
         merge = visual.spatial_merge_size
         keeps = [c.gate.keep for c in clips]
         grids = torch.tensor([[k.shape[0], k.shape[1] * merge, k.shape[2] * merge] for k in keeps])
         rows = torch.cat([c.rows for c in clips]).to(model.device, visual.dtype)
-        out = encoder.encode(visual, rows, grids.to(model.device), keeps, wants & self.gives)
-        size, signals = gate_signals(clips, out.x.device)
-        index = kept_index(keeps)
-        return Features(out.x, index, layout_of(clips), size, signals | out.signals, len(index))
+        out = encoder.encode(visual, rows, grids.to(model.device), keeps, self.available(visual, wants), thin)
+        entered = kept_index(keeps)
+        index, size, signals = thinned(out, entered, *gate_signals(clips, out.x.device))
+        return Features(out.x, index, layout_of(clips), size, signals | out.signals, len(entered))
 
     def frames_per_step(self, model: nn.Module) -> int:
         return getattr(model.config.vision_config, "temporal_patch_size", 1)
@@ -150,9 +167,8 @@ class VideoLlama3(Qwen):
         return grid_layout(inputs, modality, inputs[f"{modality}_merge_sizes"].tolist())
 
     def encode(self, model: nn.Module, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
-        wants &= self.gives
         base: Any = model.base_model
-        with tap(attention_of(base.vision_model), wants) as found:
+        with collect(base.vision_model, self.offered(wants)) as found:
             features = Family.encode(self, model, modality, inputs, wants)
         merges = inputs[f"{modality}_merge_sizes"].tolist()
         patches = [n * m * m for n, m in zip(features.layout.lengths, merges, strict=True)]

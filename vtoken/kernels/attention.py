@@ -72,17 +72,35 @@ def cls_attention(q_cls: Tensor, k: Tensor, scale: float, cu_seqlens: Tensor | N
     Raises:
         InputError: shapes that do not match.
     """
-    offsets = _check(k, k, cu_seqlens)
-    if q_cls.shape != (len(offsets) - 1, *k.shape[1:]):
-        raise InputError(f"q_cls must be [{len(offsets) - 1}, {k.shape[1]}, {k.shape[2]}], got {list(q_cls.shape)}")
-    lengths = torch.tensor(offsets, device=k.device).diff()
-    owner = torch.repeat_interleave(torch.arange(len(lengths), device=k.device), lengths)
-    score = (q_cls.float()[owner] * k.float()).sum(-1) * scale  # [N, H]
-    top = score.new_full((len(lengths), k.shape[1]), -torch.inf)
+    score, owner, segments = _cls_scores(q_cls, k, scale, cu_seqlens)
+    top = score.new_full((segments, k.shape[1]), -torch.inf)
     top = top.scatter_reduce(0, owner[:, None].expand_as(score), score, "amax")
     weight = (score - top[owner]).exp_()
     total = torch.zeros_like(top).index_add_(0, owner, weight)
     return (weight / total[owner]).mean(dim=1)
+
+
+@torch.no_grad()
+def cls_logits(q_cls: Tensor, k: Tensor, scale: float, cu_seqlens: Tensor | None = None) -> Tensor:
+    """The same before the softmax: scaled products of each segment's CLS query with its keys, averaged over heads.
+
+    Args, errors as in ``cls_attention`` (GlobalCom2 scores by it).
+
+    Returns:
+        float32 [N].
+    """
+    return _cls_scores(q_cls, k, scale, cu_seqlens)[0].mean(dim=1)
+
+
+def _cls_scores(q_cls: Tensor, k: Tensor, scale: float, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor, int]:
+    """Scores [N, H] of each row under its segment's query, the segment of each row, and the number of segments."""
+    offsets = _check(k, k, cu_seqlens)
+    segments = len(offsets) - 1
+    if q_cls.shape != (segments, *k.shape[1:]):
+        raise InputError(f"q_cls must be [{segments}, {k.shape[1]}, {k.shape[2]}], got {list(q_cls.shape)}")
+    lengths = torch.tensor(offsets, device=k.device).diff()
+    owner = torch.repeat_interleave(torch.arange(segments, device=k.device), lengths)
+    return (q_cls.float()[owner] * k.float()).sum(-1) * scale, owner, segments
 
 
 def _check(q: Tensor, k: Tensor, cu_seqlens: Tensor | None) -> list[int]:

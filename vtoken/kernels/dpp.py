@@ -39,6 +39,9 @@ def greedy_map(v: Tensor, k: int) -> Tensor:
         bound = float(alive[outside[0]]) if len(outside) else -torch.inf
         gram = v[near] @ v[near].T - factor[:done, near].T @ factor[:done, near]
         chosen, lower = _pick(gram, floor[near], bound, len(factor) - done)
+        if len(chosen) == 0:  # the exact residuals say that none of them is independent
+            residual[near] = -torch.inf
+            continue
         rows = near[chosen]
         cross = v[rows] @ v.T - factor[:done, rows].T @ factor[:done]
         new = torch.linalg.solve_triangular(lower, cross, upper=False)
@@ -65,5 +68,5 @@ def _pick(gram: Tensor, floor: Tensor, bound: float, most: int) -> tuple[Tensor,
         left = gram.diagonal().clone()
         left[left <= floor] = -torch.inf
         left[picks] = -torch.inf
-    index = torch.tensor(picks, device=gram.device)
-    return index, torch.stack(columns)[:, index].T.tril()
+    index = torch.tensor(picks, dtype=torch.long, device=gram.device)
+    return index, torch.stack(columns)[:, index].T.tril() if columns else gram[:0, :0]

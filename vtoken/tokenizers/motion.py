@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -57,15 +57,15 @@ class MotionStream(GateStream):
 
     def _threshold(self, step: np.ndarray) -> float:
         """The threshold of this step, raised in noise unless the whole picture moves."""
-        gate, before = self.gate, step[-2] if len(step) > 1 else self.previous
+        gate, before, now = self.gate, self.previous, step[0]
         if gate.noise_cap <= 1 and gate.tiny_object >= 255:
             return gate.threshold
         assert before is not None
-        now = _quartile(gate.score(step[-1], before, self.grid))
-        old = now if self.noise is None else self.noise
-        noise = old + (ATTACK if now > old else RELEASE) * (now - old)
+        level = _quartile(gate.score(now, before, self.grid))
+        known = level if self.noise is None else self.noise
+        noise = known + (ATTACK if level > known else RELEASE) * (level - known)
         raised = min(gate.noise_gain * noise, gate.noise_cap * gate.threshold)
-        if raised > gate.threshold and flow.moves(before, step[-1]):
+        if raised > gate.threshold and flow.moves(before, now):
             return gate.threshold  # a pan looks like noise; the estimate stays as it was
         self.noise = noise
         return max(gate.threshold, raised)
@@ -75,6 +75,9 @@ class MotionStream(GateStream):
 @dataclass(kw_only=True)
 class Grt(Gate):
     """Keeps what moved: mean luma change of a 7x7 sub-block since the cell's last refresh, with noise adaptation.
+
+    This is stage 1. Stage 2, the merging of neighbouring scenes that look alike, is the merger ``scene``, which a plan
+    with this gate runs after the encoder.
 
     Luma; cells of 14 px have 4 sub-blocks, of 28 px 16; sub-blocks of 8 px where 7 does not divide the cell. A cell is
     kept if any of its sub-blocks exceeds the threshold in any frame of the step.
@@ -89,6 +92,8 @@ class Grt(Gate):
         tiny_object_noise: levels of 255.
         motion: "dis" compares with content moved along the optical flow, by whole pixels per cell; a moved cell is then
             kept only where the residual exceeds the threshold. About 10 times slower. None compares in place.
+        merge: "scene" for both stages of the paper, "none" for stage 1 alone.
+        merge_delta: scenes merge below this divergence; None for the default of ``scene``.
     """
 
     stream_class: ClassVar[type[GateStream]] = MotionStream
@@ -100,6 +105,8 @@ class Grt(Gate):
     tiny_object: float = 60.0
     tiny_object_noise: float = 1.5
     motion: Literal["dis"] | None = None
+    merge: Literal["scene", "none"] | None = "scene"
+    merge_delta: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,6 +115,12 @@ class Grt(Gate):
         self._number("tiny_object", "255 switches the guard off")
         self._number("tiny_object_noise", "0 switches the guard off")
         self._choice("motion", None, "dis")
+        self.merge = self.merge or "none"  # a plan's text reads none as None
+        self._choice("merge", "scene", "none")
+        self._number("merge_delta", "merge=none switches the merging of scenes off")
+
+    def second_stage(self) -> tuple[str, dict[str, Any]] | None:
+        return None if self.merge == "none" else ("scene", {"delta": self.merge_delta, "anchors": self.anchors})
 
     def score(self, current: np.ndarray, reference: np.ndarray, grid: Grid) -> np.ndarray:
         k = side(grid.cell, SUB_BLOCK)

@@ -1,0 +1,210 @@
+"""The rows of a vision tower while its layers run, and how they become fewer on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from vtoken.encoders.varlen import Segments
+from vtoken.errors import InputError
+from vtoken.kernels.bipartite import Folding
+
+
+@dataclass
+class Packed:
+    """Packed rows of all frames; a cell is ``unit`` consecutive rows, and a CLS token, where there is one, the first
+    cell of its frame.
+
+    Attributes:
+        x: [N * unit, D].
+        frames: rows of each frame.
+        windows: rows that attend to each other in windowed layers; the frames where there are no windows.
+        unit: rows of a cell.
+        has_cls: whether the first cell of each frame is its CLS token.
+        rotary: cos and sin [N * unit, d], or None.
+        cells: what goes with each cell [N, ...]: signals, DeepStack rows, hidden states of layers.
+        thin: present where cells may leave.
+    """
+
+    x: Tensor
+    frames: Segments
+    windows: Segments
+    unit: int = 1
+    has_cls: bool = False
+    rotary: tuple[Tensor, Tensor] | None = None
+    cells: dict[str, Tensor] = field(default_factory=dict)
+    thin: Thin | None = None
+
+    @property
+    def key_bias(self) -> Tensor | None:
+        """float32 [N * unit], what proportional attention adds to the scores of each key; None before any merge."""
+        if self.thin is None or not self.thin.proportional or not self.thin.merged:
+            return None
+        return self.thin.size.log().repeat_interleave(self.unit)
+
+    def leave(self, group: Tensor, ordered: bool = False) -> None:
+        """Let cells join or go: int64 [N] as in ``Folding``; everything that goes with them follows."""
+        thin = self.thin
+        assert thin is not None
+        fold = Folding(group, thin.size, ordered)
+        self.x = fold(self.x, self.unit)
+        self.cells = {name: fold(value) for name, value in self.cells.items()}
+        if self.rotary is not None:
+            cos, sin = (part.unflatten(0, (-1, self.unit))[fold.head].flatten(0, 1) for part in self.rotary)
+            self.rotary = cos, sin
+        thin.follow(fold)
+        windowed = self.windows is not self.frames
+        self.frames = thin.segments(thin.frame, len(thin.count), self.unit)
+        self.windows = thin.segments(thin.window, thin.window_count, self.unit) if windowed else self.frames
+        thin.count = (torch.bincount(thin.frame, minlength=len(thin.count)) - int(self.has_cls)).clamp(min=0)
+
+
+class Thin:
+    """Cells that become fewer: the method, what it may leave of each frame, and what each cell stands for.
+
+    Attributes:
+        method: the ``Thinner``.
+        start, count, goal: int64 [F], cells of each frame at first, now, and in the end (CLS tokens not counted); the
+            goal is None where the method decides itself. Zero-length frames are not among them.
+        size: float32 [N], input cells that each stands for.
+        cell: int64 [N], number of the input cell that gives each its place.
+        source: int64 [C], for every input cell the cell that stands for it, -1 where it left.
+        frame, window: int64 [N].
+        frame_of_window: int64 [W].
+        merged: whether any size differs from 1.
+    """
+
+    def __init__(self, method: Any, state: Packed, goal: Tensor | None) -> None:
+        self.method, self.goal = method, goal
+        device, unit = state.x.device, state.unit
+        self.frame = _numbers(state.frames, unit, device)
+        self.window = _numbers(state.windows, unit, device)
+        first = torch.tensor([0, *state.windows.lengths[:-1]], device=device).cumsum(0) // unit
+        self.frame_of_window = self.frame[first]
+        self.window_count = len(first)
+        self.count = torch.tensor(state.frames.lengths, device=device) // unit - int(state.has_cls)
+        self.start = self.count
+        n = len(self.frame)
+        self.size = torch.ones(n, device=device)
+        self.cell = self.source = torch.arange(n, device=device)
+        self.merged = False
+
+    @property
+    def proportional(self) -> bool:
+        return getattr(self.method, "prop_attn", False)
+
+    def follow(self, fold: Folding) -> None:
+        """Sizes and places after a step."""
+        self.size, self.cell = fold.size, self.cell[fold.head]
+        moved = torch.cat([fold.group, fold.group.new_full((1,), -1)])  # source -1 reads the last slot
+        self.source = moved[self.source]
+        self.frame, self.window = self.frame[fold.head], self.window[fold.head]
+        self.merged |= bool((fold.size != 1).any())
+
+    @staticmethod
+    def segments(owner: Tensor, count: int, unit: int) -> Segments:
+        return Segments(torch.bincount(owner, minlength=count) * unit, owner.device)
+
+
+def _numbers(segments: Segments, unit: int, device: torch.device) -> Tensor:
+    lengths = torch.tensor(segments.lengths, dtype=torch.long) // unit
+    return torch.repeat_interleave(torch.arange(len(lengths)), lengths).to(device)
+
+
+@dataclass
+class Step:
+    """What a thinner sees of one layer, between its attention and its MLP.
+
+    Attributes:
+        state: the rows as they are, ``state.thin`` included.
+        layer, layers: number of the layer, counted from 1, and of those that run.
+        q, k, v: [N * unit, H, d] of this layer's attention.
+        content: [N * unit, H, d], its keys before rotary positions.
+        scale: factor on the scores.
+        windowed: whether this layer attends within windows.
+    """
+
+    state: Packed
+    layer: int
+    layers: int
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    content: Tensor
+    scale: float
+    windowed: bool = False
+
+
+@dataclass
+class Thinning:
+    """What an encoder call is to do on the way.
+
+    Attributes:
+        method: a ``Thinner``.
+        goal: int64 [T], cells that shall be left of each frame, 0 for frames that leave altogether; None where the
+            method decides itself.
+    """
+
+    method: Any
+    goal: Tensor | None = None
+
+
+def begin(state: Packed, thinning: Thinning | None, kept: Tensor) -> None:
+    """Make a state ready for cells to leave: kept int64 [T] are the cells that each frame has to begin with.
+
+    Raises:
+        InputError: goals that do not fit the frames.
+    """
+    if thinning is None:
+        return
+    goal = thinning.goal
+    if goal is not None:
+        if goal.shape != kept.shape or bool((goal > kept).any()) or bool((goal < 0).any()):
+            raise InputError(f"goals {goal.tolist()} do not fit frames of {kept.tolist()} cells")
+        goal = goal[kept > 0].to(state.x.device)
+    state.thin = Thin(thinning.method, state, goal)
+    if goal is not None and bool((goal == 0).any()):
+        stays = goal[state.thin.frame] > 0
+        state.leave(torch.where(stays, stays.cumsum(0) - 1, -1))
+
+
+def thinned(x: Tensor, step: Step) -> Tensor:
+    """The rows x [N * unit, D] of this layer after the state's thinner, if it has one."""
+    state = step.state
+    if state.thin is None:
+        return x
+    with torch.no_grad():
+        decision = state.thin.method.decide(step)
+    if decision is None:
+        return x
+    state.x = x
+    state.leave(*decision)
+    return state.x
+
+
+def run_block(block: Any, forward: Callable[[Tensor], Tensor], state: Packed) -> None:
+    """One layer, checkpointed where the model says so; not where cells leave, which cannot be done twice."""
+    checkpointed = getattr(block, "gradient_checkpointing", False) and block.training and torch.is_grad_enabled()
+    if checkpointed and state.thin is None:
+        state.x = checkpoint(forward, state.x, use_reentrant=False)  # type: ignore[assignment]
+    else:
+        state.x = forward(state.x)
+
+
+def ended(state: Packed, patch: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """``index`` and ``group`` of ``Encoded``, counted without CLS tokens; None where nothing could leave.
+
+    Args:
+        patch: bool [C], which of the input cells are no CLS tokens.
+    """
+    thin = state.thin
+    if thin is None:
+        return None, None
+    alive = patch[thin.cell]
+    number = torch.cat([torch.where(alive, alive.cumsum(0) - 1, -1), alive.new_full((1,), -1, dtype=torch.long)])
+    return (patch.cumsum(0) - 1)[thin.cell[alive]], number[thin.source[patch]]

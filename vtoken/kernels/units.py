@@ -1,0 +1,94 @@
+"""Frames (or other parts) of one sample as equal batches, each part with its own exact share of the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from vtoken.kernels.topk import shares
+
+BLOCK = 1 << 24  # similarities held at a time
+
+
+class Batch(NamedTuple):
+    """Parts of one length and one quota.
+
+    Attributes:
+        rows: int64 [B, S], rows of each part, ascending.
+        units: int64 [B], numbers of the parts, ascending.
+        quota: tokens that each part may keep.
+    """
+
+    rows: Tensor
+    units: Tensor
+    quota: int
+
+
+def frames(position: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Number of every row's frame, and how many of k tokens each frame keeps.
+
+    Every frame keeps at least one token and at most all of its own, else in proportion to its size; with fewer tokens
+    than frames, neighbouring frames count as one.
+
+    Args:
+        position: int [N, 3], (t, h, w).
+        k: tokens in all, 1 to N.
+
+    Returns:
+        int64 [N] in 0..U-1, and int64 [U] with the sum k.
+    """
+    steps, unit = position[:, 0].unique(return_inverse=True)
+    if len(steps) > k:
+        unit = unit * k // len(steps)
+    return unit, dealt(torch.bincount(unit), k)
+
+
+def dealt(sizes: Tensor, k: int) -> Tensor:
+    """int64 [U]: k tokens dealt to U parts in proportion to their sizes, at least one each; U at most k."""
+    return 1 + shares(sizes - 1, k - len(sizes))
+
+
+def batches(unit: Tensor, quota: Tensor) -> Iterator[Batch]:
+    """The parts, batched by length and quota; parts without rows are left out.
+
+    Args:
+        unit: int64 [N], numbers 0..U-1; -1 for rows that belong to no part.
+        quota: int64 [U].
+    """
+    order = unit.argsort(stable=True)
+    order = order[int((unit < 0).sum()) :]
+    sizes = torch.bincount(unit[order], minlength=len(quota))
+    start = sizes.cumsum(0) - sizes
+    kinds = torch.stack([sizes, quota], dim=1)
+    for size, count in kinds[sizes > 0].unique(dim=0).tolist():
+        mine = ((sizes == size) & (quota == count)).nonzero().squeeze(1)
+        rows = order[start[mine][:, None] + torch.arange(size, device=unit.device)]
+        yield Batch(rows, mine, count)
+
+
+def first(score: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Columns of the ``count`` largest of each row of [B, S], ascending, and the others, ascending; first wins ties."""
+    order = score.argsort(dim=1, descending=True, stable=True)
+    return order[:, :count].sort(dim=1).values, order[:, count:].sort(dim=1).values
+
+
+def nearest(x: Tensor, heads: Tensor) -> Tensor:
+    """For each row of x [B, M, D] the most cosine-similar row of heads [B, C, D]: int64 [B, M]; first wins ties."""
+    if heads.shape[1] == 1 or x.shape[1] == 0:
+        return torch.zeros(x.shape[:2], dtype=torch.long, device=x.device)
+    to = normalize(heads.float(), dim=-1).transpose(1, 2)
+    step = max(1, BLOCK // (to.shape[0] * to.shape[2]))
+    parts = [(normalize(part.float(), dim=-1) @ to).argmax(-1) for part in x.split(step, dim=1)]
+    return torch.cat(parts, dim=1)
+
+
+def means(x: Tensor, size: Tensor, unit: Tensor) -> Tensor:
+    """Mean of each part's rows of x [N, D], weighted by their sizes [N]: float32 [U, D]; unit is int64 [N]."""
+    size = size.float()
+    total = size.new_zeros(int(unit.max()) + 1).index_add_(0, unit, size)
+    out = size.new_zeros(len(total), x.shape[1])
+    return out.index_add_(0, unit, x.float() * (size / total[unit])[:, None])

@@ -1,0 +1,73 @@
+"""AIM before the language model: neighbours in every frame merge by similarity, half of them at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vtoken.kernels.bipartite import bipartite_match, groups
+from vtoken.kernels.units import batches, frames
+from vtoken.mergers.base import Groups, Merger, in_order
+from vtoken.pruners.base import Context
+from vtoken.registry import register
+from vtoken.types import Tokens
+
+
+@register("aim")
+@dataclass(kw_only=True)
+class AIM(Merger):
+    """Fuses every frame's most similar tokens by bipartite matching, at most half of them a round.
+
+    The features themselves are compared. Every frame keeps its share of the budget; rounds go on until it is met. The
+    fused value is the mean of members, weighted by the cells they stand for.
+
+    Attributes:
+        exact: as published: two rounds that take away a half and then a quarter of each frame whatever the budget,
+            every round with the plain mean, tokens in the order the matching leaves them in. Takes no budget.
+    """
+
+    paper: ClassVar[str] = "AIM, ICCV 2025 (arXiv 2412.03248), merging before the language model"
+    exact: bool = False
+
+    @property
+    def needs_budget(self) -> bool:
+        return not self.exact
+
+    def group(self, tokens: Tokens, k: int, context: Context) -> Tensor | Groups:
+        if self.exact:
+            _, unit, sizes = tokens.position[:, 0].unique(return_inverse=True, return_counts=True)
+            half = sizes - sizes // 2
+            quota = half - (sizes // 4).minimum(half // 2)
+        else:
+            unit, quota = frames(tokens.position, k)
+        start = quota.cumsum(0) - quota
+        number = torch.empty_like(unit)
+        weight = torch.ones(len(tokens), device=unit.device)
+        for rows, units, count in batches(unit, quota):
+            size = torch.ones_like(weight[rows]) if self.exact else tokens.size[rows].float()
+            local, share = _rounds(tokens.x[rows].float(), size, count, self.exact)
+            number[rows], weight[rows] = start[units][:, None] + local, share
+        return Groups(number, weight) if self.exact else in_order(number, tokens.size)
+
+
+def _rounds(x: Tensor, size: Tensor, count: int, published: bool) -> tuple[Tensor, Tensor]:
+    """Merge [B, S, D] down to ``count``: the number of each token, int64 [B, S], and its share in the fused one.
+
+    As published, every round weighs all tokens alike again and leaves them in the order of the matching, which decides
+    who may merge with whom in the next one; else they are in raster order.
+    """
+    number = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
+    share, segment = torch.ones_like(size), torch.arange(len(x), device=x.device)
+    while (n := x.shape[1]) > count:
+        left = n - min(n // 2, n - count)
+        target = groups(bipartite_match(x, torch.full_like(segment, n - left)), published) - left * segment[:, None]
+        total = size.new_zeros(len(x), left).scatter_add_(1, target, size)
+        own = size / total.gather(1, target)
+        x = x.new_zeros(len(x), left, x.shape[2]).scatter_add_(1, target[..., None].expand_as(x), x * own[..., None])
+        share = share * own.gather(1, number)
+        number = target.gather(1, number)
+        size = torch.ones_like(total) if published else total
+    return number, share

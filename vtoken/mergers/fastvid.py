@@ -1,0 +1,144 @@
+"""FastVID: cut the clip where frames differ, keep what is salient, fuse the rest around anchors in time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vtoken.errors import InputError
+from vtoken.kernels.dpc_knn import dpc_scores
+from vtoken.kernels.segments import dynamic_cuts
+from vtoken.kernels.topk import top_of_groups
+from vtoken.kernels.units import batches, frames, means, nearest
+from vtoken.mergers.base import Groups, Merger
+from vtoken.pruners.base import Context
+from vtoken.pruners.signals import attention
+from vtoken.registry import register
+from vtoken.types import Tokens
+
+SOURCES = ("pooling_attention", "received_attention", "cls_attention")
+
+
+@register("fastvid")
+@dataclass(kw_only=True)
+class FastVID(Merger):
+    """Keeps each frame's salient tokens and fuses the others of a segment around density peaks of its anchor frames.
+
+    The clip is cut at its least similar neighbouring frames. In a segment every p-th frame, counted back from the
+    last, gives anchors: the best density peaks of its other tokens. Every other token joins the most similar anchor
+    of its segment. Tokens keep raster order; a fused one stands where its anchor does.
+
+    Salience is published as the attention of SigLIP's pooling head (``pooling_attention``); where there is no such
+    head the attention that a patch receives, or gets from the class token, takes its place. Frames are compared by
+    the head's output (``frame_features`` [T, D] of each sample in ``Context.extra``), else by their mean token.
+
+    Attributes:
+        c: segments at least.
+        tau: cosine of neighbouring frames below which a segment ends.
+        d: share of the budget for anchors; the rest is salient tokens.
+        p: frames from one anchor frame to the next.
+        beta: least weight of the anchor; the mean of all members has the rest.
+        neighbours: nearest tokens that make the density.
+        exact: the published count: shares rounded down for every frame and anchor frame, so fewer than k may leave.
+
+    Raises:
+        InputError: a parameter out of range.
+    """
+
+    paper: ClassVar[str] = "FastVID (arXiv 2503.11187)"
+    accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
+    c: int = 8
+    tau: float = 0.9
+    d: float = 0.4
+    p: int = 4
+    beta: float = 0.6
+    neighbours: int = 4
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.c, self.p, self.neighbours) < 1 or not (0 <= self.d <= 1 and 0 <= self.beta <= 1):
+            raise InputError(f"{self}: c, p and neighbours must be at least 1, d and beta in 0..1")
+
+    @property
+    def own_count(self) -> bool:
+        return self.exact
+
+    def group(self, tokens: Tokens, k: int, context: Context) -> Groups:
+        score = attention(tokens, context, self.name, *SOURCES)
+        frame, quota = frames(tokens.position, k)
+        if self.exact:
+            frame = tokens.position[:, 0].unique(return_inverse=True)[1]
+            quota = (torch.bincount(frame).double() * (self.keep or k / len(tokens))).long()
+        segment = dynamic_cuts(self._frame_features(tokens, frame, len(quota), context), self.c, self.tau)
+        around = (quota.double() * self.d).long()  # anchors that each frame pays for
+        salient = torch.zeros(len(tokens), dtype=torch.bool, device=frame.device)
+        salient[top_of_groups(score, frame, quota - around)] = True
+        anchor = self._anchors(tokens.x, torch.where(salient, -1, frame), segment, around)
+        kept = salient | anchor
+        number = torch.where(kept, kept.cumsum(0) - 1, -1)
+        weight = torch.ones(len(tokens), device=frame.device)
+        part = frame if self.p == 1 else segment[frame]
+        for rows, heads in _pools(part, salient, anchor):
+            near = nearest(tokens.x[rows], tokens.x[heads])
+            own = rows[:, :, None] == heads[:, None]
+            near = torch.where(own.any(2), own.long().argmax(2), near)
+            number[rows] = number[heads.gather(1, near)]
+            weight[rows] = self._share(near, own.any(2), tokens.size[rows].float(), heads.shape[1])
+        return Groups(number, weight)
+
+    def _frame_features(self, tokens: Tokens, frame: Tensor, count: int, context: Context) -> Tensor:
+        given = context.extra.get("frame_features")
+        if given is not None and len(given[context.sample]) == count:
+            return given[context.sample]
+        return means(tokens.x, tokens.size, frame)
+
+    def _anchors(self, x: Tensor, frame: Tensor, segment: Tensor, around: Tensor) -> Tensor:
+        """bool [N], the anchors; ``frame`` is -1 for salient tokens."""
+        rank = torch.zeros_like(frame)
+        for rows, _, _ in batches(frame, torch.zeros_like(around)):
+            best = dpc_scores(x[rows], self.neighbours).argsort(dim=1, descending=True, stable=True)
+            rank[rows] = best.argsort(dim=1)
+        length = torch.bincount(segment)
+        back = length.cumsum(0)[segment] - 1 - torch.arange(len(segment), device=frame.device)
+        late = back % self.p > 0  # frames that give no anchors while those of anchor frames last
+        paid = torch.zeros_like(length).index_add_(0, segment, around)
+        pool = (frame >= 0).nonzero().squeeze(1)
+        if self.exact:  # frames of a segment pay alike there
+            quota = torch.where(late, 0, around * length[segment] // -(-length[segment] // self.p))
+            chosen = pool[rank[pool] < quota[frame[pool]]]
+        else:
+            order = pool[rank[pool].argsort(stable=True)]
+            order = order[late[frame[order]].long().argsort(stable=True)]
+            order = order[segment[frame[order]].argsort(stable=True)]
+            owner = segment[frame[order]]
+            sizes = torch.bincount(owner, minlength=len(length))
+            place = torch.arange(len(order), device=frame.device) - (sizes.cumsum(0) - sizes)[owner]
+            chosen = order[place < paid[owner]]
+        return torch.zeros_like(frame, dtype=torch.bool).index_fill_(0, chosen, True)
+
+    def _share(self, near: Tensor, own: Tensor, size: Tensor, count: int) -> Tensor:
+        """Weight of each row in its anchor's token; 0 where what it joins is no anchor of the pool."""
+        if not bool(own.any()):
+            return torch.zeros_like(size)
+        ones = torch.ones_like(size)
+        members = ones.new_zeros(len(near), count).scatter_add_(1, near, ones).gather(1, near)
+        total = ones.new_zeros(len(near), count).scatter_add_(1, near, size).gather(1, near)
+        anchor = (1 / (members + 1)).clamp(min=self.beta)
+        return (1 - anchor) * size / total + own * anchor
+
+
+def _pools(part: Tensor, salient: Tensor, anchor: Tensor):
+    """Rows [B, S] that are not salient, part by part, and what they join [B, C]: its anchors, or else its salient."""
+    anchors = torch.zeros(int(part.max()) + 1, dtype=torch.long, device=part.device).index_add_(0, part, anchor.long())
+    bare = torch.zeros_like(anchors).index_add_(0, part, salient.long())
+    for rows, units, count in batches(torch.where(salient, -1, part), anchors):
+        if count:
+            yield rows, rows[anchor[rows]].view(len(rows), count)
+            continue
+        for row, unit in zip(rows, units, strict=True):  # a budget so small that the part has no anchor
+            if bare[unit]:
+                yield row[None], (salient & (part == unit)).nonzero().T

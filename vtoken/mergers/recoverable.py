@@ -1,0 +1,57 @@
+"""Recoverable Compression: prune by the encoder, then take back what the question is about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch.nn.functional import normalize
+
+from vtoken.errors import InputError
+from vtoken.kernels.topk import others, top
+from vtoken.mergers.absorb import absorb
+from vtoken.mergers.base import Groups, Merger
+from vtoken.pruners.base import Context
+from vtoken.pruners.cls import SOURCES
+from vtoken.pruners.signals import attention, per_step, text_of
+from vtoken.registry import register
+from vtoken.types import Tokens
+
+
+@register("recoverable")
+@dataclass(kw_only=True)
+class Recoverable(Merger):
+    """Keeps what the encoder attends to, recovers pruned tokens that are like the question, and merges the others.
+
+    From the abstract, as the code is not public: it says that the similarity of question and visual tokens recovers
+    pruned tokens, that less important ones are merged, and that nothing is trained. Ours are the fixed share of the
+    budget for recovery, the similarity (mean cosine with the question's tokens in the language model's space), and
+    that every other token is averaged into the kept one of its frame that it is most like.
+
+    Attributes:
+        recovered: share of the budget that the question decides, 0 to 1; our choice.
+
+    Raises:
+        InputError: ``recovered`` is out of range.
+    """
+
+    paper: ClassVar[str] = "Recoverable Compression (arXiv 2409.01179)"
+    needs: ClassVar[frozenset[str]] = frozenset({"text"})
+    accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
+    recovered: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.recovered <= 1:
+            raise InputError(f"{self.name}:recovered={self.recovered} must be 0 to 1")
+
+    def group(self, tokens: Tokens, k: int, context: Context) -> Groups:
+        score = attention(tokens, context, self.name, *SOURCES)
+        text = normalize(text_of(context, self.name, tokens.x.shape[1]), dim=1)
+        like = normalize(tokens.x.float(), dim=1) @ text.mean(0)
+        seen = k - int(k * self.recovered)
+        kept = torch.cat([rows[top(score[rows], own)] for rows, own in per_step(tokens.position, seen)])
+        rest = others(kept, len(tokens))
+        kept = torch.cat([kept, rest[top(like[rest], k - seen)]])
+        return absorb(tokens, kept.sort().values)

@@ -1,0 +1,63 @@
+"""Run-length merging: tokens that stay the same in one place become one, with the length of the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vtoken.errors import InputError
+from vtoken.kernels.cosine import paired_cosine
+from vtoken.kernels.topk import cells, top
+from vtoken.mergers.base import Merger, in_order
+from vtoken.pruners.base import Context
+from vtoken.registry import register
+from vtoken.types import Tokens
+
+APART = 4.0  # more than any two cosines differ
+
+
+@register("runlength")
+@dataclass(kw_only=True)
+class RunLength(Merger):
+    """Fuses runs of like tokens in one place over time; the length of a run is its size.
+
+    What RLT does to patches before the encoder, on features after it. Tokens are compared with the one before in the
+    same place, by cosine. With a budget the weakest links are cut until k runs are left. Where that is fewer than
+    there are places, runs go on into the next place in raster order, the most similar neighbours first.
+
+    Attributes:
+        threshold: a run goes on while the cosine is above this, whatever count that gives; takes no budget then.
+
+    Raises:
+        InputError: ``threshold`` is no cosine.
+    """
+
+    paper: ClassVar[str] = "Run-length tokenization (arXiv 2411.05222), on features"
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.threshold is not None and not -1 <= self.threshold <= 1:
+            raise InputError(f"{self.name}:threshold={self.threshold} is a cosine, -1 to 1")
+
+    @property
+    def needs_budget(self) -> bool:
+        return self.threshold is None
+
+    def group(self, tokens: Tokens, k: int, context: Context) -> Tensor:
+        place, step = cells(tokens.position), tokens.position[:, 0]
+        order = step.argsort(stable=True)
+        order = order[place[order].argsort(stable=True)]  # by place, then by time
+        link = paired_cosine(tokens.x, order[:-1], order[1:])
+        link = torch.where(place[order[1:]] == place[order[:-1]], link, link - APART)
+        cut = torch.zeros(len(order), dtype=torch.bool, device=order.device)
+        if self.threshold is not None:
+            cut[1:] = link <= self.threshold
+        else:
+            cut[1 + top(-link, k - 1)] = True
+        group = torch.empty_like(order)
+        group[order] = cut.cumsum(0)
+        return in_order(group, tokens.size)

@@ -1,0 +1,165 @@
+"""GRT stage 2, Semantic-Scene Intra-Tokenization Merging: neighbouring scenes that look alike become one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from vtoken.errors import InputError
+from vtoken.kernels.divergence import feature_distributions, jensen_shannon, reversed_jensen_shannon
+from vtoken.kernels.topk import cells
+from vtoken.mergers.base import Merger, in_order
+from vtoken.pruners.base import Context, Count
+from vtoken.registry import register
+from vtoken.types import Budget, Tokens
+
+DELTA, PUBLISHED_DELTA = 0.05, 0.4
+
+
+@dataclass
+class Chain:
+    """A scene, or several that were merged, by its key tokens.
+
+    Attributes:
+        clip: number of its clip within the sample.
+        row: int64 [C], the row that leads each cell, -1 where the key step lacks it.
+        x, weight: float32 [C, D] and [C], mean of the key tokens of each cell and the source cells behind it.
+        pooled: float32 [D], mean of the key tokens; averaged anew with every scene, as the released code does.
+    """
+
+    clip: int
+    row: Tensor
+    x: Tensor
+    weight: Tensor
+    pooled: Tensor
+
+
+@register("scene")
+@dataclass(kw_only=True)
+class Scene(Merger):
+    """Averages the key tokens of neighbouring scenes that look alike, keeps the changed tokens of both (GRT stage 2).
+
+    A scene's key tokens are those of its first step, which the gate keeps whole. Every token is read as a distribution
+    over its features, and scenes are compared by the Jensen-Shannon divergence of the distributions of their key frames
+    over places and features, which is the mean divergence of the tokens in one place. From left to right, a scene whose
+    divergence from the one before is below ``delta`` joins it: key tokens in one place become their mean, weighted by
+    the cells they stand for, and the next scene is compared with that mean. Order is by time; a merged token stands
+    where its heaviest member stood, the first among equals.
+
+    Nothing is computed where a sample has one scene, and nothing changes where no scene repeats its neighbour.
+
+    Attributes:
+        delta: largest divergence that merges, in nats (0 to 0.69); None for 0.05, and 0.4 with ``exact``.
+        cell_delta: a key token whose own divergence is not below this counts as changed and stays (ours: a new line
+            of text on a slide is not averaged away); None averages all of them, as the paper does.
+        anchors: the last tokens in raster order of a key step that stay on their own, so that the language model keeps
+            the clock (ours); 0 for the paper's rule.
+        neighbours: "next" compares a scene with the one before; "all" with every earlier one of the clip, and joins the
+            nearest (ours).
+        exact: compare as the released code does: features are averaged over the key frame and sent through the language
+            model's ``lm_head``, and the arguments of both divergences are exchanged; ``cell_delta`` does not apply.
+
+    Raises:
+        InputError: a number out of range, or ``exact`` without a language model's ``lm_head``.
+    """
+
+    paper: ClassVar[str] = "Gated Residual Tokenization, stage 2 (arXiv 2509.14199)"
+    needs: ClassVar[frozenset[str]] = frozenset({"scene"})
+    needs_budget: ClassVar[bool] = False
+
+    delta: float | None = None
+    cell_delta: float | None = 0.05
+    anchors: int = 1
+    neighbours: Literal["next", "all"] = "next"
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in ("delta", "cell_delta", "anchors"):
+            value = getattr(self, field)
+            if value is not None and not (
+                isinstance(value, int if field == "anchors" else (int, float)) and value >= 0
+            ):
+                raise InputError(f"{self.name}:{field}={value!r} must be a number of 0 or more")
+        if self.neighbours not in ("next", "all"):
+            raise InputError(f"{self.name}:neighbours={self.neighbours!r} must be next or all")
+
+    def reduce(self, tokens: Tokens, budget: Budget | Count | None, context: Context) -> Tokens:
+        scene = tokens.signals.get("scene")
+        if scene is not None and not bool(((scene.diff() != 0) & (tokens.sample_of.diff() == 0)).any()):
+            return tokens  # one scene in every sample
+        return super().reduce(tokens, budget, context)
+
+    def group(self, tokens: Tokens, k: int, context: Context) -> Tensor:
+        group = torch.arange(len(tokens), device=tokens.x.device)
+        chains: list[Chain] = []
+        for scene in _scenes(tokens):
+            if not chains or scene.clip != chains[-1].clip:
+                chains = [scene]  # scenes of different clips never merge
+                continue
+            found = [(*self._compare(c, scene, context), c) for c in chains[0 if self.neighbours == "all" else -1 :]]
+            distance, alike, nearest = min(found, key=lambda f: f[0])
+            if distance < self._delta:
+                _join(nearest, scene, alike, group)
+            else:
+                chains.append(scene)
+        return in_order(group, tokens.size)
+
+    @property
+    def _delta(self) -> float:
+        return self.delta if self.delta is not None else PUBLISHED_DELTA if self.exact else DELTA
+
+    def _compare(self, a: Chain, b: Chain, context: Context) -> tuple[float, Tensor]:
+        """Divergence of two scenes, and the cells (int64) whose key tokens would be averaged."""
+        shared = ((a.row >= 0) & (b.row >= 0)).nonzero().squeeze(1)
+        averaged = shared[: len(shared) - self.anchors] if self.anchors else shared
+        if len(averaged) == 0:
+            return math.inf, shared
+        if self.exact:
+            head = context.extra.get("lm_head")
+            if head is None:
+                raise InputError(
+                    "scene:exact=True compares through the language model's lm_head, which is not at hand here; it is "
+                    "in a wrapped model"
+                )
+            logits = head(torch.stack([a.pooled, b.pooled]).to(next(head.parameters()).dtype)).float()
+            return float(reversed_jensen_shannon(*logits.log_softmax(-1))), averaged
+        each = jensen_shannon(*feature_distributions(torch.stack([a.x[shared], b.x[shared]])))
+        alike = averaged if self.cell_delta is None else averaged[each[: len(averaged)] < self.cell_delta]
+        return float(each.mean()), alike
+
+
+def _scenes(tokens: Tokens) -> Iterator[Chain]:
+    """Every scene of a sample as a chain of its own, in order."""
+    place, step = cells(tokens.position), tokens.position[:, 0].long()
+    count = int(place.max()) + 1
+    numbers, scene = tokens.signals["scene"].unique(return_inverse=True)
+    first = step.new_full((len(numbers),), torch.iinfo(torch.long).max).scatter_reduce(0, scene, step, "amin")
+    key = (step == first[scene]).nonzero().squeeze(1)
+    clip = (numbers.diff(prepend=numbers[:1]) > 1).cumsum(0)  # a number is left out between two clips
+    for i, own in enumerate(clip.tolist()):
+        rows = key[scene[key] == i]
+        row = torch.full((count,), -1, device=rows.device)
+        row[place[rows]] = rows
+        x = tokens.x.new_zeros(count, tokens.x.shape[1], dtype=torch.float32)
+        x[place[rows]] = tokens.x[rows].float()
+        weight = torch.where(row >= 0, tokens.size[row].float(), 0.0)
+        yield Chain(own, row, x, weight, tokens.x[rows].float().mean(0))
+
+
+def _join(chain: Chain, scene: Chain, alike: Tensor, group: Tensor) -> None:
+    """Merge a scene into a chain: the key tokens of the cells ``alike`` into one, the others as they are."""
+    group[scene.row[alike]] = group[chain.row[alike]]
+    total = chain.weight[alike] + scene.weight[alike]
+    share = (scene.weight[alike] / total)[:, None]
+    chain.x[alike] += share * (scene.x[alike] - chain.x[alike])
+    chain.weight[alike] = total
+    new = ((chain.row < 0) & (scene.row >= 0)).nonzero().squeeze(1)
+    for name in ("row", "x", "weight"):
+        getattr(chain, name)[new] = getattr(scene, name)[new]
+    chain.pooled = (chain.pooled + scene.pooled) / 2

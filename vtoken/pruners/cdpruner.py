@@ -1,0 +1,80 @@
+"""CDPruner: a diverse set, where relevance to the question makes tokens count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from vtoken.errors import InputError
+from vtoken.kernels.dpp import greedy_map
+from vtoken.kernels.topk import others, top
+from vtoken.pruners.base import Context, Count, Pruner
+from vtoken.pruners.signals import text_of
+from vtoken.registry import register
+from vtoken.types import Budget, Tokens
+
+RELEVANCE = "cdpruner.relevance"  # exact mode only: set for the whole batch, gone afterwards
+IMAGE, TEXT = "image_embeds", "text_embeds"
+
+
+@register("cdpruner")
+@dataclass(kw_only=True)
+class CDPruner(Pruner):
+    """Keeps a set that is diverse given the question: a determinantal point process, greedily.
+
+    The kernel is r_i cos(x_i, x_j) r_j with relevance r scaled to 0..1 over the sample. Relevance is the mean cosine
+    with the question's tokens in the language model's space, **more alike is more relevant**. The picks end at the
+    rank of the kernel, and what is left of the budget goes to the most relevant of the others.
+
+    Attributes:
+        exact: the published relevance: **minus** the cosine of CLIP embeddings, which are the signal ``image_embeds``
+            [N, d] and ``context.extra["text_embeds"]`` ([M, d] for all samples, or a list of them), scaled over the
+            whole batch.
+
+    Raises:
+        InputError: the embeddings are missing or do not match.
+    """
+
+    paper: ClassVar[str] = "CDPruner, NeurIPS 2025 (arXiv 2506.10967)"
+    needs: ClassVar[frozenset[str]] = frozenset({"text"})
+    exact: bool = False
+
+    def reduce(self, tokens: Tokens, budget: Budget | Count | None, context: Context) -> Tokens:
+        if not self.exact:
+            return super().reduce(tokens, budget, context)
+        out = super().reduce(tokens.with_signals(**{RELEVANCE: self._published(tokens, context)}), budget, context)
+        out.signals.pop(RELEVANCE)
+        return out
+
+    def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
+        if RELEVANCE in tokens.signals:
+            relevance = tokens.signals[RELEVANCE]
+        else:
+            text = normalize(text_of(context, self.name, tokens.x.shape[1]), dim=1)
+            relevance = scaled(normalize(tokens.x.float(), dim=1) @ text.mean(0))
+        picks = greedy_map(normalize(tokens.x.float(), dim=1) * relevance[:, None], k)
+        rest = others(picks, len(tokens))
+        return torch.cat([picks, rest[top(relevance[rest], k - len(picks))]]).sort().values
+
+    def _published(self, tokens: Tokens, context: Context) -> Tensor:
+        image, text = tokens.signals.get(IMAGE), context.extra.get(TEXT)
+        if image is None or text is None:
+            raise InputError(f"{self.name}:exact=True needs the signal {IMAGE!r} and context.extra[{TEXT!r}]")
+        texts = text if isinstance(text, (list, tuple)) else [text] * tokens.samples
+        bounds = tokens.batch.tolist()
+        parts = [
+            -(normalize(image[a:b].float(), dim=1) @ normalize(t.float().flatten(0, -2), dim=1).T).mean(1)
+            for a, b, t in zip(bounds[:-1], bounds[1:], texts, strict=True)
+        ]
+        return scaled(torch.cat(parts)) if parts else image[:0, 0]
+
+
+def scaled(value: Tensor) -> Tensor:
+    """Values [N] on a scale from just above 0 to 1; all 1 where they are equal."""
+    if len(value) == 0 or float(value.max()) - float(value.min()) <= 0:
+        return torch.ones_like(value)
+    return (value - value.min() + 1e-6) / (value.max() - value.min())

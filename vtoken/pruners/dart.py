@@ -1,0 +1,105 @@
+"""DART: drop what duplicates a few pivots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from vtoken.errors import InputError
+from vtoken.kernels.topk import top
+from vtoken.pruners.base import Context, Pruner
+from vtoken.registry import register
+from vtoken.types import Tokens
+
+KEYS = "text_keys"  # context.extra, optional: keys of the text tokens, a list of [M, ...] with one entry a sample
+
+
+@register("dart")
+@dataclass(kw_only=True)
+class DART(Pruner):
+    """Keeps pivot tokens and, for each pivot in turn, the tokens least like it.
+
+    Pivots are the tokens whose keys have the largest L1 norm: visual ones by the signal ``keys``, or by their features
+    where there is none, and text ones by their embeddings; text pivots only compare. Published inside the language
+    model, here on projected tokens, before it. The rest of the budget is dealt evenly to the pivots, which take turns
+    in the order of their norm, visual ones first; each takes the tokens of lowest cosine from those left.
+
+    Attributes:
+        pivot_image_token, pivot_text_token: numbers of pivots, at least 1 and at least 0.
+        exact: the published count, image pivots and floor(N (1 - ratio) / pivots) for each pivot, and its order of
+            pivots: that of a Python set of their places in the prompt. ``context.text`` then holds the states of the
+            text after the visual tokens, and ``context.extra["text_keys"]`` their keys.
+        vision_start: exact mode: tokens of the prompt before the visual ones.
+
+    Raises:
+        InputError: a number is out of range.
+    """
+
+    paper: ClassVar[str] = "DART, EMNLP 2025 (arXiv 2502.11494), as in LightCompress"
+    pivot_image_token: int = 4
+    pivot_text_token: int = 4
+    exact: bool = False
+    vision_start: int = 35
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pivot_image_token < 1 or self.pivot_text_token < 0:
+            raise InputError(f"{self}: pivot_image_token must be at least 1 and pivot_text_token at least 0")
+
+    @property
+    def wants(self) -> frozenset[str]:
+        return super().wants | {"keys"}
+
+    def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
+        text, text_norm = self._text(tokens, context)
+        norm = _norm(tokens.signals.get("keys", tokens.x))
+        image = norm.argsort(descending=True, stable=True)[: min(self.pivot_image_token, k)]
+        words = text_norm.argsort(descending=True, stable=True)[: self.pivot_text_token]
+        pivots = torch.cat([tokens.x[image].float(), text[words]])
+        if self.exact:
+            whole = len(tokens) * self.keep if self.keep is not None else k
+            each = int(whole / len(pivots))
+            quota = [each] * len(pivots)
+            places = [*(image + self.vision_start).tolist(), *(words + self.vision_start + len(tokens)).tolist()]
+            pivots = pivots[[places.index(p) for p in set(places)]]
+        else:
+            parts = len(pivots)
+            quota = [(k - len(image) + parts - 1 - i) // parts for i in range(parts)]
+        return torch.cat([image, farthest(tokens.x, image, pivots, quota)]).sort().values
+
+    def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Tensor:
+        sample = tokens.sample(b)
+        if not self.exact or self.is_identity(len(sample), k):
+            return super().decide(tokens, b, k, context)
+        return self.select(sample, k, context)
+
+    def _text(self, tokens: Tokens, context: Context) -> tuple[Tensor, Tensor]:
+        """States [M, D] and norms [M] of the text tokens; none where the context has no text."""
+        text = None if context.text is None else context.text[context.sample]
+        if text is None:
+            return tokens.x[:0].float(), tokens.x[:0, 0].float()
+        if text.shape[1:] != tokens.x.shape[1:]:
+            raise InputError(f"{self.name}: text is {list(text.shape)}, tokens are {list(tokens.x.shape)}")
+        keys = context.extra[KEYS][context.sample] if KEYS in context.extra else text
+        return text.float(), _norm(keys)
+
+
+def farthest(x: Tensor, taken: Tensor, pivots: Tensor, quota: list[int]) -> Tensor:
+    """For each pivot [P, D] in turn, its quota of the rows of x [N, D] of lowest cosine that are not taken yet."""
+    cosine = normalize(pivots, dim=1) @ normalize(x.float(), dim=1).T
+    cosine[:, taken] = torch.inf
+    chosen = []
+    for row, count in enumerate(quota):
+        pick = top(-cosine[row], count)
+        chosen.append(pick)
+        cosine[:, pick] = torch.inf
+    return torch.cat(chosen)
+
+
+def _norm(keys: Tensor) -> Tensor:
+    """L1 norm of each row, heads together: float32 [N]."""
+    return keys.float().flatten(1).abs().sum(1)

@@ -1,0 +1,114 @@
+"""GlobalCom2: the thumbnail commands how much each crop keeps, and votes on what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vtoken.errors import InputError
+from vtoken.kernels.deal import deal
+from vtoken.kernels.topk import top_of_groups
+from vtoken.pruners.base import Context, Pruner
+from vtoken.pruners.cls import SOURCES
+from vtoken.pruners.signals import attention
+from vtoken.pruners.tiles import Tiles, over_images
+from vtoken.registry import register
+from vtoken.types import Tokens
+
+LOGITS = "cls_logits"  # of the last layer
+
+
+@register("globalcom2")
+@dataclass(kw_only=True)
+class GlobalCom2(Pruner):
+    """Keeps the best tokens of a thumbnail and of its crops; the thumbnail decides what each crop is worth.
+
+    A crop keeps the share R (1 + w - mean w) of its tokens, where R is the share kept overall and w the softmax over
+    crops of the thumbnail's scores in its region, divided by ``temperature``. Its tokens are ranked by their own score
+    plus that of the thumbnail at their place, each of length 1 over the crop. Scores are the class token's attention
+    before the softmax; where an encoder gives it only afterwards, its logarithm, which is the same up to a constant
+    a head.
+
+    Attributes:
+        temperature: of the softmax over crops, above 0.
+        columns: None where steps of one grid are images or frames of their own. Else step 0 is the thumbnail and every
+            other step a crop: how many are side by side, 0 for nearly square.
+        exact: the published code: step 0 is the thumbnail and the others its crops. Counts are rounded down, regions
+            cut as there, and tokens come in its order: the thumbnail by descending score, then the crops in raster
+            order.
+
+    Raises:
+        InputError: ``temperature`` or ``columns`` is out of range.
+    """
+
+    paper: ClassVar[str] = "GlobalCom2 (arXiv 2501.05179)"
+    accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
+    temperature: float = 10.0
+    columns: int | None = None
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature <= 0 or (self.columns or 0) < 0:
+            raise InputError(f"{self}: temperature must be above 0 and columns at least 0")
+
+    @property
+    def wants(self) -> frozenset[str]:
+        return super().wants | {LOGITS}
+
+    def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
+        score = attention(tokens, context, self.name, LOGITS, *SOURCES)
+        if LOGITS not in tokens.signals:
+            score = score.clamp(min=1e-12).log()
+        retention = k / len(tokens) if not self.exact or self.keep is None else self.keep
+
+        def one(image: Tiles, own: int) -> Tensor:
+            return self._image(image, own, score, retention)
+
+        columns = 0 if self.exact and self.columns is None else self.columns
+        chosen = over_images(tokens, k, columns, one, context, self.name)
+        return chosen if self.exact else chosen.sort().values
+
+    def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Tensor:
+        sample = tokens.sample(b)
+        if not self.exact or self.is_identity(len(sample), k):
+            return super().decide(tokens, b, k, context)
+        return self.select(sample, k, context)
+
+    def ratios(self, image: Tiles, score: Tensor, retention: float) -> Tensor:
+        """Share of its tokens that each crop keeps, float32 [P], from the thumbnail's scores [F]."""
+        rows, columns = image.grid
+        region = image.region
+        if self.exact:
+            h, w = (image.place[0] // torch.tensor([max(1, image.side[0] // rows), max(1, image.side[1] // columns)])).T
+            region = h.clamp(max=rows - 1) * columns + w.clamp(max=columns - 1)
+        total = score.new_zeros(rows * columns).index_add_(0, region, score)
+        weight = (total / self.temperature).softmax(0)
+        return (retention * (1 + weight - weight.mean())).clamp(max=1)
+
+    def _image(self, image: Tiles, k: int, score: Tensor, retention: float) -> Tensor:
+        order = image.full[score[image.full].argsort(descending=True, stable=True)]
+        thumbnail = int(len(image.full) * retention)
+        if len(image.detail) == 0:
+            return order[: thumbnail if self.exact else k]
+        ratio = self.ratios(image, score[image.full], retention)
+        if self.exact:
+            quota = (image.sizes * ratio).long()
+        else:
+            quota = deal(image.sizes * ratio, image.sizes, k - thumbnail)
+            thumbnail = k - int(quota.sum())
+        vote = _unit(score[image.detail], image) + _unit(image.enlarged(score[image.full]), image)
+        chosen = top_of_groups(vote, image.crop, quota)
+        if self.exact:
+            h, w = image.place[1][chosen].unbind(1)
+            chosen = chosen[(h * image.canvas[1] + w).argsort(stable=True)]
+        return torch.cat([order[:thumbnail], image.detail[chosen]])
+
+
+def _unit(score: Tensor, image: Tiles) -> Tensor:
+    """Scores [C] with length 1 over each crop."""
+    square = score.new_zeros(len(image.sizes)).index_add_(0, image.crop, score.square())
+    return score / square.sqrt().clamp(min=1e-12)[image.crop]

@@ -1,0 +1,88 @@
+"""HiRED: the overview says where the picture is busy, and the crops there may keep more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vtoken.errors import InputError
+from vtoken.kernels.deal import deal
+from vtoken.kernels.topk import top, top_of_groups
+from vtoken.pruners.base import Context, Pruner
+from vtoken.pruners.cls import SOURCES
+from vtoken.pruners.signals import attention
+from vtoken.pruners.tiles import Tiles, over_images
+from vtoken.registry import register
+from vtoken.types import Tokens
+
+EARLY = "cls_attention@0"  # the first layer of the encoder
+
+
+@register("hired")
+@dataclass(kw_only=True)
+class HiRED(Pruner):
+    """Keeps the most attended tokens of an overview and of its crops, more where the overview is busy.
+
+    ``alpha`` of the budget goes to the overview. The rest goes to the crops in proportion to the marks in their region:
+    the top (1 - alpha) of the overview by attention of the first layer. Within each, the last layer but one decides.
+    An image of one tile, or a frame, is ranked as in ``cls``.
+
+    Attributes:
+        alpha: share of the budget for the overview, 0 to 1.
+        columns: None where steps of one grid are images or frames of their own. Else step 0 is the overview and every
+            other step a crop: how many are side by side, 0 for nearly square.
+        exact: the published code: step 0 is the overview and the others its crops. Regions are contiguous strips of
+            the flat overview instead of the crops' places, and crop budgets are rounded down, so that up to one token
+            a crop is lost.
+
+    Raises:
+        InputError: ``alpha`` or ``columns`` is out of range.
+    """
+
+    paper: ClassVar[str] = "HiRED, AAAI 2025 (arXiv 2408.10945)"
+    accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
+    alpha: float = 0.5
+    columns: int | None = None
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.alpha <= 1 or (self.columns or 0) < 0:
+            raise InputError(f"{self}: alpha must be 0 to 1 and columns at least 0")
+
+    @property
+    def wants(self) -> frozenset[str]:
+        return super().wants | {EARLY}
+
+    def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
+        early = attention(tokens, context, self.name, EARLY, *SOURCES)
+        late = attention(tokens, context, self.name, *SOURCES)
+
+        def one(image: Tiles, own: int) -> Tensor:
+            return self._image(image, own, early, late)
+
+        columns = 0 if self.exact and self.columns is None else self.columns
+        return over_images(tokens, k, columns, one, context, self.name).sort().values
+
+    def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Tensor:
+        sample = tokens.sample(b)
+        if not self.exact or self.is_identity(len(sample), k):
+            return super().decide(tokens, b, k, context)
+        return self.select(sample, k if self.keep is None else int(len(sample) * self.keep), context)
+
+    def _image(self, image: Tiles, k: int, early: Tensor, late: Tensor) -> Tensor:
+        full, crops = len(image.full), len(image.detail)
+        sub = min(k - min(int(k * self.alpha), full), crops)
+        marks = top(early[image.full], int(full * (1 - self.alpha)))
+        if self.exact and crops:
+            parts = len(image.sizes)
+            count = torch.bincount(marks // max(1, full // parts), minlength=parts)[:parts]
+            quota = (count / count.sum().clamp(min=1) * sub).long().minimum(image.sizes)
+        else:
+            count = torch.bincount(image.region[marks], minlength=len(image.sizes))
+            quota = deal(count, image.sizes, sub)
+        chosen = top_of_groups(late[image.detail], image.crop, quota)
+        return torch.cat([image.full[top(late[image.full], k - sub)], image.detail[chosen]])

@@ -1,0 +1,35 @@
+"""k-center: the plain greedy cover of the features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from vtoken.kernels.kcenter import kcenter
+from vtoken.pruners.base import Context, Pruner
+from vtoken.registry import register
+from vtoken.types import Tokens
+
+
+@register("kcenter")
+@dataclass(kw_only=True)
+class KCenter(Pruner):
+    """Keeps a cover: starts in the middle and adds the token farthest from all kept ones, by cosine distance.
+
+    The greedy 2-approximation of the k-center problem. The start, which the guarantee leaves free, is the token most
+    like the mean direction; ``divprune`` differs from it in starting with the loneliest token.
+    """
+
+    paper: ClassVar[str] = "Gonzalez 1985, Clustering to minimize the maximum intercluster distance"
+
+    def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
+        return kcenter(tokens.x, k, central(tokens.x)).sort().values
+
+
+def central(x: Tensor) -> Tensor:
+    """How much every row [N, D] is like the mean direction of all: float32 [N]."""
+    unit = normalize(x.float(), dim=1)
+    return unit @ unit.mean(0)

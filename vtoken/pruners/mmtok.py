@@ -1,0 +1,62 @@
+"""MMTok: keep the tokens that best cover the question and the picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from vtoken.errors import InputError
+from vtoken.kernels.coverage import greedy_cover
+from vtoken.pruners.base import Context, Pruner
+from vtoken.pruners.signals import text_of
+from vtoken.registry import register
+from vtoken.types import Tokens
+
+FEATURES = "encoder_features"  # optional signal [N, d]: features before the projector, as the published code uses
+
+
+@register("mmtok")
+@dataclass(kw_only=True)
+class MMTok(Pruner):
+    """Keeps the tokens that cover the question's words and all visual tokens best: greedy maximum coverage.
+
+    What a token covers is a softmax of cosines over all visual tokens: for every word with temperature ``t_tv``, for
+    every visual token with ``t_vv`` and weight ``alpha``. The published code drops stop words from the question and
+    compares visual tokens by their features before the projector; here all text of the prompt counts, and the tokens
+    at hand are compared unless they carry the signal ``encoder_features``. Memory 4 N^2 bytes.
+
+    Attributes:
+        alpha: weight of covering the visual tokens, at least 0.
+        t_tv, t_vv: temperatures, above 0.
+
+    Raises:
+        InputError: a parameter is out of range.
+    """
+
+    paper: ClassVar[str] = "MMTok (arXiv 2508.18264)"
+    needs: ClassVar[frozenset[str]] = frozenset({"text"})
+    alpha: float = 0.5
+    t_tv: float = 0.02
+    t_vv: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alpha < 0 or min(self.t_tv, self.t_vv) <= 0:
+            raise InputError(f"{self}: alpha must be at least 0, t_tv and t_vv above 0")
+
+    def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
+        text = normalize(text_of(context, self.name, tokens.x.shape[1]), dim=1)
+        n, m = len(tokens), len(text)
+        cover = tokens.x.new_empty(n, m + n, dtype=torch.float32)
+        cover[:, :m] = (text @ normalize(tokens.x.float(), dim=1).T / self.t_tv).softmax(1).T / m
+        visual = normalize(tokens.signals.get(FEATURES, tokens.x).float(), dim=1)
+        among = cover[:, m:]
+        torch.mm(visual, visual.T / self.t_vv, out=among)
+        # the logits are symmetric, so the softmax over visual tokens can be taken down the columns in place
+        total = among.logsumexp(0)
+        among.sub_(total).exp_().mul_(self.alpha / n)
+        return greedy_cover(cover, k).sort().values

@@ -1,0 +1,66 @@
+"""VidCom2: more tokens for unusual frames, and in every frame the unusual tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from vtoken.errors import InputError
+from vtoken.kernels.topk import others, top, top_of_groups
+from vtoken.pruners.base import Context, Pruner
+from vtoken.registry import register
+from vtoken.types import Tokens
+
+SCALES = (0.125, 0.25, 0.5, 1.0, 2.0)  # variances of the Gaussian kernels
+
+
+@register("vidcom2")
+@dataclass(kw_only=True)
+class VidCom2(Pruner):
+    """Keeps the tokens least like the average of the video and of their frame, and more of unusual frames.
+
+    On the half of the features that vary least, at unit length, a token's redundancy is a sum of Gaussians of its
+    distance to the mean of the video and to that of its frame. A frame gets its share of the budget times
+    1 + softmax(-mean redundancy against the video / temperature) - 1 / frames, rounded, at least one token. What is
+    then too many or too few leaves or joins by redundancy over all frames, so that the count is exact.
+
+    Attributes:
+        temperature: of the softmax over frames, above 0.
+
+    Raises:
+        InputError: ``temperature`` is not above 0.
+    """
+
+    paper: ClassVar[str] = "VidCom2, Video Compression Commander (arXiv 2505.14454), as in vLLM"
+    temperature: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.temperature > 0:
+            raise InputError(f"{self.name}:temperature={self.temperature} must be above 0")
+
+    def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
+        _, frame, sizes = tokens.position[:, 0].unique(return_inverse=True, return_counts=True)
+        x = tokens.x.float()
+        unit = normalize(x[:, x.var(0, correction=0).argsort(stable=True)[: max(1, x.shape[1] // 2)]], dim=1)
+        sums = unit.new_zeros(len(sizes), unit.shape[1]).index_add_(0, frame, unit)
+        to_video = _likeness(unit, unit.mean(0))
+        redundancy = to_video + _likeness(unit, (sums / sizes[:, None])[frame])
+        usual = to_video.new_zeros(len(sizes)).index_add_(0, frame, to_video) / sizes
+        weight = (-usual / self.temperature).softmax(0)
+        quota = (k / len(x) * (1 + weight - weight.mean()) * sizes).round().long()
+        kept = top_of_groups(-redundancy, frame, quota.clamp(min=1).minimum(sizes))
+        if len(kept) > k:
+            return kept[top(-redundancy[kept], k)]
+        rest = others(kept, len(x))
+        return torch.cat([kept, rest[top(-redundancy[rest], k - len(kept))]]).sort().values
+
+
+def _likeness(unit: Tensor, centre: Tensor) -> Tensor:
+    """Sum over scales of exp(-|x - c|^2 / (2 scale)): float32 [N]."""
+    distance = (unit - centre).square().sum(1)
+    return torch.stack([(-distance / (2 * scale)).exp() for scale in SCALES]).sum(0)

@@ -1,0 +1,126 @@
+"""Questions about a DenseQA clip, with answers read off its script."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vtoken.reference.world import COLOURS, FPS, FRAMES, SHAPES, SYMBOLS, Mover, Panel, Script
+
+TASKS = ("read", "transcribe", "order", "count", "motion", "scene")
+DENSE = ("read", "transcribe", "order", "count", "motion")
+WAYS = ("left", "right", "up", "down")
+PLACES = ("left", "middle", "right", "top", "bottom")
+NUMBERS = tuple("0123456789")
+SETTLED = 6  # frames after which what is shown counts as held
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question.
+
+    Attributes:
+        task: one of ``TASKS``.
+        text: the user's words.
+        answer: the words expected, single words apart for transcriptions.
+        time: seconds the question is about, or None for the whole clip.
+        choices: every answer of this kind, empty for transcriptions.
+        held: what is asked for was on screen unchanged for a while before the time asked.
+    """
+
+    task: str
+    text: str
+    answer: str
+    time: float | None
+    choices: tuple[str, ...]
+    held: bool
+
+
+def ask_all(script: Script, rng: np.random.Generator) -> list[Question]:
+    """All questions for a clip, the tasks in the order of ``TASKS``."""
+    out: list[Question] = []
+    panels = script.panels
+    for i in range(4):
+        out.append(_read(panels[i % len(panels)], rng, late=i >= 2))
+    out += [_transcribe(p) for p in panels]
+    for i in range(4):
+        panel = panels[i % len(panels)]
+        out.append(_after(panel, rng) if i < 2 else _first(panel, rng))
+    out += [_many(panels[int(rng.integers(len(panels)))])]
+    if script.lamp is not None:
+        out += _flashes(script.lamp.flashes)
+    if script.mover is not None:
+        out += _motion(script.mover)
+    return out + _scene(script, rng)
+
+
+def _read(panel: Panel, rng: np.random.Generator, late: bool) -> Question:
+    """``late`` prefers times at which the symbol has been there for a while, where there are some."""
+    ends = panel.ends()
+    spans = [(a + 1, b - 2) for a, b in zip(panel.starts, ends, strict=True)]
+    if late:
+        spans = [(a - 1 + SETTLED, b) for a, b in spans if b >= a - 1 + SETTLED] or spans
+    a, b = spans[int(rng.integers(len(spans)))]
+    frame = int(rng.integers(a, b + 1))
+    index = int(np.searchsorted(panel.starts, frame, "right")) - 1
+    time = round(frame / FPS, 1)
+    text = f"Which symbol does the {panel.colour} panel show at {time:.1f} seconds?"
+    held = frame - panel.starts[index] >= SETTLED
+    return Question("read", text, panel.symbols[index], time, SYMBOLS, held)
+
+
+def _transcribe(panel: Panel) -> Question:
+    text = f"Which symbols does the {panel.colour} panel show in order?"
+    return Question("transcribe", text, " ".join(panel.symbols), None, (), False)
+
+
+def _after(panel: Panel, rng: np.random.Generator) -> Question:
+    i = int(rng.integers(len(panel.symbols) - 1))
+    text = f"Which symbol follows {panel.symbols[i]} in the {panel.colour} panel?"
+    return Question("order", text, panel.symbols[i + 1], None, SYMBOLS, False)
+
+
+def _first(panel: Panel, rng: np.random.Generator) -> Question:
+    i, j = (int(k) for k in rng.permutation(len(panel.symbols))[:2])
+    one, two = panel.symbols[i], panel.symbols[j]
+    text = f"Which comes first in the {panel.colour} panel, {one} or {two}?"
+    return Question("order", text, panel.symbols[min(i, j)], None, (one, two), False)
+
+
+def _many(panel: Panel) -> Question:
+    text = f"How many symbols does the {panel.colour} panel show?"
+    return Question("count", text, str(len(panel.symbols)), None, NUMBERS, False)
+
+
+def _flashes(flashes: tuple[tuple[int, int, str], ...]) -> list[Question]:
+    early = sum(a < FRAMES // 2 for a, _, _ in flashes)
+    counts = {"": len(flashes), " in the first half": early, " in the second half": len(flashes) - early}
+    return [Question("count", f"How many times does the lamp flash{w}?", str(n), None, NUMBERS, False)
+            for w, n in counts.items()]  # fmt: skip
+
+
+def _motion(mover: Mover) -> list[Question]:
+    first, last = mover.path[1] - mover.path[0], mover.path[-1] - mover.path[-2]
+    rows = (
+        ("Which way does the moving shape go at first?", mover.way(first), WAYS),
+        ("Which way does the moving shape go at last?", mover.way(last), WAYS),
+        ("Does the moving shape turn back?", "yes" if mover.turns() else "no", ("yes", "no")),
+        ("Where does the moving shape end?", mover.place(), PLACES),
+    )
+    return [Question("motion", text, answer, None, choices, False) for text, answer, choices in rows]
+
+
+def _scene(script: Script, rng: np.random.Generator) -> list[Question]:
+    names, out = tuple(COLOURS), []
+    for thing in script.things:
+        if rng.random() < 0.5:
+            out.append((f"What colour is the {thing.shape}?", thing.colour, names))
+        else:
+            out.append((f"Which still shape is {thing.colour}?", thing.shape, SHAPES))
+    if script.cuts:
+        back, once = script.things
+        out.append(("Which still shape is in the scene that comes back?", back.shape, SHAPES))
+        out.append(("Which still shape is in the scene shown once?", once.shape, SHAPES))
+        out.append(("What colour is the still shape in the scene that comes back?", back.colour, names))
+    return [Question("scene", text, answer, None, choices, True) for text, answer, choices in out]

@@ -1,0 +1,312 @@
+"""``python -m vtoken.reference.train``: the reference model from nothing, on a CPU, resumable.
+
+Two stages: the vision tower under dense labels, then the language model on frozen features, by a curriculum that
+moves on by accuracy. See docs/reference.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vtoken.reference import batches
+from vtoken.reference import model as shape
+from vtoken.reference.labels import IGNORE, LANGUAGE, VISION
+from vtoken.reference.questions import TASKS
+
+MIDDLE = 1  # layer whose output carries the dense labels of the language model
+ROUNDS = ({2: 12, 4: 36}, {2: 12, 4: 24, 8: 16}, {1: 12, 2: 12, 4: 18, 8: 24, 16: 12})  # clips by level and rate
+ROWS = {1: 12, 2: 12, 4: 12, 8: 8, 16: 4}  # clips a step
+REUSE = 2  # times that a clip is used in its round
+KEEPS = (1.0, 1.0, 1.0, 0.6, 0.3)  # random token dropping, once the curriculum is through
+PASS = 0.85  # accuracy that ends a level
+
+
+@dataclass
+class State:
+    """Everything a checkpoint holds."""
+
+    model: Any
+    words: Any
+    eyes: nn.ModuleDict
+    minds: nn.ModuleDict
+    step: int = 0
+    seen: int = 0  # steps of the vision stage
+    level: int = 0
+    entered: int = 0  # step at which the level began
+    round: int = 0
+    score: dict[str, float] = field(default_factory=dict)
+    optimizer: Optimizer | None = None
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+
+def start(seed: int = 0, **sizes: int) -> State:
+    """A fresh state."""
+    words = shape.tokenizer()
+    model = shape.build(words, seed, **sizes)
+    eyes = nn.ModuleDict({n: nn.Linear(shape.SIDE, k) for n, k in VISION.items()})
+    minds = nn.ModuleDict({n: nn.Linear(shape.SIDE, k) for n, k in LANGUAGE.items()})
+    return State(model, words, eyes, minds)
+
+
+def save(state: State, path: Path) -> None:
+    """Write a checkpoint under a temporary name, then rename it."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    names = ("step", "seen", "level", "entered", "round", "score", "log")
+    parts = {n: getattr(state, n).state_dict() for n in ("model", "eyes", "minds")}
+    optimizer = state.optimizer.state_dict() if state.optimizer else None
+    torch.save(parts | {n: getattr(state, n) for n in names} | {"optimizer": optimizer}, part)
+    os.replace(part, path)
+
+
+def load(state: State, path: Path) -> State:
+    """Continue from a checkpoint."""
+    held = torch.load(path, weights_only=True)
+    for name in ("model", "eyes", "minds"):
+        getattr(state, name).load_state_dict(held[name])
+    for name in ("step", "seen", "level", "entered", "round", "score", "log"):
+        setattr(state, name, held[name])
+    if held["optimizer"] is not None:
+        state.optimizer = optimizer(state, vision=held["step"] == 0 and held["seen"] > 0)
+        state.optimizer.load_state_dict(held["optimizer"])
+    return state
+
+
+class Optimizer:
+    """Muon for the matrices inside blocks, AdamW for embeddings, heads, biases and norms."""
+
+    def __init__(self, blocks: list[nn.Parameter], rest: list[nn.Parameter]) -> None:
+        # the patch embedding of five dimensions is a matrix to Muon: a view of the same memory
+        self.views = [(p, nn.Parameter(p.data.flatten(1))) for p in blocks if p.dim() > 2]
+        matrices = [p for p in blocks if p.dim() == 2] + [v for _, v in self.views]
+        muon = torch.optim.Muon(matrices, lr=1e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+        rest = rest + [p for p in blocks if p.dim() < 2]
+        self.parts = [muon, torch.optim.AdamW(rest, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
+
+    def step(self, loss: Tensor, lr: float) -> None:
+        """One update; Muon runs at twice AdamW's rate."""
+        groups = [g for o in self.parts for g in o.param_groups]
+        for o, factor in zip(self.parts, (2.0, 1.0), strict=True):
+            for group in o.param_groups:
+                group["lr"] = lr * factor
+            o.zero_grad(set_to_none=True)
+        for p, _ in self.views:
+            p.grad = None
+        loss.backward()
+        for p, view in self.views:
+            view.grad = None if p.grad is None else p.grad.flatten(1)
+        nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], 1.0)
+        for o in self.parts:
+            o.step()
+
+    def state_dict(self) -> list[Any]:
+        return [o.state_dict() for o in self.parts]
+
+    def load_state_dict(self, held: list[Any]) -> None:
+        for o, part in zip(self.parts, held, strict=True):
+            o.load_state_dict(part)
+
+
+def optimizer(state: State, vision: bool) -> Optimizer:
+    """For the part that learns: the tower, or the language model."""
+    inner = state.model.model
+    if vision:
+        parts = (inner.visual.patch_embed, inner.visual.blocks, inner.visual.merger)
+        return Optimizer(
+            [p for part in parts for p in part.parameters()],
+            [*inner.visual.pos_embed.parameters(), *state.eyes.parameters()],
+        )
+    rest = [inner.language_model.embed_tokens.weight, *inner.language_model.norm.parameters()]
+    rest += [*state.model.lm_head.parameters(), *state.minds.parameters()]
+    return Optimizer(list(inner.language_model.layers.parameters()), rest)
+
+
+def rate(step: int, steps: int, peak: float, warm: int = 40) -> float:
+    """Warm up, stay, and fall over the last third."""
+    fall = min(1.0, max(0.0, (steps - step) / (steps / 3)))
+    return peak * min(1.0, (step + 1) / warm) * (0.03 + 0.97 * fall)
+
+
+def vision_step(state: State, seed: int, steps: int, clips: int = 16, each: int = 6) -> dict[str, float]:
+    """One step of the tower under dense labels; gives the accuracy on cells that show something."""
+    if state.seen == 0:
+        shape.whiten(state.model, batches.pairs(seed, 48, 8)[0])
+    state.optimizer = state.optimizer or optimizer(state, vision=True)
+    rows, labels = batches.pairs(seed * 100_003 + state.seen, clips, each)
+    features = shape.vision_forward(state.model, rows)
+    losses, right = [], {}
+    for name, head in state.eyes.items():
+        goal = labels[name].flatten()
+        logits = head(features)
+        loss = functional.cross_entropy(logits, goal, reduction="none")
+        shown = goal > 0 if name not in ("row", "column") else goal >= 0
+        share = 2.0 if name.startswith("symbol") else 1.0
+        losses.append(share * (loss * (shown + 0.05)).sum() / (shown + 0.05).sum())
+        right[name] = float((logits.argmax(1) == goal)[shown].float().mean()) if shown.any() else 1.0
+    state.optimizer.step(torch.stack(losses).sum(), rate(state.seen, steps, 2e-3))
+    state.seen += 1
+    return right
+
+
+def round_of(state: State, seed: int, index: int) -> dict[int, list[batches.Item]]:
+    """Clips of one round at the state's level, a quarter of them from the levels below."""
+    r = np.random.default_rng((seed, index))
+    out = {}
+    for fps, n in ROUNDS[state.level].items():
+        seeds = r.integers(0, batches.SPAN, n)
+        levels = np.where(r.random(n) < 0.2, np.maximum(state.level - 1, 0), state.level)
+        out[fps] = [batches.item(state.model, int(s), fps, int(k)) for s, k in zip(seeds, levels, strict=True)]
+    return out
+
+
+def schedule(seed: int, index: int, level: int) -> list[tuple[int, list[int]]]:
+    """Rates and clips of the steps of one round: every clip ``REUSE`` times."""
+    r = np.random.default_rng((seed, index, 7))
+    out = []
+    for fps, n in ROUNDS[level].items():
+        order = np.concatenate([r.permutation(n) for _ in range(REUSE)])
+        rows = min(ROWS[fps], n)
+        out += [(fps, order[i : i + rows].tolist()) for i in range(0, len(order), rows) if i + rows <= len(order)]
+    return [out[i] for i in r.permutation(len(out))]
+
+
+def language_step(
+    state: State, items: list[batches.Item], packer: batches.Packer, seed: int, steps: int, dense: float
+) -> None:
+    """One step on packed questions; keeps running accuracies by task in ``state.score``."""
+    state.optimizer = state.optimizer or optimizer(state, vision=False)
+    r = np.random.default_rng((seed, state.step, 11))
+    g = torch.Generator().manual_seed(seed * 1_000_003 + state.step)
+    keep = float(r.choice(KEEPS)) if state.level == len(batches.LEVELS) - 1 and state.step - state.entered > 150 else 1.0
+    batch = packer.pack(items, [batches.choose(i, r) for i in items], keep, g)
+    last, middle = batches.language_forward(state.model, batch, MIDDLE)
+    rows, columns = (batch.targets != IGNORE).nonzero(as_tuple=True)
+    logits = state.model.lm_head(last[rows, columns])
+    goals = batch.targets[rows, columns]
+    loss = functional.cross_entropy(logits, goals)
+    cells = middle.gather(1, batch.visual[..., None].expand(-1, -1, middle.shape[-1]))
+    for name, head in state.minds.items():
+        known = batch.labels[name] != IGNORE
+        if known.any():
+            loss = loss + dense * functional.cross_entropy(head(cells[known]), batch.labels[name][known])
+    state.optimizer.step(loss, rate(state.step, steps, 1.5e-3))
+    state.step += 1
+    state.score["loss"] = float(loss.detach())
+    if keep == 1.0 and items[0].fps >= 4:
+        for task, value in accuracy(batch, rows, columns, logits.argmax(1) == goals).items():
+            state.score[task] = 0.9 * state.score.get(task, 0.0) + 0.1 * value
+
+
+def accuracy(batch: batches.Batch, rows: Tensor, columns: Tensor, right: Tensor) -> dict[str, float]:
+    """Share of answers with every token right, by task."""
+    table = torch.ones_like(batch.targets, dtype=torch.bool)
+    table[rows, columns] = right
+    found: dict[str, list[float]] = {}
+    for b, a, z, q in batch.tasks:
+        found.setdefault(q.task, []).append(float(table[b, a:z].all()))
+    return {task: sum(v) / len(v) for task, v in found.items()}
+
+
+@torch.no_grad()
+def validate(state: State, packer: batches.Packer, fps: int, clips: int = 24, offset: int = 0) -> dict[str, float]:
+    """Accuracy by task on validation clips at the last level, under teacher forcing."""
+    totals: dict[str, list[float]] = {}
+    r = np.random.default_rng(5)
+    for i in range(0, clips, 6):
+        items = [batches.item(state.model, offset + i + j, fps, 2, "validation") for j in range(6)]
+        batch = packer.pack(items, [batches.choose(x, r) for x in items], 1.0, torch.Generator())
+        last, _ = batches.language_forward(state.model, batch, MIDDLE)
+        rows, columns = (batch.targets != IGNORE).nonzero(as_tuple=True)
+        right = state.model.lm_head(last[rows, columns]).argmax(1) == batch.targets[rows, columns]
+        for task, value in accuracy(batch, rows, columns, right).items():
+            totals.setdefault(task, []).append(value)
+    return {task: float(np.mean(totals[task])) for task in TASKS if task in totals}
+
+
+def run(args: argparse.Namespace) -> None:
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "checkpoint.pt"
+    state = start(args.seed)
+    if args.resume and path.is_file():
+        state = load(state, path)
+    began = time.time()
+    while state.seen < args.vision_steps and state.step == 0:
+        right = vision_step(state, args.seed, args.vision_steps)
+        if state.seen % 20 == 0 or state.seen == args.vision_steps:
+            told = " ".join(f"{n}={v:.2f}" for n, v in right.items() if n not in ("row", "column"))
+            print(f"[{time.time() - began:6.0f} s] vision {state.seen}: {told}", flush=True)
+        if state.seen % 100 == 0:
+            save(state, path)
+    if state.step == 0 and state.optimizer is not None:
+        state.optimizer = None
+        shape.settle(state.model, batches.pairs(args.seed, 8, 4)[0])
+        save(state, path)
+    packer = batches.Packer(state.model, state.words)
+    saved = time.time()
+    while state.step < args.steps:
+        clips = round_of(state, args.seed, state.round)
+        for fps, which in schedule(args.seed, state.round, state.level):
+            items = [clips[fps][i] for i in which]
+            language_step(state, items, packer, args.seed, args.steps, args.dense)
+        state.round += 1
+        _report(state, packer, args, began)
+        if time.time() - saved > 90 or state.step >= args.steps:
+            save(state, path)
+            saved = time.time()
+    shape.save(state.model, state.words, args.weights)
+
+
+def _report(state: State, packer: batches.Packer, args: argparse.Namespace, began: float) -> None:
+    mean = float(np.mean([state.score.get(t, 0.0) for t in TASKS]))
+    row: dict[str, Any] = {"step": state.step, "level": state.level, "seconds": round(time.time() - began)}
+    row |= {k: round(v, 3) for k, v in state.score.items()}
+    told = " ".join(f"{k}={v:.2f}" for k, v in state.score.items())
+    print(f"[{row['seconds']:6} s] step {state.step} level {state.level} mean {mean:.2f}: {told}", flush=True)
+    if len(state.log) % 8 == 7:
+        for fps in (4, 8, 16)[state.level :]:
+            found = validate(state, packer, fps, 12)
+            row |= {f"val{fps}_{k}": round(v, 3) for k, v in found.items()}
+            told = " ".join(f"{k}={v:.2f}" for k, v in found.items())
+            print(f"    validation at {fps} fps: {np.mean(list(found.values())):.3f} {told}", flush=True)
+    state.log.append(row)
+    columns = list(dict.fromkeys(k for r in state.log for k in r))
+    part = args.out / ".curves.part"
+    with part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(state.log)
+    os.replace(part, args.out / "curves.csv")
+    if mean > PASS and state.level < len(batches.LEVELS) - 1:
+        state.level, state.entered = state.level + 1, state.step
+        state.score = {}
+
+
+def main(argv: list[str] | None = None) -> None:
+    from vtoken.reference import WEIGHTS
+
+    parser = argparse.ArgumentParser(prog="python -m vtoken.reference.train", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("out/reference"), help="checkpoint and curves")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the finished model is written")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--vision-steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--dense", type=float, default=0.3, help="weight of the dense labels of the language model")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--resume", action="store_true")
+    run(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()

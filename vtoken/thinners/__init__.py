@@ -1,0 +1,1 @@
+"""Methods that let tokens leave inside the vision encoder."""

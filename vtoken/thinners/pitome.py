@@ -1,0 +1,68 @@
+"""PiToMe: as ToMe, but what looks like little else is protected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn.functional import pad
+
+from vtoken.encoders.packed import Step
+from vtoken.errors import InputError
+from vtoken.kernels.bipartite import Match, energy_match
+from vtoken.registry import register
+from vtoken.thinners.base import Merging
+
+
+@register("pitome")
+@dataclass(kw_only=True)
+class PiToMe(Merging):
+    """Merges tokens that look like many others at every encoder layer, and protects those that do not.
+
+    With a budget every layer keeps the same share of its tokens.
+
+    Attributes:
+        ratio: share that each layer keeps as in the paper, instead of a budget, above 0 to 1.
+        margin: cosine from which tokens count as alike; None lets it fall from 0.75 to 0 over the layers, as for DeiT.
+        alpha: how much unlike tokens lower the energy.
+        prop_attn: see ``Merging``.
+        exact: order the tokens as the published code does; needs ``ratio``.
+
+    Raises:
+        InputError: ``ratio`` outside 0..1, or ``exact`` without ``ratio``.
+    """
+
+    paper: ClassVar[str] = "PiToMe, NeurIPS 2024 (arXiv 2405.16148)"
+    ratio: float | None = None
+    margin: float | None = 0.9
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ratio is not None and not 0 < self.ratio <= 1:
+            raise InputError(f"{self.name}:ratio={self.ratio} must be above 0 and at most 1")
+        if self.exact and self.ratio is None:
+            raise InputError(f"{self.name}:exact=True is the published schedule: give ratio=0.9, or a budget instead")
+
+    @property
+    def needs_budget(self) -> bool:
+        return self.ratio is None
+
+    def match(self, metric: Tensor, r: Tensor, step: Step) -> Match:
+        margin = 0.75 * (1 - (step.layer - 1) / step.layers) if self.margin is None else self.margin
+        cls = int(step.state.has_cls)
+        into, rank = energy_match(metric[:, cls:], r, margin, self.alpha)
+        if cls:  # the class token comes first and never merges
+            return Match(pad(into + 1, (1, 0)), pad(rank + 1, (1, 0)))
+        return Match(into, rank)
+
+    def remaining(self, start: Tensor, goal: Tensor, layer: int, layers: int) -> Tensor:
+        if layer == layers:
+            return goal
+        share = (goal.double() / start.clamp(min=1)) ** (layer / layers)
+        return (start * share).round().long()
+
+    def published(self, count: Tensor, layer: int, layers: int) -> Tensor:
+        assert self.ratio is not None
+        return (count - count * self.ratio).floor().long()
