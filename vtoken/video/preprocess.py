@@ -13,7 +13,9 @@ from torch import Tensor
 from vtoken.errors import InputError
 from vtoken.types import Frames, Grid
 from vtoken.video.geometry import shortest_edge, smart_resize, smart_resize_clip
+from vtoken.video.resample import resize_region
 
+FEW = 1 / 16  # share of kept cells up to which resizing them one by one is cheaper than the whole frame
 LUMA = (0.299, 0.587, 0.114)  # BT.601, as vtoken.types.Frames
 
 
@@ -170,7 +172,8 @@ class Preprocessor:
     def cells(self, frames: Frames, grid: Grid, keep: np.ndarray) -> Tensor:
         """The rows of the kept cells alone, float32, equal to those of ``pixel_values`` bit for bit.
 
-        Frames of a time step with nothing kept are neither converted to RGB nor resized.
+        Frames of a time step with nothing kept are neither converted to RGB nor resized; where few cells are kept, only
+        the pixels under them are resized.
 
         Args:
             keep: bool [steps, rows, columns].
@@ -192,8 +195,10 @@ class Preprocessor:
         for step in np.flatnonzero(keep.any((1, 2))):
             first = int(step) * self.temporal
             indices = [min(first + i, len(frames) - 1) for i in range(self.temporal)]
-            resized = {i: self._resize(frames.rgb(i), grid) for i in dict.fromkeys(indices)}
-            rows.append(self._rows(torch.stack([resized[i] for i in indices]), grid, keep[step]))
+            read = {i: frames.rgb(i) for i in dict.fromkeys(indices)}
+            few = keep[step].mean() <= FEW and not self._pads(frames.size, grid)
+            cut = self._alone if few else self._from_whole
+            rows.append(self._rows(cut([read[i] for i in indices], grid, keep[step])))
         return torch.cat(rows)
 
     def grid_thw(self, frames: int, grid: Grid) -> Tensor:
@@ -242,12 +247,36 @@ class Preprocessor:
         std = (torch.tensor(self.std) * (1.0 / self.rescale)).view(3, 1, 1)
         return image.to(torch.float32).sub_(mean).div_(std)
 
-    def _rows(self, images: Tensor, grid: Grid, keep: np.ndarray) -> Tensor:
-        """Kept cells of one time step: uint8 [temporal, 3, H, W] to rows in stock order."""
+    def _from_whole(self, images: list[np.ndarray], grid: Grid, keep: np.ndarray) -> Tensor:
+        """Kept cells of the resized frames of a time step: uint8 [n, temporal, 3, cell, cell]."""
+        resized = {id(image): self._resize(image, grid) for image in images}
+        frames = torch.stack([resized[id(image)] for image in images])
+        side = grid.cell
+        whole = frames[:, :, : grid.rows * side, : grid.columns * side]
+        blocks = whole.reshape(len(images), 3, grid.rows, side, grid.columns, side).permute(2, 4, 0, 1, 3, 5)
+        return blocks[torch.from_numpy(keep)]
+
+    def _alone(self, images: list[np.ndarray], grid: Grid, keep: np.ndarray) -> Tensor:
+        """The same, resizing the kept cells alone: what anchors cost."""
+        tall, wide = self._before_crop(*images[0].shape[:2], grid)
+        top, left = int((tall - grid.height) / 2), int((wide - grid.width) / 2)
+        out = np.empty((int(keep.sum()), len(images), grid.cell, grid.cell, 3), np.uint8)
+        for i, (row, column) in enumerate(np.argwhere(keep)):
+            y, x = top + int(row) * grid.cell, left + int(column) * grid.cell
+            for t, image in enumerate(images):
+                span = (y, y + grid.cell), (x, x + grid.cell)
+                out[i, t] = resize_region(image, (tall, wide), *span, self.resample)
+        return torch.from_numpy(out).permute(0, 1, 4, 2, 3)
+
+    def _pads(self, size: tuple[int, int], grid: Grid) -> bool:
+        """Whether the centre crop reaches beyond the resized frame."""
+        tall, wide = self._before_crop(*size, grid)
+        return tall < grid.height or wide < grid.width
+
+    def _rows(self, cells: Tensor) -> Tensor:
+        """uint8 [n, temporal, 3, cell, cell] to normalised rows in stock order."""
         m, p, t = self.merge, self.patch, self.temporal
-        whole = images[:, :, : grid.rows * m * p, : grid.columns * m * p]
-        blocks = whole.reshape(t, 3, grid.rows, m, p, grid.columns, m, p).permute(2, 5, 3, 6, 1, 0, 4, 7)
-        kept = blocks[torch.from_numpy(keep)].movedim(3, -3)  # uint8 [n, m, m, t, 3, p, p]
+        kept = cells.reshape(-1, t, 3, m, p, m, p).permute(0, 3, 5, 1, 2, 4, 6)  # [n, m, m, t, 3, p, p]
         return self._normalise(kept).movedim(-3, 3).reshape(-1, 3 * t * p * p)
 
     def _pictures(self, values: Tensor, grid_thw: Tensor | None) -> Tensor:
