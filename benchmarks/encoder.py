@@ -34,12 +34,12 @@ LAYERS, WIDTH, HEADS = 8, 384, 6
 
 @dataclass
 class Tower:
-    """A stock run on everything, and ours on a keep map [T, h, w]."""
+    """A stock run on everything, and ours on a keep map [T, h, w], with a ``Thinning`` if one is given."""
 
     what: str
     cells: tuple[int, int, int]
     stock: Callable[[], Any]
-    ours: Callable[[np.ndarray], Any]
+    ours: Callable[..., Any]
 
 
 def clip_tower(name: str, frames: int, side: int = 24) -> Tower:
@@ -52,9 +52,9 @@ def clip_tower(name: str, frames: int, side: int = 24) -> Tower:
     tower.eval()
     pixels = torch.randn(frames, 3, 14 * side, 14 * side)
 
-    def ours(keep: np.ndarray) -> Any:
+    def ours(keep: np.ndarray, thin: Any = None) -> Any:
         flags = keep.reshape(frames, -1)
-        return clip.encode(tower, clip.patches_of(pixels, 14, flags), flags, -1)
+        return clip.encode(tower, clip.patches_of(pixels, 14, flags), flags, -1, thin=thin)
 
     what = f"{frames} frames of {side}x{side} patches of 14 px"
     return Tower(what, (frames, side, side), lambda: tower(pixels, output_hidden_states=[-1]), ours)
@@ -80,10 +80,10 @@ def qwen_tower(name: str, steps: int, side: int = 24) -> Tower:
     patch = visual.config.patch_size
     rows = torch.randn(steps * side * side, 3 * 2 * patch**2)
 
-    def ours(keep: np.ndarray) -> Any:
+    def ours(keep: np.ndarray, thin: Any = None) -> Any:
         flags = torch.from_numpy(keep)
         kept: Tensor = rows.unflatten(0, (-1, 4))[flags.flatten()].flatten(0, 1)
-        return qwen.encode(visual, kept, grid, [flags])
+        return qwen.encode(visual, kept, grid, [flags], thin=thin)
 
     what = f"{steps} steps of 2 frames of {side}x{side} patches of {patch} px, cells of 2x2 patches"
     return Tower(what, (steps, side // 2, side // 2), lambda: visual(rows, grid_thw=grid), ours)

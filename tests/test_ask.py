@@ -91,7 +91,7 @@ def test_real_clip_streams_and_reports(clips: Path) -> None:
     assert len(answer.report.frames[0]) == 15
     assert answer.report.tokens / answer.report.cells < 0.5
     assert answer.clip.gate.keep.shape[0] == 8 and len(answer.clip.rows) == 0
-    assert set(answer.report.milliseconds) == {"decode", "gate", "encode", "reduce", "prefill", "generate"}
+    assert set(answer.report.milliseconds) == {"decode", "gate", "prepare", "encode", "reduce", "prefill", "generate"}
     assert len(str(answer.report).splitlines()) >= 4 and answer.report.to_dict()["tokens"] == answer.report.tokens
 
 

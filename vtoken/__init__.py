@@ -16,6 +16,7 @@ from vtoken.version import __version__
 if TYPE_CHECKING:
     from vtoken.asking import Answer, ask, ask_many
     from vtoken.errors import InputError, MissingExtraError, UnsupportedError, VideoError, VtokenError
+    from vtoken.loading import load
     from vtoken.plan import Plan
     from vtoken.registry import register
     from vtoken.report import Report
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "asking": ("ask", "ask_many", "Answer"),
     "errors": ("InputError", "MissingExtraError", "UnsupportedError", "VideoError", "VtokenError"),
+    "loading": ("load",),
     "plan": ("Plan",),
     "registry": ("register",),
     "report": ("Report",),

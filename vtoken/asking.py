@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from vtoken.errors import InputError, UnsupportedError
 from vtoken.families.base import Clip, Family
 from vtoken.plan import Plan, PlanLike
 from vtoken.prompts import prompt, stack, tokenizer_of
-from vtoken.reading import Sampling, read_clip
+from vtoken.reading import Progress, Sampling, read_clip
 from vtoken.report import Report
 from vtoken.session import CLIPS, PLAN, REPORT, Session, check, pad_id
 from vtoken.video.preprocess import Preprocessor
@@ -31,12 +32,16 @@ class Answer:
         report: tokens and milliseconds by stage, sampled frames, caps that bound.
         clip: what the gate kept, for overlays; its pixel rows are gone.
         tokens: int64 [n], ids of the answer.
+        fate: uint8 [T, h, w], what became of every token that the stock model would have had, by ``FATES`` (skipped by
+            the gate, dropped, merged into another one, kept), for overlays. Its grid is the language model's, which is
+            coarser than the gate's where a family pools.
     """
 
     text: str
     report: Report
     clip: Clip
     tokens: Tensor
+    fate: np.ndarray
 
     def __str__(self) -> str:
         return self.text
@@ -58,6 +63,7 @@ def ask(
     backend: str = "auto",
     native_fps: float | None = None,
     max_frames: int | None = None,
+    progress: Progress | None = None,
     **generate: Any,
 ) -> Answer:
     """Answer a question about a video.
@@ -73,6 +79,7 @@ def ask(
         keep, tokens, per_second: budget that goes with ``plan``.
         backend, native_fps: see ``open_video``.
         max_frames: most frames to sample; if it binds, ``fps`` is lowered and the report says so.
+        progress: called with a stage ("decode", then "encode") and its share done, 0 to 1; what it raises ends the call.
         **generate: further arguments of ``model.generate``; ``max_new_tokens`` is 128 and greedy by default.
 
     Raises:
@@ -82,6 +89,7 @@ def ask(
     """
     options = {"keep": keep, "tokens": tokens, "per_second": per_second, "fps": fps, "start": start, "end": end}
     options |= {"backend": backend, "native_fps": native_fps, "max_frames": max_frames, "plan": plan}
+    options["progress"] = progress
     return ask_many(model, processor, video, [question], **options, **generate)[0]
 
 
@@ -102,6 +110,7 @@ def ask_many(
     backend: str = "auto",
     native_fps: float | None = None,
     max_frames: int | None = None,
+    progress: Progress | None = None,
     **generate: Any,
 ) -> list[Answer]:
     """Answer several questions about one video, which is decoded and gated once and encoded once a batch.
@@ -128,11 +137,13 @@ def ask_many(
         )
     read = Report(str(chosen))
     sampling = Sampling(fps, start, end, backend, native_fps, max_frames)
-    clip = read_clip(video, _preprocessor(family, model, processor), chosen, read, sampling, _dtype(model))
+    clip = read_clip(video, _preprocessor(family, model, processor), chosen, read, sampling, _dtype(model), progress)
     prompts = [prompt(family, model, processor, clip, q) for q in questions]
     out: list[Answer] = []
     options = {"max_new_tokens": 128, "do_sample": False} | generate
     for first in range(0, len(prompts), batch):
+        if progress is not None:
+            progress("encode", first / len(prompts))
         out += _answer(model, processor, clip, prompts[first : first + batch], chosen, read, options, len(prompts))
     clip.rows = clip.rows[:0]
     return out
@@ -161,8 +172,11 @@ def _answer(
     sequences = made if isinstance(made, Tensor) else made.sequences
     new = sequences[:: len(sequences) // len(prompts), inputs["input_ids"].shape[1] :].cpu()
     texts = tokenizer_of(processor).batch_decode(new, skip_special_tokens=True)
+    fates, report.fates = [fate.numpy() for fate in report.fates], []
     share = _share(report, read, len(prompts), questions)
-    return [Answer(t.strip(), copy.deepcopy(share), clip, ids) for t, ids in zip(texts, new, strict=True)]
+    return [
+        Answer(t.strip(), copy.deepcopy(share), clip, ids, fate) for t, ids, fate in zip(texts, new, fates, strict=True)
+    ]
 
 
 def _share(report: Report, read: Report, prompts: int, questions: int) -> Report:

@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
+from vtoken.bench import accuracy_cli
 from vtoken.errors import InputError, VtokenError
 from vtoken.version import __version__
 
@@ -26,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; default those of the process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:2] == ["bench", "gate"]:
-        words[:2] = ["bench gate"]
+    if words[:1] == ["bench"] and words[1:2] and words[1] in ("gate", *accuracy_cli.NAMES):
+        words[:2] = [f"bench {words[1]}"]
     arguments = parser().parse_args(words)
     return guarded(lambda: arguments.run(arguments))
 
@@ -67,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     gate.add_argument("videos", metavar="VIDEO", nargs="+")
     gate.add_argument("--fps", type=_rates, default=_rates("1,2,5,10"), help="sampling rates (default 1,2,5,10)")
     gate.add_argument("--gates", default="grt", help="gates with their options, separated by ';' (default grt)")
+    accuracy_cli.add(commands, _command, _rates)
     methods_ = _command(
         commands, "methods", methods, "every gate, pruner and merger", "vtoken methods --family qwen3_vl"
     )
@@ -117,7 +119,7 @@ def _bench_arguments(to: argparse.ArgumentParser) -> None:
         "videos",
         metavar="VIDEO",
         nargs="+",
-        help="video files or folders of images; 'gate' first: see vtoken bench gate -h",
+        help="video files or folders of images; with gate, accuracy, dive or make-data first: see vtoken bench gate -h",
     )
     to.add_argument("--fps", type=_rates, default=_rates("1,2,5,10"), help="sampling rates (default 1,2,5,10)")
     to.add_argument("--plans", default=PLANS, help=f"plans, separated by ';' (default {PLANS!r})")

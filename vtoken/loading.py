@@ -10,6 +10,7 @@ from typing import Any
 from vtoken import families
 from vtoken.errors import InputError
 
+REFERENCE = "reference"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -17,7 +18,7 @@ def load(name: str, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any
     """A vision-language model in eval mode, and its processor (its tokenizer where the processor cannot be built).
 
     Args:
-        name: hub id or folder.
+        name: hub id or folder, or "reference" for the small model that ships with the package.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1" ...
         dtype: "auto" (bfloat16 on CUDA, else float32) or the name of a floating type.
 
@@ -32,6 +33,7 @@ def load(name: str, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any
     where = _device(device)
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype!r} is unknown; known are {', '.join(DTYPES)}")
+    name = _folder(name)
     kind = ("bfloat16" if where.type == "cuda" else "float32") if dtype == "auto" else dtype
     config = _config(name)
     if config.model_type not in families.FAMILIES:
@@ -43,6 +45,17 @@ def load(name: str, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"model {name!r}: its weights cannot be loaded ({_first(error)})") from error
     return model.to(where).eval(), _processor(name)
+
+
+def _folder(name: str) -> str:
+    """Where the model that ships with the package lies; any other name as it is."""
+    from vtoken.reference import WEIGHTS
+
+    if name != REFERENCE:
+        return name
+    if not (WEIGHTS / "config.json").is_file():
+        raise InputError(f"model {name!r}: its weights are missing from {WEIGHTS}; install the package again")
+    return str(WEIGHTS)
 
 
 def _device(name: str) -> Any:

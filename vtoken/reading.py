@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,15 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vtoken.errors import InputError
+from vtoken.errors import InputError, VideoError
 from vtoken.families.base import Clip
 from vtoken.plan import Plan
 from vtoken.report import Report
+from vtoken.tokenizers.base import Gate
 from vtoken.types import Frames, GateMap, Grid
-from vtoken.video import open_video
+from vtoken.video import VideoReader, open_video
 from vtoken.video.preprocess import Preprocessor
 
 CHUNK = 32
+
+Progress = Callable[[str, float], None]  # the stage at hand and its share done, 0 to 1
+Stage = Callable[[str], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ def read_clip(
     report: Report,
     sampling: Sampling | None = None,
     dtype: torch.dtype = torch.float32,
+    progress: Progress | None = None,
 ) -> Clip:
     """Decode, gate and cut a video in one pass; only pixels of kept cells stay in memory.
 
@@ -74,44 +81,79 @@ def read_clip(
         grid = preprocess.grid(height, width, frames)
         for note in preprocess.notes(height, width, frames):
             report.note(note)
-        reader.chunk = max(grid.frames, reader.chunk - reader.chunk % grid.frames)
-        maps, rows, pts = _stream(reader, preprocess, plan, grid, report, dtype)
+        found: list[Piece] = []
+        seen = 0
+        _tell(progress, frames, seen)
+        for piece in pieces(reader, preprocess, plan.gate, grid, report.stage):
+            piece.rows = piece.rows.to(dtype)
+            found.append(piece)
+            seen += len(piece.pts)
+            _tell(progress, frames, seen)
         for note in reader.notes:
             report.note(note)
+    pts = np.concatenate([piece.pts for piece in found])
     report.frames.append(pts.tolist())
     spacing = float(np.diff(pts).mean()) if len(pts) > 1 else 1 / rate if rate else 1.0
-    return Clip(torch.cat(rows), grid, GateMap.concatenate(maps), pts, float(pts[-1] - pts[0]) + spacing)
+    seconds = float(pts[-1] - pts[0]) + spacing
+    rows, whole = torch.cat([piece.rows for piece in found]), GateMap.concatenate([piece.gate for piece in found])
+    return Clip(rows, grid, whole, pts, seconds, preprocess.crop is not None)
 
 
-def _stream(
-    reader: Any, preprocess: Preprocessor, plan: Plan, grid: Grid, report: Report, dtype: torch.dtype
-) -> tuple[list[GateMap], list[Tensor], np.ndarray]:
-    gate = plan.gate.stream(grid) if plan.gate is not None else None
-    maps, rows, pts = [], [], []
+@dataclass
+class Piece:
+    """A chunk of a clip after the gate: float64 [n] times, its time steps' map, and the pixel rows of kept cells."""
+
+    pts: np.ndarray
+    gate: GateMap
+    rows: Tensor
+
+
+def pieces(
+    reader: VideoReader, preprocess: Preprocessor, gate: Gate | None, grid: Grid, stage: Stage
+) -> Iterator[Piece]:
+    """Decode, gate and cut chunk by chunk; references and scenes count from the clip's start.
+
+    Args:
+        gate: None keeps every cell.
+        stage: a context manager by name that times "decode", "gate" and "prepare".
+
+    Raises:
+        VideoError: the part asked for has no frame.
+    """
+    reader.chunk = max(grid.frames, reader.chunk - reader.chunk % grid.frames)  # whole time steps
+    stream = gate.stream(grid) if gate is not None else None
     chunks, steps = iter(reader), 0
     while True:
-        with report.stage("decode"):
+        with stage("decode"):
             frames: Frames | None = next(chunks, None)
         if frames is None:
             break
-        with report.stage("gate"):
-            if gate is None:
+        with stage("gate"):
+            if gate is None or stream is None:
                 part = GateMap.full(grid.steps(len(frames)), grid.rows, grid.columns)
                 part.reference += steps
             else:
-                part = gate.push(_planes(frames, preprocess, grid, plan), frames.pts)
+                part = stream.push(_planes(frames, preprocess, grid, gate), frames.pts)
                 if len(frames) % grid.frames:
-                    part = GateMap.concatenate([part, gate.finish()])
-        with report.stage("decode"):
-            rows.append(preprocess.cells(frames, grid, part.keep).to(dtype))
-        maps.append(part)
-        pts.append(frames.pts)
+                    part = GateMap.concatenate([part, stream.finish()])
+        with stage("prepare"):
+            rows = preprocess.cells(frames, grid, part.keep)
         steps += len(part.keep)
-    return maps, rows, np.concatenate(pts)
+        yield Piece(frames.pts, part, rows)
+    if not steps:
+        raise VideoError(
+            f"{reader.source}: no frame from start={reader.start:g} to end={reader.end:g} at fps={reader.fps}; "
+            "choose a longer part or a higher rate"
+        )
 
 
-def _planes(frames: Frames, preprocess: Preprocessor, grid: Grid, plan: Plan) -> np.ndarray:
-    if plan.gate is not None and plan.gate.signal == "rgb":
+def _tell(progress: Progress | None, frames: int | None, seen: int) -> None:
+    if progress is not None:
+        progress("decode", min(1.0, seen / frames) if frames else 0.0)
+
+
+def _planes(frames: Frames, preprocess: Preprocessor, grid: Grid, gate: Gate) -> np.ndarray:
+    if gate.signal == "rgb":
         return np.stack([preprocess.resize(frames.rgb(i), grid) for i in range(len(frames))])
     return np.stack([preprocess.luma(plane, grid) for plane in frames.luma])
 

@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vtoken.errors import InputError
 
-STAGES = ("decode", "gate", "encode", "reduce", "prefill", "generate")
+STAGES = ("decode", "gate", "prepare", "encode", "reduce", "prefill", "generate")
+FATES = ("skipped", "dropped", "merged", "kept")  # what becomes of a cell; its number is its place here
 
 
 @dataclass
@@ -26,10 +28,13 @@ class Report:
         encoded: of these, tokens whose patches went through the vision encoder.
         tokens: visual tokens that reached the language model.
         prompt: length of the whole prompt in tokens, after reduction.
-        milliseconds: wall time by stage (decode, gate, encode, reduce, prefill, generate).
+        milliseconds: wall time by stage: decode, gate, prepare (pixels of the kept cells), encode, reduce, prefill,
+            generate.
         peak_bytes: peak GPU memory of the call, or peak resident memory of the process on a CPU.
         frames: presentation times in seconds of the sampled frames, per video.
         notes: caps that bound, fallbacks taken, warnings.
+        fates: per prompt whose clip was gated while it was decoded, uint8 [T, h, w]: the place in ``FATES`` of every
+            token that the stock model would have had; not in ``to_dict``.
     """
 
     plan: str = "none"
@@ -41,6 +46,7 @@ class Report:
     peak_bytes: int = 0
     frames: list[list[float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    fates: list[Tensor] = field(default_factory=list, repr=False)
 
     @contextmanager
     def stage(self, name: str, device: Any = None) -> Iterator[None]:
@@ -87,7 +93,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that ``json.dumps`` takes."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "fates"}
 
     def __str__(self) -> str:
         share = f"{self.tokens / self.cells:.1%}" if self.cells else "-"

@@ -15,7 +15,7 @@ from vtoken.families.clips import encode_each_once
 from vtoken.goals import thinning
 from vtoken.plan import Plan
 from vtoken.pruners.base import Context
-from vtoken.report import Report
+from vtoken.report import FATES, Report
 from vtoken.splice import Cut
 from vtoken.types import Tokens
 
@@ -31,6 +31,7 @@ class Rows:
         sample, column: int64 [R], place of every placeholder row in ``input_ids``.
         features: what the encoder gave.
         parts: after reduction, per sample the feature rows in the order of their slots.
+        gated: whether the rows are of clips that were gated while they were decoded.
     """
 
     modality: str
@@ -38,6 +39,7 @@ class Rows:
     column: Tensor
     features: Features
     parts: list[Tensor]
+    gated: bool = False
 
 
 def encode(
@@ -81,7 +83,7 @@ def encode(
                 f"the prompt has {len(sample)} {modality} placeholders, the {modality}s make "
                 f"{len(features.layout.position)} rows; were ids and pixels made by the same processor?"
             )
-        found.append(Rows(modality, sample, column, features, []))
+        found.append(Rows(modality, sample, column, features, [], clips is not None and given is clips))
     return found
 
 
@@ -137,6 +139,8 @@ def reduce(
     content: list[list[Tensor]] = [[] for _ in range(samples)]
     for u, (b, m) in enumerate(units):
         slot, source, x, stack = _fill(rows[m], kept.sample(u), b)
+        if rows[m].gated:
+            report.fates.append(_fates(rows[m], tokens, kept, u, b))
         slots[b].append(slot)
         content[b].append(source)
         rows[m].parts.append(x)
@@ -195,6 +199,23 @@ def _pack(
     )
     extra = {"lm_head": model.get_output_embeddings()}  # type: ignore[operator]
     return tokens, units, Context(seconds, _text(model, inputs, rows, units), total, extra=extra)
+
+
+def _fates(rows: Rows, before: Tokens, kept: Tokens, unit: int, sample: int) -> Tensor:
+    """uint8 [T, h, w]: what became of every token that one unit of the stock model would have had, by ``FATES``."""
+    layout = rows.features.layout
+    start, stop = before.batch[unit : unit + 2].tolist()
+    out = torch.full((len(layout.structural),), FATES.index("skipped"), dtype=torch.uint8)
+    own, target = before.signals[ROW][start:stop].cpu(), kept.source[start:stop].cpu()
+    out[own] = FATES.index("dropped")
+    out[own[target >= 0]] = FATES.index("merged")
+    out[kept.sample(unit).signals[ROW].cpu()] = FATES.index("kept")
+    mine = (rows.sample.cpu() == sample) & ~layout.structural
+    place = layout.position[mine].long().cpu()
+    place[:, 0] -= place[:, 0].min()
+    grid = torch.zeros((place.max(0).values + 1).tolist(), dtype=torch.uint8)
+    grid[tuple(place.unbind(1))] = out[mine]
+    return grid
 
 
 def _seconds(layout: Layout, owner: Tensor, sample: int) -> float:

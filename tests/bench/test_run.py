@@ -117,8 +117,8 @@ def test_the_same_name_twice_stays_apart(tmp_path: Path) -> None:
     for i, scene in enumerate(("objects", "pan")):
         (tmp_path / str(i)).mkdir()
         paths.append(write_video(tmp_path / str(i) / "clip.mp4", render(scene, 0.5, 4.0, (64, 64))))
-    job = bench.Job.of(paths, [2, 4, 8], ["none"], {"keep": 0.5}, end=0.6)
-    assert job.clips == {str(p): (p, [2, 4]) for p in paths}
+    job = bench.Job.of(paths, [2, 4.1, 8], ["none"], {"keep": 0.5}, end=0.6)
+    assert job.clips == {str(p): (p, [2, 4.1]) for p in paths}
     assert all(note == f"{p}: fps 8 left out: above the clip's own 4" for p, note in zip(paths, job.notes, strict=True))
     assert bench.Job.of(paths[:1], [9, 8], [], {"keep": 0.5}).clips == {"clip.mp4": (paths[0], [9])}
     assert len(bench.measure(job, geometry("qwen3-vl-2b"))) == 2 * 2 * 3

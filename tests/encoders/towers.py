@@ -75,8 +75,8 @@ def keep_cells(rows: Tensor, keep: list[np.ndarray], unit: int = 4) -> Tensor:
     return rows.unflatten(0, (-1, unit))[flat].flatten(0, 1)
 
 
-def clip_masked(tower: Any, pixels: Tensor, keep: Tensor) -> list[Tensor]:
-    """All hidden states [T, n, D] with every patch present and the skipped ones hidden as keys."""
+def clip_masked(tower: Any, pixels: Tensor, keep: Tensor, since: int = 0) -> list[Tensor]:
+    """All hidden states [T, n, D] with every patch present and the skipped ones hidden as keys since a layer."""
     x = tower.embeddings(pixels)
     cls = x.shape[1] - keep.shape[1]
     if cls:
@@ -85,13 +85,18 @@ def clip_masked(tower: Any, pixels: Tensor, keep: Tensor) -> list[Tensor]:
     mask = torch.zeros(len(keep), 1, 1, seen.shape[1]).masked_fill(~seen[:, None, None], -1e9)
     mask = mask.expand(-1, -1, seen.shape[1], -1)
     states = [x]
-    for layer in tower.encoder.layers:
-        states.append(layer(states[-1], mask))
+    for n, layer in enumerate(tower.encoder.layers):
+        states.append(layer(states[-1], mask if n >= since else torch.zeros_like(mask)))
     return states
 
 
-def qwen_masked(visual: Any, rows: Tensor, grid: Tensor, keep: list[np.ndarray]) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Merged tokens, DeepStack rows and attention received of all cells, by dense masks from coordinates."""
+def qwen_masked(
+    visual: Any, rows: Tensor, grid: Tensor, keep: list[np.ndarray], since: int = 0
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Merged tokens, DeepStack rows and attention received of all cells, by dense masks from coordinates.
+
+    Skipped cells are hidden as keys since a layer.
+    """
     frame, window, kept = [], [], []
     for i, ((t, h, w), k) in enumerate(zip(grid.tolist(), keep, strict=True)):
         for s in range(t):
@@ -100,11 +105,12 @@ def qwen_masked(visual: Any, rows: Tensor, grid: Tensor, keep: list[np.ndarray])
                     frame += [(i, s)] * 4
                     window += [(i, s, r // 2, c // 2)] * 4
                     kept += [bool(k[s, r, c])] * 4
-    mask = {}
+    mask: dict[Any, Tensor] = {}
     for name, label in (("frame", frame), ("window", window)):
         number = torch.tensor([sorted(set(label)).index(x) for x in label])
-        same = (number[:, None] == number[None]) & torch.tensor(kept)[None]
-        mask[name] = torch.zeros(same.shape).masked_fill(~same, -1e9)
+        same = number[:, None] == number[None]
+        mask["early", name] = torch.zeros(same.shape).masked_fill(~same, -1e9)
+        mask[name] = mask["early", name].masked_fill(~torch.tensor(kept)[None], -1e9)
     x = visual.patch_embed(rows)
     if hasattr(visual, "pos_embed"):
         index, weight = get_vision_interpolation_indices_and_weights(
@@ -120,7 +126,8 @@ def qwen_masked(visual: Any, rows: Tensor, grid: Tensor, keep: list[np.ndarray])
         half = q.shape[-1] // 2
         q, k = (y * cos[:, None] + torch.cat((-y[..., half:], y[..., :half]), -1) * sin[:, None] for y in (q, k))
         score = torch.einsum("qhd,khd->hqk", q, k) * (2 * half) ** -0.5
-        p = (score + mask["window" if windowed else "frame"]).softmax(-1)
+        name = "window" if windowed else "frame"
+        p = (score + mask[name if n >= since else ("early", name)]).softmax(-1)
         if not windowed:
             queries = torch.tensor(kept)[:, None].float()
             segment = (mask["frame"] == 0).float() * queries  # [queries, keys]

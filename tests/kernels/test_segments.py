@@ -75,6 +75,9 @@ def test_every_part_gets_its_share(sizes, seed):
     quota = dealt(torch.tensor(sizes), k)
     assert int(quota.sum()) == k
     assert all(1 <= q <= s for q, s in zip(quota.tolist(), sizes, strict=True))
+    share = [s * k / total for s in sizes]
+    if min(share) >= 1:
+        assert all(abs(q - s) < 1 for q, s in zip(quota.tolist(), share, strict=True))
     unit = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     unit = unit[torch.randperm(total, generator=torch.Generator().manual_seed(seed))]
     seen = []
@@ -84,6 +87,12 @@ def test_every_part_gets_its_share(sizes, seed):
         assert bool((rows.diff(dim=1) > 0).all())
         seen += rows.flatten().tolist()
     assert sorted(seen) == list(range(total))
+
+
+def test_small_parts_get_one_and_the_others_share():
+    assert dealt(torch.tensor([196, 5, 5, 1, 1]), 50).tolist() == [45, 1, 2, 1, 1]
+    assert dealt(torch.tensor([64, 8]), 16).tolist() == [14, 2]
+    assert dealt(torch.tensor([1, 1, 100]), 3).tolist() == [1, 1, 1]
 
 
 def test_frames_join_where_tokens_are_few():

@@ -256,3 +256,36 @@ def test_impossible_options_are_refused(plan):
     key, _, value = option.partition("=")
     with pytest.raises(InputError, match=f"{key}"):
         registry.build(name, **{key: float(value) if "." in value or key in ("D", "beta", "d") else int(value)})
+
+
+def test_vflowopt_cells_grow_only_in_the_frames_that_need_it():
+    wide = torch.cartesian_prod(torch.tensor([0]), torch.arange(8), torch.arange(8))
+    small = torch.cartesian_prod(torch.tensor([1]), torch.arange(2), torch.arange(4))
+    position, g = torch.cat([wide, small]), torch.Generator().manual_seed(0)
+    score = torch.rand(72, generator=g)
+    tokens = Tokens.of(torch.randn(72, 8, generator=g), position, received_attention=score)
+    out = reduce("vflowopt", tokens, 16, m=2.0)  # 14 of the first frame's 16 cells, 2 of the second's 2
+    assert len(out) == 16
+    second = [[i - 64 for i in members] for members in groups(out) if members[0] >= 64]
+    assert sorted(second) == recycled(score[64:].tolist(), [0, 0, 1, 1, 0, 0, 1, 1], 2)
+
+
+def test_prunevid_and_holitom_leave_a_place_with_a_gap_in_its_frames():
+    """Behind a gate a frame lacks cells: what is not there in every frame of a segment is no static place."""
+    whole = clip(steps=4, moving=0)
+    tokens = whole.take(torch.tensor([i for i in range(16) if i != 5]))  # place 1 is missing in frame 1
+    for name in ("prunevid", "holitom"):
+        out = reduce(name, tokens, 6, tau=0.3)
+        assert [g for g in groups(out) if len(g) > 1] == [[0, 4, 8, 12], [2, 6, 10, 14], [3, 7, 11, 15]]
+
+
+def test_prumerge_prefers_the_last_layer():
+    tokens, last = image(64), image(64, seed=1)
+    signals = {f"{name}@-1": last.signals[name] for name in ("cls_attention", "keys")}
+    both = reduce("prumerge", tokens.with_signals(**signals), 9)
+    alone = reduce("prumerge", tokens.with_signals(**{n.removesuffix("@-1"): v for n, v in signals.items()}), 9)
+    assert torch.equal(both.x, alone.x)
+    assert not torch.equal(both.x, reduce("prumerge", tokens, 9).x)
+    context = Context()
+    reduce("prumerge", tokens, 9, context)
+    assert context.notes == ["prumerge: no cls_attention@-1 here, cls_attention in its place"]

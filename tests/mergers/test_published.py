@@ -146,3 +146,11 @@ def test_density_does_not_underflow(golden):
     small, large = dpc_scores(x, 7), dpc_scores(x * 40, 7)
     assert bool(small.isfinite().all()) and bool(large.isfinite().all())
     assert len(large[0].unique()) == x.shape[1]
+
+
+def test_holitom_density_has_no_more_neighbours_than_clusters(golden):
+    x = load(golden, "holitom_density")["x"]
+    label, _ = _clustered(x, torch.ones(x.shape[:2]), 3, 7, 0.6)
+    centre = dpc_knn(x, 3, 3)[0].sort(dim=1).values
+    assert torch.equal(label.gather(1, centre), torch.arange(3).expand(2, 3))
+    assert not torch.equal(centre, dpc_knn(x, 3, 7)[0].sort(dim=1).values)

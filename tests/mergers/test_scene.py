@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tests.tokens import pack
 from vtoken.errors import InputError
-from vtoken.kernels.divergence import feature_distributions, jensen_shannon
+from vtoken.kernels.divergence import feature_distributions, jensen_shannon, reversed_jensen_shannon
 from vtoken.mergers.scene import Scene
 from vtoken.plan import Plan
 from vtoken.pruners.base import Context
@@ -97,6 +97,23 @@ def test_the_next_scene_is_compared_with_the_mean(side):
     assert len(merge(tokens, delta=to_mean * 0.95, cell_delta=None, anchors=0)) > len(tokens) - 2 * CELLS
 
 
+def test_the_mean_that_is_compared_is_weighted_too():
+    """Long scenes a and b, a short c and a last d: each decision by the weighted mean of what came before."""
+    a, e = picture(0), 0.3 * picture(50)
+    keys, weights = [a, a + 0.6 * e, a + 0.2 * e, a - 0.8 * e], [1.0, 5.0, 2.0, 1.0]
+    tokens = clip(*keys, changed=())
+    tokens.size = torch.tensor(weights).repeat_interleave(CELLS)
+    mean, total, most = keys[0], weights[0], 0.0
+    for key, weight in zip(keys[1:], weights[1:], strict=True):
+        each = jensen_shannon(*feature_distributions(torch.stack([mean, key])))
+        most = max(most, float(each.mean()))
+        mean, total = (mean * total + key * weight) / (total + weight), total + weight
+    merged = merge(tokens, delta=most * 1.001, cell_delta=None, anchors=0)
+    assert len(merged) == CELLS
+    torch.testing.assert_close(merged.x, mean, atol=1e-5, rtol=1e-5)
+    assert len(merge(tokens, delta=most * 0.999, cell_delta=None, anchors=0)) > CELLS
+
+
 def test_anchors_keep_the_clock():
     a = picture(0)
     tokens = clip(a, near(a, 1))
@@ -174,6 +191,7 @@ def test_samples_of_a_batch_do_not_meet():
 def test_exact_compares_through_the_language_models_head():
     torch.manual_seed(0)
     head = nn.Linear(WIDTH, 50, bias=False)
+    head.weight.data *= 8  # far apart, the two orders of the divergence give far different numbers
     context = Context(extra={"lm_head": head})
     a, b = picture(0), picture(1)
     p, q = (head(x.mean(0)).softmax(0) for x in (a, b))
@@ -186,6 +204,24 @@ def test_exact_compares_through_the_language_models_head():
     assert len(merge(tokens, context, exact=True, anchors=0)) == len(tokens) - CELLS * (distance < 0.4)
     with pytest.raises(InputError, match="lm_head"):
         merge(tokens, exact=True)
+
+
+def test_exact_goes_on_from_the_plain_mean_of_both_scenes():
+    torch.manual_seed(0)
+    head = nn.Linear(WIDTH, 50, bias=False)
+    context = Context(extra={"lm_head": head})
+    a, e = picture(0), picture(50)
+    keys = [a, a + 0.5 * e, a - e]
+    means = [k.mean(0) for k in keys]
+    pairs = [(means[0], means[1]), ((means[0] + means[1]) / 2, means[2])]
+    with torch.no_grad():
+        first, second = (float(reversed_jensen_shannon(*(head(m).log_softmax(0) for m in pair))) for pair in pairs)
+    assert first < second * 0.9
+    tokens = clip(*keys)
+    tokens.size[:14] = 7.0  # weights of cells do not matter to the published comparison
+    options = {"exact": True, "anchors": 0}
+    assert len(merge(tokens, context, delta=second * 1.01, **options)) == len(tokens) - 2 * CELLS
+    assert len(merge(tokens, context, delta=second * 0.99, **options)) == len(tokens) - CELLS
 
 
 @pytest.mark.parametrize("options", [{"delta": -1.0}, {"cell_delta": -0.1}, {"anchors": -1}, {"neighbours": "none"}])

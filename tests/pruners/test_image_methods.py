@@ -17,6 +17,7 @@ from vtoken.errors import InputError
 from vtoken.mergers.pool import cells_of
 from vtoken.plan import Plan
 from vtoken.pruners.base import Context, Reducer
+from vtoken.pruners.cdpruner import scaled
 from vtoken.pruners.tiles import images
 from vtoken.types import Budget, Tokens
 
@@ -138,6 +139,14 @@ def test_cdpruner_exact_scales_over_the_batch_and_refuses_what_is_missing():
             method.reduce(lacking, Budget(tokens=4), context())
     with pytest.raises(InputError, match=r"\[M, 12\] in Context.text, got \[5, 3\]"):
         build("cdpruner").reduce(parts[0], Budget(tokens=4), Context(text=[torch.ones(5, 3)]))
+
+
+def test_relevance_is_scaled_to_just_above_zero():
+    torch.testing.assert_close(
+        scaled(torch.tensor([3.0, 5.0, 1.0])), torch.tensor([0.5, 1.0, 2.5e-7]), atol=1e-6, rtol=0
+    )
+    assert float(scaled(torch.tensor([3.0, 5.0, 1.0])).min()) > 0
+    assert scaled(torch.full((3,), 0.2)).tolist() == [1.0, 1.0, 1.0]
 
 
 def test_mmtok_against_the_formula():

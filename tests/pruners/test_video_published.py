@@ -117,6 +117,7 @@ def test_quota_finds_the_frame_that_the_text_names():
     text = tokens.x[4 * 12 + 5 : 4 * 12 + 6] * 2  # what only frame 4 shows
     given = counts("quota", tokens, 24, Context(text=[text]))
     assert given.index(max(given)) == 4 and sum(given) == 24 and min(given) > 0
+    assert counts("quota", tokens, 24, Context(text=[text]), power=0) == [4] * 6
     same = Tokens.of(tokens.x[:12].repeat(6, 1), tokens.position)
     assert counts("quota", same, 24, Context(text=[text])) == [4] * 6
     with pytest.raises(InputError, match="quota needs text"):

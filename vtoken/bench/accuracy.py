@@ -26,16 +26,12 @@ from vtoken.plan import Plan
 from vtoken.session import check
 from vtoken.version import __version__
 
-RATES = (1.0, 2.0, 4.0, 8.0, 16.0)
-PLANS = "none; random; uniform; evs; grt; random@grt; uniform@grt; grt | divprune"
-KEEP = 0.25
-
 
 def run(
     data: Data,
     plans: Sequence[str],
-    rates: Sequence[float] = RATES,
-    budgets: Sequence[dict[str, Any]] = ({"keep": KEEP},),
+    rates: Sequence[float],
+    budgets: Sequence[dict[str, Any]],
     *,
     model: str = "reference",
     out: str | Path = "accuracy",
@@ -65,12 +61,12 @@ def run(
     lines = measure(data, made, rates, net, processor, name=model, out=target, **options)
     accuracy_report.print_lines(lines, data)
     write_text(target / "summary.jsonl", "".join(json.dumps(x.to_dict(), ensure_ascii=False) + "\n" for x in lines))
-    pictures = [plot_fps(lines, data, target / "accuracy_vs_fps.png")]
+    pictures = [plot_fps(lines, data, target / "accuracy_vs_fps.png")] if len(rates) > 1 else []
     pictures.append(plot_tokens(lines, data, target / "accuracy_vs_tokens.png"))
     facts = [f"model {model}, {describe(net)}", f"data {data.name}", f"times on {machine.describe(str(net.device))}"]
     text = accuracy_report.to_markdown(lines, data, command, facts, [p.name for p in pictures])
     write_text(target / "report.md", text)
-    print(f"wrote answers.jsonl, summary.jsonl, report.md, {pictures[0].name} and {pictures[1].name} to {target}")
+    print(f"wrote answers.jsonl, summary.jsonl, report.md, {' and '.join(p.name for p in pictures)} to {target}")
     return lines
 
 

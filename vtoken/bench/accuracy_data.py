@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
+
+from vtoken.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -62,3 +66,46 @@ class Data:
     dense: tuple[str, ...] = ()
     score: str = "exact"
     new_tokens: int = 24
+
+
+def rendered(split: str = "test", clips: int = 40, first: int = 0) -> Data:
+    """DenseQA drawn from its seeds ``first`` to ``first + clips - 1``: nothing is read from disk.
+
+    Raises:
+        InputError: an unknown split, a seed outside of it, or no clips.
+    """
+    from vtoken.reference import data
+    from vtoken.reference.questions import DENSE
+
+    if clips < 1:
+        raise InputError(f"clips={clips} must be at least 1")
+    made = []
+    for seed in range(first, first + clips):
+        clip = data.clip(seed, split)
+        source = partial(_pixels, seed, split)  # drawn when its turn comes, and not kept
+        made.append(Clip(f"{split}-{seed:06d}", source, _asked(data.questions(clip)), clip.fps))
+    return Data(f"DenseQA {split}", made, data.TASKS, DENSE)
+
+
+def written(folder: str | Path, clips: int | None = None) -> Data:
+    """DenseQA as files: what `vtoken bench make-data` wrote, or its first clips.
+
+    Raises:
+        InputError: no such data set in the folder, a damaged index, or a missing video.
+    """
+    from vtoken.reference import data
+    from vtoken.reference.questions import DENSE
+
+    samples = data.read_dataset(folder)[:clips]
+    made = [Clip(s.video.name, partial(str, s.video), _asked(s.questions)) for s in samples]
+    return Data(f"DenseQA files {Path(folder).resolve().name}", made, data.TASKS, DENSE)
+
+
+def _pixels(seed: int, split: str) -> Any:
+    from vtoken.reference import data
+
+    return data.clip(seed, split).pixels
+
+
+def _asked(questions: Sequence[Any]) -> tuple[Question, ...]:
+    return tuple(Question(q.task, q.text, q.answer, q.time, q.held) for q in questions)

@@ -29,7 +29,7 @@ class Entry:
     name: str
     series: str
     text: str
-    budget: tuple[tuple[str, float], ...] = ()
+    budget: tuple[tuple[str, Any], ...] = ()
     like: str | None = None
 
     def plan(self, tokens: int | None = None) -> Plan:

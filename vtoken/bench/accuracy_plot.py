@@ -93,7 +93,7 @@ def _picture(
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    style: dict[str, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "text.color": INK}
+    style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "text.color": INK}
     with pyplot.rc_context(style):
         names = min(len(series) + len(sizes) + bool(sizes), COLUMN)
         figure, axes = pyplot.subplots(figsize=(10, max(5.4, 0.25 * names)), layout="constrained")

@@ -1,4 +1,4 @@
-"""What the answers of a run come to: one line for each plan at each sampling rate, with bootstrap intervals over clips."""
+"""What the answers of a run come to: one line for each plan at each rate, with bootstrap intervals over clips."""
 
 from __future__ import annotations
 
@@ -36,8 +36,7 @@ class Line:
         loss: ``score`` minus that of ``none`` at the same rate, paired; None for ``none`` itself.
         tasks: score of each task; ``dense`` is the mean over the tasks that need many frames, None where unknown.
         changed, held: score on content that changed and that stayed, over the tasks that have both.
-        texts: ``exact``, ``similarity``, ``cer``, ``wer`` and ``f1`` over the tasks with answers of several words; empty
-            where there are none.
+        texts: ``exact``, ``similarity``, ``cer``, ``wer`` and ``f1`` over the tasks with answers of several words.
         tokens, stock, encoded, frames: means over clips.
         milliseconds: mean by stage for one question.
     """

@@ -7,16 +7,17 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vtoken.errors import VideoError
 from vtoken.families.base import Clip, Family, Features
+from vtoken.reading import pieces
 from vtoken.tokenizers.base import Gate
-from vtoken.types import Frames, GateMap, Grid, Tokens
+from vtoken.types import GateMap, Grid, Tokens
 from vtoken.video import VideoReader, open_video
 from vtoken.video.preprocess import Preprocessor
 
@@ -95,33 +96,20 @@ def run_pass(
     height, width = reader.size
     count = expected_frames(reader)
     grid = prepare.grid(height, width, count)
-    # whole time steps in every chunk, so that pixels and gate stay in step
-    reader.chunk = max(grid.frames, reader.chunk // grid.frames * grid.frames)
-    stream = gate.stream(grid) if gate is not None else None
     parts: list[Part] = []
     waiting: list[tuple[Tensor, GateMap]] = []
     maps, pts = [], []
-    chunks = iter(reader)
-    while True:
-        with _timed(spent, "decode"):
-            frames = next(chunks, None)
-        if frames is None:
-            break
-        with _timed(spent, "gate"):
-            gated = _gate(gate, stream, frames, grid, prepare)
-        with _timed(spent, "prepare"), torch.no_grad():
-            rows = prepare.cells(frames, grid, gated.keep)
-        maps.append(gated)
-        pts.append(frames.pts)
+    for piece in pieces(reader, prepare, gate, grid, partial(_timed, spent)):
+        maps.append(piece.gate)
+        pts.append(piece.pts)
         if gate is None:  # no cell refers to another chunk, so its pixels need not wait for the whole clip
+            piece.gate.reference -= piece.gate.reference.min()
             with _timed(spent, "encode"):
-                parts.append(_encode(encoder, rows, grid, gated, frames.pts, wants))
+                parts.append(_encode(encoder, piece.rows, grid, piece.gate, piece.pts, wants))
         else:
-            waiting.append((rows, gated))
+            waiting.append((piece.rows, piece.gate))
         if advance is not None:
-            advance(len(frames))
-    if not pts:
-        raise VideoError(f"{reader.source}: no frame from start={reader.start:g} to end={reader.end:g} at fps={fps:g}")
+            advance(len(piece.pts))
     everything, whole = np.concatenate(pts), GateMap.concatenate(maps)
     if waiting:
         with _timed(spent, "encode"):
@@ -146,22 +134,9 @@ Part = tuple[Features, np.ndarray]  # features, and the seconds of their time st
 
 def _encode(encoder: Encoder, rows: Tensor, grid: Grid, gated: GateMap, pts: np.ndarray, wants: frozenset[str]) -> Part:
     times = pts[:: grid.frames]
-    clip = Clip(rows, grid, gated, times, float(pts[-1] - pts[0]))
+    clip = Clip(rows, grid, gated, pts, float(pts[-1] - pts[0]))
     with torch.no_grad():
         return encoder.family.encode_clips(encoder.model, [clip], wants), times
-
-
-def _gate(gate: Gate | None, stream: Any, frames: Frames, grid: Grid, prepare: Preprocessor) -> GateMap:
-    """The map of a chunk, whose last time step may be filled by repeating the last frame."""
-    steps = grid.steps(len(frames))
-    if gate is None:
-        return GateMap.full(steps, grid.rows, grid.columns)
-    if gate.signal == "luma":
-        planes = [prepare.luma(plane, grid) for plane in frames.luma]
-    else:
-        planes = [prepare.resize(frames.rgb(i), grid) for i in range(len(frames))]
-    found = stream.push(np.stack(planes), frames.pts)
-    return found if len(found.keep) == steps else GateMap.concatenate([found, stream.finish()])
 
 
 def _tokens(parts: list[Part]) -> Tokens:

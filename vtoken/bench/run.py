@@ -27,6 +27,7 @@ from vtoken.session import check
 from vtoken.video import open_video
 
 BASELINES = ("none", "random", "uniform")
+NEAR = 1.05  # 30 asked of a clip at 29.97 is that clip at its own rate
 QUESTION = 16  # random embeddings that stand for a question, for methods that read it
 
 
@@ -69,7 +70,7 @@ class Job:
             label = name if names.count(name) == 1 else str(video)
             with open_video(video, fps=rates[0], **options) as reader:
                 native = reader.native_fps or max(rates)
-            fit = [rate for rate in rates if rate <= native * 1.001]
+            fit = [rate for rate in rates if rate <= native * NEAR]
             if left := [f"{rate:g}" for rate in rates if fit and rate not in fit]:
                 notes.append(f"{label}: fps {', '.join(left)} left out: above the clip's own {native:.4g}")
             clips[label] = (video, fit or [rates[0]])

@@ -160,7 +160,7 @@ def begin(state: Packed, thinning: Thinning | None, kept: Tensor) -> None:
     Raises:
         InputError: goals that do not fit the frames.
     """
-    if thinning is None:
+    if thinning is None or len(state.x) == 0:
         return
     goal = thinning.goal
     if goal is not None:

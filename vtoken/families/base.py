@@ -91,6 +91,7 @@ class Clip:
         gate: which cells are kept, [T, h, w].
         pts: float64 [frames], seconds of every sampled frame.
         seconds: length of the clip, nan where unknown.
+        crop: whether the grid covers the centre of the frame only, for overlays.
     """
 
     rows: Tensor
@@ -98,6 +99,7 @@ class Clip:
     gate: GateMap
     pts: np.ndarray
     seconds: float
+    crop: bool = False
 
     @property
     def times(self) -> np.ndarray:

@@ -69,7 +69,7 @@ class _Distances:
         self.ahead: dict[int, Tensor] = {}
 
     def of(self, pick: int, score: Tensor, left: int) -> Tensor:
-        """Distances [N] of row ``pick``; by ``score`` [N] the next choices are likely, of which ``left`` are to come."""
+        """Distances [N] of row ``pick``; ``score`` [N] tells which choices are likely next, ``left`` are to come."""
         if pick not in self.ahead:
             unused = len(self.ahead)
             self.batch = max(1, self.batch // 2) if unused > self.batch // 2 else min(BATCH, 2 * self.batch)

@@ -48,8 +48,18 @@ def frames(position: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def dealt(sizes: Tensor, k: int) -> Tensor:
-    """int64 [U]: k tokens dealt to U parts in proportion to their sizes, at least one each; U at most k."""
-    return 1 + shares(sizes - 1, k - len(sizes))
+    """int64 [U]: k tokens dealt to U parts in proportion to their sizes (all at least 1), at least one each.
+
+    Parts whose share is below one get one, and the others share what is left; U is at most k, k at most their sum.
+    """
+    quota, large = torch.ones_like(sizes), torch.ones_like(sizes, dtype=torch.bool)
+    while True:
+        left = k - int((~large).sum())
+        small = large & (sizes * left < sizes[large].sum())
+        if not bool(small.any()):
+            quota[large] = shares(sizes[large], left)
+            return quota
+        large &= ~small
 
 
 def batches(unit: Tensor, quota: Tensor) -> Iterator[Batch]:

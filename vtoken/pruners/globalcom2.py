@@ -83,7 +83,8 @@ class GlobalCom2(Pruner):
         rows, columns = image.grid
         region = image.region
         if self.exact:
-            h, w = (image.place[0] // torch.tensor([max(1, image.side[0] // rows), max(1, image.side[1] // columns)])).T
+            part = region.new_tensor([max(1, image.side[0] // rows), max(1, image.side[1] // columns)])
+            h, w = (image.place[0] // part).T
             region = h.clamp(max=rows - 1) * columns + w.clamp(max=columns - 1)
         total = score.new_zeros(rows * columns).index_add_(0, region, score)
         weight = (total / self.temperature).softmax(0)

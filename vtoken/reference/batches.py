@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from vtoken.reference import model as shape
+from vtoken.reference.guide import targets
 from vtoken.reference.labels import IGNORE, LANGUAGE, language_labels, vision_labels
 from vtoken.reference.questions import Question, ask_all
 from vtoken.reference.render import Painter
-from vtoken.reference.world import FPS, FRAMES, SPAN, SPLITS, Script, script
+from vtoken.reference.world import CELL, FPS, FRAMES, SPAN, SPLITS, Script, script
 
 CELLS = 16
+HEADS = 3  # attention heads that are guided
 SLOTS = ("read", "read", "read", "transcribe", "order", "order", "order", "count", "count", "motion", "motion", "scene")
 SLOTS += ("scene", "any")
 LEVELS = (((2, 3), (1, 1)), ((2, 5), (1, 2)), ((3, 8), (1, 2)))
@@ -41,7 +43,8 @@ class Batch:
     mask: Tensor
     targets: Tensor
     labels: dict[str, Tensor]
-    visual: slice | Tensor
+    visual: Tensor
+    order: Tensor | None
     tasks: list[tuple[int, int, int, Question]]  # row, first and last target column, question
 
 
@@ -58,12 +61,18 @@ def sampled(fps: int) -> np.ndarray:
     return frames if len(frames) % 2 == 0 else np.append(frames, frames[-1])
 
 
-def pairs(seed: int, clips: int, each: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Steps for the vision tower alone: rows, and dense labels int64 [steps, 4, 4], at spacings of 1 to 16 frames."""
+def pairs(
+    seed: int, clips: int, each: int, loose: tuple[float, float] = (1.0, 1.0)
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Steps for the vision tower alone: rows, and dense labels int64 [steps, 4, 4], at spacings of 1 to 16 frames.
+
+    ``loose`` is how far panels and static shapes stand from the middle of their cells: 0 aligned, 1 as clips have it.
+    """
     images, labels = [], []
     for i in range(clips):
         r = np.random.default_rng((seed, i))
-        what = script(seed * 1000 + i, panels=(2, 2))
+        what = script(seed * 1000 + i, panels=(2, 2) if i % 2 else (4, 4))
+        what = _aligned(what, loose)
         painter = Painter(what)
         gap = int(r.choice((1, 1, 2, 4, 8, 16)))
         first = r.integers(0, FRAMES - gap, each)
@@ -72,6 +81,22 @@ def pairs(seed: int, clips: int, each: int) -> tuple[Tensor, dict[str, Tensor]]:
         labels.append(vision_labels(what, frames))
     joined = {n: torch.from_numpy(np.concatenate([x[n] for x in labels])) for n in labels[0]}
     return rows_of(np.concatenate(images)), joined
+
+
+def _aligned(what: Script, loose: tuple[float, float]) -> Script:
+    """Panels and static shapes moved towards the middle of their cells."""
+
+    def pull(v: float, free: float) -> float:
+        return (v // CELL + 0.5) * CELL * (1 - free) + v * free
+
+    panels = []
+    for p in what.panels:
+        (x, y), dx, dy = p.at(FRAMES // 2), p.dx * loose[0], p.dy * loose[0]
+        panels.append(
+            replace(p, x=pull(x, loose[0]) - dx * FRAMES / 2, y=pull(y, loose[0]) - dy * FRAMES / 2, dx=dx, dy=dy)
+        )
+    things = tuple(replace(t, x=pull(t.x, loose[1]), y=pull(t.y, loose[1])) for t in what.things)
+    return replace(what, panels=tuple(panels), things=things)
 
 
 @torch.no_grad()
@@ -121,7 +146,7 @@ class Packer:
         """``chosen[b]`` are the questions of row b, one a slot; ``keep`` is the share of visual tokens left."""
         ids, where = self.prefix(items[0].fps)
         visual = (ids == self.model.config.video_token_id).nonzero().flatten()
-        text, target, starts, tasks = self._slots(chosen)
+        text, goals, starts, tasks = self._slots(chosen)
         p, total = len(ids), len(ids) + text.shape[1]
         after = int(where.max()) + 1
         offsets = torch.cat([torch.arange(b - a) for a, b in zip(starts, [*starts[1:], text.shape[1]], strict=True)])
@@ -130,7 +155,8 @@ class Packer:
         embeds = embed(torch.cat([ids.expand(len(items), -1), text], 1))
         embeds = embeds.index_copy(1, visual, torch.stack([i.features for i in items]))
         labels = {n: torch.stack([i.labels[n] for i in items]) for n in LANGUAGE}
-        targets = torch.cat([torch.full((len(items), p), IGNORE), target], 1)
+        following = torch.cat([torch.full((len(items), p), IGNORE), goals], 1)
+        order: Tensor | None = None
         kept, batch = max(1, round(keep * len(visual))), len(items)
         positions = positions[:, None].expand(3, batch, total)
         if kept < len(visual):  # a random subset in each row, the same number in all
@@ -141,16 +167,18 @@ class Packer:
             index = flag.nonzero()[:, 1].view(batch, -1)
             embeds = embeds.gather(1, index[..., None].expand(-1, -1, embeds.shape[-1]))
             positions = positions.gather(2, index.expand(3, -1, -1))
-            targets = targets.gather(1, index)
+            following = following.gather(1, index)
             labels = {n: v.gather(1, order) for n, v in labels.items()}
-            seen = (ids.expand(batch, -1) == self.model.config.video_token_id).gather(1, index[:, : p - len(visual) + kept])
+            seen = (ids.expand(batch, -1) == self.model.config.video_token_id).gather(
+                1, index[:, : p - len(visual) + kept]
+            )
             places = seen.nonzero()[:, 1].view(batch, -1)
         else:
             places = visual.expand(batch, -1)
         shift = len(visual) - kept
         mask = self._mask(p - shift, starts, text.shape[1])
         tasks = [(b, a + p - shift, z + p - shift, q) for b, a, z, q in tasks]
-        return Batch(embeds, positions, mask, targets, labels, places, tasks)
+        return Batch(embeds, positions, mask, following, labels, places, order, tasks)
 
     def _slots(self, chosen: list[list[Question]]) -> tuple[Tensor, Tensor, list[int], list]:
         pad = self.words.pad_token_id
@@ -192,14 +220,56 @@ def choose(found: Item, rng: np.random.Generator, slots: tuple[str, ...] = SLOTS
     return out
 
 
-def language_forward(model: Any, batch: Batch, middle: int) -> tuple[Tensor, Tensor]:
-    """Last hidden states [B, L, SIDE] and those after layer ``middle``: the stock layers under a mask of our own."""
+def looks(batch: Batch, items: list[Item]) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows int64 [n], columns int64 [n] that predict an answer's word, and the visual tokens that tell it, bool
+    [n, visual tokens of a row]; words that no kept token tells are left out."""
+    rows, columns, goals = [], [], []
+    for b, a, _, q in batch.tasks:
+        for j, goal in enumerate(targets(items[b].script, q, sampled(items[b].fps))):
+            if goal is not None:
+                flat = torch.from_numpy(goal).flatten()
+                flat = flat if batch.order is None else flat[batch.order[b]]
+                if flat.any():
+                    rows.append(b)
+                    columns.append(a + j)
+                    goals.append(flat)
+    return torch.tensor(rows), torch.tensor(columns), torch.stack(goals)
+
+
+def guided(layer: Any, x: Tensor, turns: tuple[Tensor, Tensor], batch: Batch, looking: tuple, heads: int) -> Tensor:
+    """How far the first heads of a layer look away from the cells that tell the answer: mean -log of their share."""
+    from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb
+
+    rows, columns, goals = looking
+    attention = layer.self_attn
+    h = layer.input_layernorm(x)
+    wide = (*h.shape[:2], -1, attention.head_dim)
+    q = attention.q_norm((h @ attention.q_proj.weight[: heads * attention.head_dim].T).view(wide)).transpose(1, 2)
+    k = attention.k_norm((h @ attention.k_proj.weight[: heads * attention.head_dim].T).view(wide)).transpose(1, 2)
+    q, k = apply_rotary_pos_emb(q, k, *turns)
+    logits = torch.einsum("nhd,nhld->nhl", q[rows, :, columns], k[rows]) * attention.scaling
+    logits = (logits + batch.mask[0, 0, columns][:, None]).log_softmax(-1)
+    seen = logits.gather(2, batch.visual[rows][:, None].expand(-1, heads, -1))
+    return -seen.masked_fill(~goals[:, None], float("-inf")).logsumexp(-1).mean()
+
+
+def language_forward(
+    model: Any, batch: Batch, middle: int, looking: tuple | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The stock layers under a mask of our own.
+
+    Returns:
+        last hidden states [B, L, SIDE], those after layer ``middle``, and the loss of the guided heads of the layer
+        after it (None without ``looking``).
+    """
     inner = model.model.language_model
     x = batch.embeds
     turns = inner.rotary_emb(x, batch.positions)
-    between = x
+    between, away = x, None
     for i, layer in enumerate(inner.layers):
+        if looking is not None and i == middle + 1:
+            away = guided(layer, x, turns, batch, looking, HEADS)
         x = layer(x, attention_mask=batch.mask, position_embeddings=turns)
         if i == middle:
             between = x
-    return inner.norm(x), between
+    return inner.norm(x), between, away

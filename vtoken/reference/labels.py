@@ -44,16 +44,16 @@ def vision_labels(script: Script, frames: np.ndarray) -> dict[str, np.ndarray]:
     for k in range(steps):
         a, b = int(frames[2 * k]), int(frames[2 * k + 1])
         for panel in script.panels:
-            cell = (k, *_cell(*panel.at(a)))
+            cell = (k, *cell_of(*panel.at(a)))
             out["symbol_a"][cell] = 1 + SYMBOLS.index(panel.symbol(a))
             out["symbol_b"][cell] = 1 + SYMBOLS.index(panel.symbol(b))
             out["panel"][cell] = 1 + TONES.index(panel.colour)
         for thing in script.visible(b):
-            cell = (k, *_cell(thing.x, thing.y))
+            cell = (k, *cell_of(thing.x, thing.y))
             out["shape"][cell] = 1 + SHAPES.index(thing.shape)
             out["tone"][cell] = 1 + TONES.index(thing.colour)
         if script.lamp is not None:
-            cell = (k, *_cell(script.lamp.x, script.lamp.y))
+            cell = (k, *cell_of(script.lamp.x, script.lamp.y))
             for name, frame in (("lamp_a", a), ("lamp_b", b)):
                 colour = script.lamp.colour(frame)
                 out[name][cell] = 1 if colour is None else 2 + TONES.index(colour)
@@ -61,7 +61,7 @@ def vision_labels(script: Script, frames: np.ndarray) -> dict[str, np.ndarray]:
             first, last = script.mover.at(a), script.mover.at(b)
             place = last or first
             if place is not None:
-                cell = (k, *_cell(*place))
+                cell = (k, *cell_of(*place))
                 out["moving"][cell] = 1
                 out["shape"][cell] = 1 + SHAPES.index(script.mover.shape)
                 out["tone"][cell] = 1 + TONES.index(script.mover.colour)
@@ -82,11 +82,11 @@ def language_labels(script: Script, frames: np.ndarray, vision: dict[str, np.nda
             for frame in frames[2 * k : 2 * k + 2]:
                 if not seen or seen[-1] != panel.symbol(int(frame)):
                     seen.append(panel.symbol(int(frame)))
-            cell = (k, *_cell(*panel.at(int(frames[2 * k]))))
+            cell = (k, *cell_of(*panel.at(int(frames[2 * k]))))
             out["previous"][cell] = 1 + SYMBOLS.index(seen[-2]) if len(seen) > 1 else 0
             out["shown"][cell] = len(seen)
     if script.lamp is not None:
-        cell = _cell(script.lamp.x, script.lamp.y)
+        cell = cell_of(script.lamp.x, script.lamp.y)
         colours: set[str] = set()
         for k in range(steps):
             colours |= {c for f in frames[2 * k : 2 * k + 2] if (c := script.lamp.colour(int(f))) is not None}
@@ -102,5 +102,5 @@ def language_labels(script: Script, frames: np.ndarray, vision: dict[str, np.nda
     return out
 
 
-def _cell(x: float, y: float) -> tuple[int, int]:
+def cell_of(x: float, y: float) -> tuple[int, int]:
     return min(max(int(y // CELL), 0), GRID - 1), min(max(int(x // CELL), 0), GRID - 1)

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from vtoken.reference.world import COLOURS, SHAPES, SYMBOLS
 
-SPECIAL = ("<|pad|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+SPECIAL = (
+    "<|pad|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 WORDS = """user assistant What Which Where How Does does do did is are was the a an in at of on to and or for from
 symbol symbols panel show shows shown seconds second order first last comes after before follows many times time lamp
 flash flashes half way moving still shape go turn back end colour scene that once it left right up down top middle

@@ -94,9 +94,7 @@ def draw_lamp(image: np.ndarray, lamp: Lamp, index: int) -> None:
         cv2.circle(image, centre, round(5.5 * scale), COLOURS[colour], -1, cv2.LINE_AA, SHIFT)
 
 
-def draw_shape(
-    image: np.ndarray, shape: str, colour: tuple[int, int, int], x: float, y: float, radius: float
-) -> None:
+def draw_shape(image: np.ndarray, shape: str, colour: tuple[int, int, int], x: float, y: float, radius: float) -> None:
     if shape == "circle":
         scale = 1 << SHIFT
         centre = (round((x - 0.5) * scale), round((y - 0.5) * scale))

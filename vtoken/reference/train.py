@@ -28,6 +28,7 @@ MIDDLE = 1  # layer whose output carries the dense labels of the language model
 ROUNDS = ({2: 12, 4: 36}, {2: 12, 4: 24, 8: 16}, {1: 12, 2: 12, 4: 18, 8: 24, 16: 12})  # clips by level and rate
 ROWS = {1: 12, 2: 12, 4: 12, 8: 8, 16: 4}  # clips a step
 REUSE = 2  # times that a clip is used in its round
+SETTLE = 160  # steps of the vision stage after everything stands free
 KEEPS = (1.0, 1.0, 1.0, 0.6, 0.3)  # random token dropping, once the curriculum is through
 PASS = 0.85  # accuracy that ends a level
 
@@ -45,6 +46,10 @@ class State:
     level: int = 0
     entered: int = 0  # step at which the level began
     round: int = 0
+    # vision stage: how far panels and static shapes stand from the middle of a cell, and running accuracies on them
+    loose: tuple[float, float] = (0.0, 0.0)
+    sight: tuple[float, float] = (0.0, 0.0)
+    last: int = 0  # step at which the vision stage ends, once both stand free; 0 before
     score: dict[str, float] = field(default_factory=dict)
     optimizer: Optimizer | None = None
     log: list[dict[str, Any]] = field(default_factory=list)
@@ -59,13 +64,15 @@ def start(seed: int = 0, **sizes: int) -> State:
     return State(model, words, eyes, minds)
 
 
+PLAIN = ("step", "seen", "level", "entered", "round", "loose", "sight", "last", "score", "log")
+
+
 def save(state: State, path: Path) -> None:
     """Write a checkpoint under a temporary name, then rename it."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    names = ("step", "seen", "level", "entered", "round", "score", "log")
     parts = {n: getattr(state, n).state_dict() for n in ("model", "eyes", "minds")}
     optimizer = state.optimizer.state_dict() if state.optimizer else None
-    torch.save(parts | {n: getattr(state, n) for n in names} | {"optimizer": optimizer}, part)
+    torch.save(parts | {n: getattr(state, n) for n in PLAIN} | {"optimizer": optimizer}, part)
     os.replace(part, path)
 
 
@@ -74,7 +81,7 @@ def load(state: State, path: Path) -> State:
     held = torch.load(path, weights_only=True)
     for name in ("model", "eyes", "minds"):
         getattr(state, name).load_state_dict(held[name])
-    for name in ("step", "seen", "level", "entered", "round", "score", "log"):
+    for name in PLAIN:
         setattr(state, name, held[name])
     if held["optimizer"] is not None:
         state.optimizer = optimizer(state, vision=held["step"] == 0 and held["seen"] > 0)
@@ -137,12 +144,12 @@ def rate(step: int, steps: int, peak: float, warm: int = 40) -> float:
     return peak * min(1.0, (step + 1) / warm) * (0.03 + 0.97 * fall)
 
 
-def vision_step(state: State, seed: int, steps: int, clips: int = 16, each: int = 6) -> dict[str, float]:
+def vision_step(state: State, seed: int, clips: int = 16, each: int = 6) -> dict[str, float]:
     """One step of the tower under dense labels; gives the accuracy on cells that show something."""
     if state.seen == 0:
         shape.whiten(state.model, batches.pairs(seed, 48, 8)[0])
     state.optimizer = state.optimizer or optimizer(state, vision=True)
-    rows, labels = batches.pairs(seed * 100_003 + state.seen, clips, each)
+    rows, labels = batches.pairs(seed * 100_003 + state.seen, clips, each, state.loose)
     features = shape.vision_forward(state.model, rows)
     losses, right = [], {}
     for name, head in state.eyes.items():
@@ -153,9 +160,18 @@ def vision_step(state: State, seed: int, steps: int, clips: int = 16, each: int 
         share = 2.0 if name.startswith("symbol") else 1.0
         losses.append(share * (loss * (shown + 0.05)).sum() / (shown + 0.05).sum())
         right[name] = float((logits.argmax(1) == goal)[shown].float().mean()) if shown.any() else 1.0
-    state.optimizer.step(torch.stack(losses).sum(), rate(state.seen, steps, 2e-3))
+    state.optimizer.step(torch.stack(losses).sum(), rate(state.seen, state.last or 1 << 20, 2e-3))
     state.seen += 1
-    return right
+    now = ((right["symbol_a"] + right["symbol_b"]) / 2, right["shape"])
+    loose, sight = list(state.loose), list(state.sight)
+    for i, value in enumerate(now):
+        sight[i] = 0.8 * sight[i] + 0.2 * value
+        if sight[i] > 0.75 and loose[i] < 1:
+            loose[i], sight[i] = round(min(1.0, loose[i] + 0.1), 1), sight[i] - 0.1
+    state.loose, state.sight = (loose[0], loose[1]), (sight[0], sight[1])
+    if not state.last and min(loose) == 1:
+        state.last = state.seen + SETTLE
+    return right | {"loose": loose[0], "loose_shapes": loose[1]}
 
 
 def round_of(state: State, seed: int, index: int) -> dict[int, list[batches.Item]]:
@@ -187,9 +203,12 @@ def language_step(
     state.optimizer = state.optimizer or optimizer(state, vision=False)
     r = np.random.default_rng((seed, state.step, 11))
     g = torch.Generator().manual_seed(seed * 1_000_003 + state.step)
-    keep = float(r.choice(KEEPS)) if state.level == len(batches.LEVELS) - 1 and state.step - state.entered > 150 else 1.0
+    keep = (
+        float(r.choice(KEEPS)) if state.level == len(batches.LEVELS) - 1 and state.step - state.entered > 150 else 1.0
+    )
     batch = packer.pack(items, [batches.choose(i, r) for i in items], keep, g)
-    last, middle = batches.language_forward(state.model, batch, MIDDLE)
+    looking = batches.looks(batch, items)
+    last, middle, away = batches.language_forward(state.model, batch, MIDDLE, looking)
     rows, columns = (batch.targets != IGNORE).nonzero(as_tuple=True)
     logits = state.model.lm_head(last[rows, columns])
     goals = batch.targets[rows, columns]
@@ -199,6 +218,8 @@ def language_step(
         known = batch.labels[name] != IGNORE
         if known.any():
             loss = loss + dense * functional.cross_entropy(head(cells[known]), batch.labels[name][known])
+    state.score["away"] = 0.9 * state.score.get("away", 5.0) + 0.1 * float(away.detach())
+    loss = loss + dense * away
     state.optimizer.step(loss, rate(state.step, steps, 1.5e-3))
     state.step += 1
     state.score["loss"] = float(loss.detach())
@@ -225,7 +246,7 @@ def validate(state: State, packer: batches.Packer, fps: int, clips: int = 24, of
     for i in range(0, clips, 6):
         items = [batches.item(state.model, offset + i + j, fps, 2, "validation") for j in range(6)]
         batch = packer.pack(items, [batches.choose(x, r) for x in items], 1.0, torch.Generator())
-        last, _ = batches.language_forward(state.model, batch, MIDDLE)
+        last, _, _ = batches.language_forward(state.model, batch, MIDDLE)
         rows, columns = (batch.targets != IGNORE).nonzero(as_tuple=True)
         right = state.model.lm_head(last[rows, columns]).argmax(1) == batch.targets[rows, columns]
         for task, value in accuracy(batch, rows, columns, right).items():
@@ -242,12 +263,12 @@ def run(args: argparse.Namespace) -> None:
     if args.resume and path.is_file():
         state = load(state, path)
     began = time.time()
-    while state.seen < args.vision_steps and state.step == 0:
-        right = vision_step(state, args.seed, args.vision_steps)
-        if state.seen % 20 == 0 or state.seen == args.vision_steps:
+    while state.step == 0 and not 0 < state.last <= state.seen:
+        right = vision_step(state, args.seed)
+        if state.seen % 20 == 0:
             told = " ".join(f"{n}={v:.2f}" for n, v in right.items() if n not in ("row", "column"))
             print(f"[{time.time() - began:6.0f} s] vision {state.seen}: {told}", flush=True)
-        if state.seen % 100 == 0:
+        if state.seen % 40 == 0:
             save(state, path)
     if state.step == 0 and state.optimizer is not None:
         state.optimizer = None
@@ -300,7 +321,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("out/reference"), help="checkpoint and curves")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the finished model is written")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--vision-steps", type=int, default=500)
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--dense", type=float, default=0.3, help="weight of the dense labels of the language model")
     parser.add_argument("--threads", type=int, default=2)

@@ -71,7 +71,7 @@ class Mover:
 
     def turns(self) -> bool:
         steps = np.sign(np.diff(self.path))
-        return bool((steps[0] != steps[-1]))
+        return bool(steps[0] != steps[-1])
 
     def place(self) -> str:
         names = ("left", "middle", "right") if self.horizontal else ("top", "middle", "bottom")

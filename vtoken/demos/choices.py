@@ -1,0 +1,115 @@
+"""From the controls of the page to a plan: what can be chosen, what each choice means, and the presets."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from vtoken import registry
+from vtoken.catalogue import verdict
+from vtoken.errors import InputError
+from vtoken.families import Family
+from vtoken.plan import Plan
+
+NONE = "none"
+BUDGETS = {"Share of tokens": "keep", "Tokens in all": "tokens", "Tokens per second": "per_second"}
+AMOUNTS = {"keep": 0.25, "tokens": 256, "per_second": 64}
+FULL = "none"  # the plan of the run with full tokens
+COMPARED = ("none", "grt", "grt | divprune", "evs", "uniform", "random")
+CURVES = ("none", "grt", "grt | divprune")
+RATES = ("1", "2", "4", "8", "16", "native")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named setting of the controls; ``fps`` is a share of the clip's own rate."""
+
+    title: str
+    tells: str
+    fps: float
+    gate: str
+    reducer: str
+    threshold: float | None = None
+    budget: str = "keep"
+    amount: float = 0.25
+
+
+PRESETS = {
+    "Fast": Preset("Fast", "half the frames, at most 10 % of the tokens", 0.5, "grt", "divprune", amount=0.1),
+    "Balanced": Preset("Balanced", "every frame; what did not change is not sent", 1.0, "grt", NONE),
+    "Faithful": Preset("Faithful", "every frame; even faint changes are sent", 1.0, "grt", NONE, threshold=3.5),
+}
+START = PRESETS["Balanced"]
+
+
+def methods(family: Family, *kinds: str) -> list[str]:
+    """Names of the methods of some kinds that run on a family."""
+    return [n for kind in kinds for n in registry.names(kind) if verdict(registry.get(n), family).startswith("yes")]
+
+
+def gates(family: Family) -> list[str]:
+    """What can stand before the encoder."""
+    return [NONE, *methods(family, "gate")]
+
+
+def reducers(family: Family) -> list[str]:
+    """What can stand after the encoder."""
+    return [NONE, *(n for n in methods(family, "pruner", "merger") if n != NONE)]
+
+
+def describe(name: str, place: str) -> str:
+    """One line about a method, for under its control."""
+    if name == NONE:
+        return {"gate": "Every cell of every frame is encoded.", "reducer": "Nothing is cut after the encoder."}[place]
+    return registry.get(name).describe()
+
+
+def threshold_of(gate: str) -> float | None:
+    """The gate's own threshold, None where it has none."""
+    if gate == NONE:
+        return None
+    fields = {f.name: f.default for f in dataclasses.fields(registry.get(gate))}  # type: ignore[arg-type]
+    value = fields.get("threshold")
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def plan_text(gate: str, reducer: str, threshold: float | None, written: str = "") -> str:
+    """The plan as text; a plan that was written out wins over the controls.
+
+    Raises:
+        InputError: an unknown method or a threshold that makes no sense.
+    """
+    if written.strip():
+        return written.strip()
+    first = gate if gate != NONE else ""
+    if first and threshold is not None:
+        if threshold_of(gate) is None:
+            raise InputError(f"the gate {gate} has no threshold; leave the gate threshold empty")
+        first = f"{gate}:threshold={threshold:g}"
+    return " | ".join(part for part in (first, "" if reducer == NONE else reducer) if part) or NONE
+
+
+def takes_budget(text: str) -> bool:
+    """Whether a plan has a stage that a budget would bind.
+
+    Raises:
+        InputError: the plan itself is wrong.
+    """
+    try:
+        return Plan.parse(text).takes_budget
+    except InputError:
+        return Plan.parse(text, keep=0.5).takes_budget  # it needs one, or it is wrong and says so
+
+
+def budget(text: str, kind: str, amount: float | None) -> dict[str, Any]:
+    """Keyword for ``vtoken.ask``; empty where no stage takes a budget.
+
+    Raises:
+        InputError: the plan is wrong, or the amount is missing.
+    """
+    if not takes_budget(text):
+        return {}
+    if amount is None:
+        raise InputError("the budget is empty; give how much to keep")
+    return {kind: int(amount) if kind == "tokens" else float(amount)}

@@ -1,0 +1,167 @@
+"""The page's events. Each is a generator of updates: a dict from the name of a part of the page to its new value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vtoken.demos import choices, clips, records, views
+from vtoken.demos.overlay import overlay
+from vtoken.demos.records import Run
+from vtoken.demos.runner import Asked, Runner, readable
+from vtoken.demos.visitors import Visitor
+from vtoken.demos.work import Step
+from vtoken.errors import InputError
+
+Updates = Iterator[dict[str, Any]]
+CONTROLS = ("video", "question", "start", "end", "fps", "gate", "reducer", "kind", "amount", "threshold", "written")
+CONTROLS += ("new_tokens",)
+
+
+class Handlers:
+    """Events of one page; ``values`` are those of ``CONTROLS`` by name."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+
+    def ask(self, session: str | None, values: dict[str, Any], beside: bool) -> Updates:
+        """The plan's run and, with ``beside``, the run with full tokens."""
+        visitor = self.runner.visitors.get(session)
+        stop = visitor.stop
+        try:
+            asked, plan, full = self._asked(values), None, None
+            yield {"progress": views.progress(Step("load")), "chat": self._chat(visitor, asked.question, "…")}
+            for item in self._text(visitor, asked, stop):
+                if isinstance(item, Run):
+                    plan = item
+                    break
+                shown = {"chat": self._chat(visitor, asked.question, item.text or "…")} if item.text else {}
+                yield shown | {"progress": views.progress(item)}
+            assert plan is not None
+            self._remember(visitor, asked.question, plan)
+            sample = clips.sample_of(asked.path, self.runner.samples)
+            truth = dict(sample.questions).get(asked.question) if sample else None
+            changes, why_not = self.runner.full(asked, plan) if beside and not plan.stopped else ({}, "")
+            yield {
+                "chat": visitor.chat,
+                "headline": views.headline(plan, None, why_not),
+                "cards": views.cards(plan, None, truth, why_not),
+                "progress": views.progress(Step("draw")),
+            }
+            yield {"player": self._overlay(asked, plan), **self._files(visitor, [plan])}
+            if changes:
+                yield from self._beside(visitor, asked, plan, changes, truth, stop)
+            yield {"progress": ""}
+        except Exception as error:
+            yield self._failed(error) | {"chat": visitor.chat}
+
+    def _text(self, visitor: Visitor, asked: Asked, stop: Any, **changes: Any) -> Iterator[Step | Run]:
+        return self.runner.run(visitor, asked, stop, **changes)
+
+    def _beside(
+        self, visitor: Visitor, asked: Asked, plan: Run, changes: dict[str, Any], truth: str | None, stop: Any
+    ) -> Updates:
+        for item in self.runner.run(visitor, asked, stop, **changes):
+            if isinstance(item, Run):
+                yield {
+                    "headline": views.headline(plan, item),
+                    "cards": views.cards(plan, item, truth),
+                    **self._files(visitor, [plan, item]),
+                }
+            else:
+                yield {"progress": views.progress(item, "Full tokens: ")}
+
+    def compare(self, session: str | None, values: dict[str, Any], plans: Sequence[str]) -> Updates:
+        """Several plans on one question, one row each."""
+        columns = ("plan", "answer", "tokens", "share", *records.STAGES, "time")
+        show = partial(views.table, columns=columns)
+        yield from self._several(session, values, [(p, None) for p in plans], "rows", "rows_csv", show)
+
+    def curve(self, session: str | None, values: dict[str, Any], plans: Sequence[str], rates: Sequence[str]) -> Updates:
+        """Tokens and time against FPS for the clip; one word is generated a run."""
+        values = values | {"question": values["question"] or "Describe what happens.", "new_tokens": 1}
+        points = [(p, r) for r in rates for p in plans]
+        yield from self._several(session, values, points, "curve_table", "curve_csv", views.table, chart=True)
+
+    def _several(
+        self,
+        session: str | None,
+        values: dict[str, Any],
+        points: list[tuple[str, str | None]],
+        place: str,
+        file: str,
+        show: Any,
+        chart: bool = False,
+    ) -> Updates:
+        visitor = self.runner.visitors.get(session)
+        stop, runs = visitor.stop, []
+        try:
+            if not points:
+                raise InputError("nothing is chosen; choose a plan, and a rate where rates are asked for")
+            asked = [self._asked(values, plan, rate) for plan, rate in points]
+            yield {place: "", file: None} | ({"chart": None} if chart else {})
+            done: set[Any] = set()
+            for i, one in enumerate(asked):
+                if (key := str(sorted(one.options.items(), key=str))) in done:
+                    continue  # two rates above the clip's own are the same run
+                done.add(key)
+                for item in self.runner.run(visitor, one, stop):
+                    if isinstance(item, Run):
+                        runs.append(item)
+                    else:
+                        yield {"progress": views.progress(item, f"{i + 1} of {len(asked)}: ")}
+                yield {place: show(runs)} | ({"chart": _chart(runs, one)} if chart else {})
+                if stop.is_set():
+                    break
+            path = self._write(visitor, f"vtoken-{place.removesuffix('_table')}.csv", records.to_csv(runs))
+            yield {"progress": "", file: path}
+        except Exception as error:
+            yield self._failed(error)
+
+    def _asked(self, values: dict[str, Any], plan: str | None = None, rate: str | None = None) -> Asked:
+        text = plan or choices.plan_text(values["gate"], values["reducer"], values["threshold"], values["written"])
+        fps = values["fps"] if rate is None else 1e9 if rate == "native" else float(rate)
+        budget = choices.budget(text, values["kind"], values["amount"])
+        where = values["video"], values["question"], values["start"], values["end"]
+        return self.runner.asked(*where, fps, text, budget, values["new_tokens"])
+
+    def _overlay(self, asked: Asked, run: Run) -> dict[str, Any]:
+        return overlay(asked.path, run.answer, run.options.get("start"), run.options.get("end"))
+
+    def _chat(self, visitor: Visitor, question: str, answer: str) -> list[dict[str, Any]]:
+        return [*visitor.chat, {"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+    def _remember(self, visitor: Visitor, question: str, run: Run) -> None:
+        end = " (stopped)" if run.stopped else ""
+        visitor.chat = self._chat(visitor, question, (run.answer.text or "(no words)") + end)
+
+    def _files(self, visitor: Visitor, runs: list[Run]) -> dict[str, Any]:
+        script, report = records.to_python(runs[0]), records.to_json(runs)
+        return {
+            "script": script,
+            "report": report,
+            "script_file": self._write(visitor, "vtoken-run.py", script),
+            "report_file": self._write(visitor, "vtoken-report.json", report),
+            "csv_file": self._write(visitor, "vtoken-run.csv", records.to_csv(runs)),
+        }
+
+    def _write(self, visitor: Visitor, name: str, text: str) -> str:
+        path = Path(visitor.folder) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    def _failed(self, error: BaseException) -> dict[str, Any]:
+        told = readable(error, self.runner.root)
+        return {"notice": views.notice(told, "hint" if "stopped" in told[:7] else "error"), "progress": ""}
+
+
+def _chart(runs: list[Run], asked: Asked) -> dict[str, Any]:
+    """The chart's value: one series a plan, points (fps, tokens)."""
+    series: dict[str, list[list[float]]] = {}
+    for run in runs:
+        rate = asked.facts.fps if run.options["fps"] == "native" else run.options["fps"]
+        series.setdefault(run.answer.report.plan, []).append([round(rate, 3), run.answer.report.tokens])
+    return {"title": f"Visual tokens sent, {asked.facts.name}", "series": [{"name": n, "points": p} for n, p in series.items()]}

@@ -1,0 +1,127 @@
+"""What the page does: every method drives ``vtoken.ask`` for one visitor and tells how it goes."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vtoken.asking import Answer
+from vtoken.demos import choices, clips
+from vtoken.demos.models import Models
+from vtoken.demos.records import Run
+from vtoken.demos.settings import Settings
+from vtoken.demos.visitors import Visitor, Visitors
+from vtoken.demos.work import Step, Stopped, answering
+from vtoken.errors import InputError, VtokenError
+from vtoken.plan import Plan
+
+log = logging.getLogger("vtoken.demo")
+STOPPED = "stopped; nothing was answered"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The controls of the page as ``vtoken.ask`` takes them."""
+
+    path: Path
+    facts: clips.Facts
+    question: str
+    options: dict[str, Any]
+
+
+class Runner:
+    """Models, visitors and limits of one page.
+
+    Attributes:
+        root: temporary folder of the page; every file of a visitor lies below it.
+    """
+
+    def __init__(self, settings: Settings, root: Path) -> None:
+        self.settings, self.root = settings, root
+        self.models = Models(settings)
+        self.visitors = Visitors(root, settings.model, settings.keep_uploads)
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples"
+
+    def asked(
+        self,
+        video: str | None,
+        question: str,
+        start: float | None,
+        end: float | None,
+        fps: float,
+        plan: str,
+        budget: dict[str, Any],
+        new_tokens: int = 64,
+    ) -> Asked:
+        """What was asked, checked before any work.
+
+        Raises:
+            InputError, VideoError: what ``vtoken.ask`` would refuse, and what is above the page's limits.
+        """
+        path = clips.allowed(video, self.root, self.settings)
+        if not (question or "").strip():
+            raise InputError("there is no question; write one, or take an example")
+        Plan.parse(plan, **budget)
+        known = clips.facts(path)
+        if not fps > 0:
+            raise InputError(f"fps={fps:g} must be above 0")
+        rate = "native" if fps >= known.fps * 0.999 else float(fps)
+        trimmed = clips.part(known, start, end, self.settings)
+        options = {"fps": rate, "plan": plan, **budget, **trimmed, "max_frames": self.settings.max_frames}
+        options["max_new_tokens"] = int(new_tokens)
+        return Asked(path, known, question.strip(), {n: v for n, v in options.items() if v is not None})
+
+    def run(self, visitor: Visitor, asked: Asked, stop: Any, **changes: Any) -> Iterator[Step | Run]:
+        """Steps of one call, then the run; ``changes`` replace options, None removes one.
+
+        Raises:
+            Stopped: the visitor stopped it before the first word.
+        """
+        if stop.is_set():
+            raise Stopped
+        yield Step("load")
+        model, processor = self.models.get(visitor.model)
+        options = {n: v for n, v in (asked.options | changes).items() if v is not None}
+        for item in answering(model, processor, asked.path, asked.question, stop, **options):
+            if isinstance(item, Answer):
+                cut = stop.is_set() and len(item.tokens) < options["max_new_tokens"]
+                yield Run(visitor.model, asked.path.name, asked.question, options, item, cut)
+            else:
+                yield item
+
+    def full(self, asked: Asked, first: Run) -> tuple[dict[str, Any], str]:
+        """Changes for the run with full tokens, and the reason where there is none."""
+        cells = first.answer.report.cells
+        if cells > self.settings.max_tokens:
+            return {}, (
+                f"Full tokens would be {cells:,}, above this page's limit of {self.settings.max_tokens:,} (--max-tokens)."
+            )
+        return {"plan": choices.FULL, "keep": None, "tokens": None, "per_second": None}, ""
+
+
+def readable(error: BaseException, root: Path) -> str:
+    """An error as one sentence for the page, without a path of the server."""
+    import torch
+
+    if isinstance(error, Stopped):
+        return STOPPED
+    if isinstance(error, VtokenError):
+        return _without_paths(str(error), root)
+    told = str(error).lower()
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in told or "alloc" in told:
+        return "the machine ran out of memory; lower the frame rate, trim the clip, or keep fewer tokens"
+    log.error("a run failed", exc_info=error)
+    return f"something went wrong on the server ({type(error).__name__}); its log has the details"
+
+
+def _without_paths(text: str, root: Path) -> str:
+    for folder in {str(root), str(root.resolve())}:
+        text = re.sub(re.escape(folder) + r"/(?:[^/\s]+/)*", "", text)
+    return text

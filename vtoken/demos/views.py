@@ -1,0 +1,170 @@
+"""What the page shows of a run, as HTML; every text that did not come from here is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from vtoken.demos.records import Run
+from vtoken.demos.work import Step
+from vtoken.report import STAGES
+
+STEPS = {
+    "wait": "Waiting for its turn",
+    "load": "Loading the model",
+    "decode": "Reading and gating frames",
+    "encode": "Encoding what was kept",
+    "prefill": "Reading the prompt",
+    "generate": "Writing the answer",
+    "draw": "Drawing what was kept",
+}
+EMPTY = '<p class="vt-empty">{}</p>'
+
+
+def empty(text: str) -> str:
+    return EMPTY.format(escape(text))
+
+
+def notice(text: str, kind: str = "error") -> str:
+    """A message that screen readers announce; empty text removes it."""
+    if not text:
+        return ""
+    title = {"error": "That did not work", "hint": "Note"}[kind]
+    return f'<div class="vt-notice vt-{kind}" role="alert"><strong>{title}</strong><span>{escape(text)}</span></div>'
+
+
+def progress(step: Step | None, before: str = "") -> str:
+    """The bar of a run; without a step there is none."""
+    if step is None:
+        return ""
+    told = f"{before}{STEPS[step.stage]}"
+    if step.share is None:
+        bar, value = '<i class="vt-running"></i>', ""
+    else:
+        percent = round(100 * step.share)
+        bar, value, told = f'<i style="width:{percent}%"></i>', f' aria-valuenow="{percent}"', f"{told} · {percent} %"
+    label = escape(told)
+    return (
+        f'<div class="vt-progress"><span aria-live="polite">{label}</span>'
+        f'<div role="progressbar" aria-label="{label}" aria-valuemin="0" aria-valuemax="100"{value}>{bar}</div></div>'
+    )
+
+
+def headline(plan: Run | None, full: Run | None, why_not: str = "") -> str:
+    """The speed-up in one large figure, and what it is made of."""
+    if plan is None:
+        return ""
+    report = plan.answer.report
+    sent = f"{report.tokens:,} of {report.cells:,} visual tokens sent"
+    if full is None or full.stopped or plan.stopped or not plan.total:
+        figure, label = f"{100 * plan.share:.1f} %", "of the visual tokens"
+        told = f"{sent} · {seconds(plan.total)}"
+        return _headline(figure, label, f"{told}. {why_not}" if why_not else told)
+    times = full.total / plan.total
+    figure = f"{times:.1f}×" if times < 100 else f"{times:.0f}×"
+    told = f"{seconds(plan.total)} instead of {seconds(full.total)} · {sent} ({100 * plan.share:.1f} %)"
+    return _headline(figure, "as fast" if times < 1 else "faster, from file to answer", told)
+
+
+def _headline(figure: str, label: str, told: str) -> str:
+    return (
+        f'<div class="vt-headline"><b>{escape(figure)}</b><div><strong>{escape(label)}</strong>'
+        f"<span>{escape(told)}</span></div></div>"
+    )
+
+
+def seconds(milliseconds: float) -> str:
+    return f"{milliseconds / 1e3:.2f} s" if milliseconds >= 1e3 else f"{milliseconds:.0f} ms"
+
+
+def cards(plan: Run | None, full: Run | None, truth: str | None = None, why_not: str = "") -> str:
+    """Both runs side by side."""
+    if plan is None:
+        return ""
+    longest = max(plan.total, full.total if full else 0.0)
+    right = card(full, "Full tokens", longest, truth) if full else ""
+    if not full and why_not:
+        right = f'<section class="vt-card"><h3>Full tokens</h3>{empty(why_not)}</section>'
+    return f'<div class="vt-cards">{card(plan, "With the plan", longest, truth)}{right}</div>'
+
+
+def card(run: Run, title: str, longest: float, truth: str | None) -> str:
+    """One run: answer, tokens, milliseconds by stage, memory, notes."""
+    report, where = run.answer.report, "GPU" if _on_gpu(run) else "process"
+    told = escape(run.answer.text) or '<span class="vt-muted">(no words)</span>'
+    figures = [
+        ("Visual tokens", f"{report.tokens:,}", f"{100 * run.share:.1f} % of {report.cells:,}"),
+        ("Encoded", f"{report.encoded:,}", f"{report.prompt:,} in the whole prompt"),
+        ("Frames", f"{len(report.frames[0]):,}", f"at {run.options['fps']} a second"),
+        ("Peak memory", f"{report.peak_bytes / 2**20:,.0f} MiB", f"of the {where} so far" if where == "process" else "GPU"),
+    ]
+    cells = "".join(f"<div><dt>{n}</dt><dd>{escape(v)}<small>{escape(s)}</small></dd></div>" for n, v, s in figures)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
+    return (
+        f'<section class="vt-card"><h3>{title}<code>{escape(report.plan)}</code></h3>'
+        f'<p class="vt-answer">{told}{_truth(run, truth)}</p>'
+        f"<dl>{cells}</dl>{stages(run, longest)}{f'<ul class=vt-notes>{notes}</ul>' if notes else ''}</section>"
+    )
+
+
+def _on_gpu(run: Run) -> bool:
+    import torch
+
+    return torch.cuda.is_available() and 0 < run.answer.report.peak_bytes
+
+
+def _truth(run: Run, truth: str | None) -> str:
+    if truth is None:
+        return ""
+    right = run.answer.text.strip().lower() == truth.lower()
+    return f'<small class="vt-{"right" if right else "wrong"}">truth: {escape(truth)}</small>'
+
+
+def stages(run: Run, longest: float) -> str:
+    """A bar of milliseconds by stage, as long as the run took, and the same as a table."""
+    spent = [(s, run.answer.report.milliseconds.get(s, 0.0)) for s in STAGES]
+    parts = "".join(
+        f'<i class="vt-{s}" style="width:{100 * ms / longest if longest else 0:.2f}%" title="{s} {seconds(ms)}"></i>'
+        for s, ms in spent
+    )
+    rows = "".join(f'<tr><th scope="row"><i class="vt-{s}"></i>{s}</th><td>{ms:,.1f}</td></tr>' for s, ms in spent)
+    return (
+        f'<div class="vt-bar" aria-hidden="true">{parts}</div><table class="vt-stages"><caption>Milliseconds by stage'
+        f"</caption><tbody>{rows}<tr class=vt-total><th scope=row>all</th><td>{run.total:,.1f}</td></tr></tbody></table>"
+    )
+
+
+def table(runs: Sequence[Run], columns: Sequence[str] = ("fps", "plan", "tokens", "share", "encoded", "time")) -> str:
+    """Runs as rows."""
+    if not runs:
+        return ""
+    head = "".join(f'<th scope="col" class="vt-c-{c}">{HEADS[c]}</th>' for c in columns)
+    body = "".join(f"<tr>{''.join(_cell(run, c) for c in columns)}</tr>" for run in runs)
+    return f'<div class="vt-scroll" tabindex="0"><table class="vt-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+HEADS = {
+    "fps": "fps",
+    "plan": "plan",
+    "answer": "answer",
+    "tokens": "tokens",
+    "share": "kept",
+    "encoded": "encoded",
+    "time": "time",
+    **{s: f"{s} ms" for s in STAGES},
+}
+
+
+def _cell(run: Run, column: str) -> str:
+    report = run.answer.report
+    values = {
+        "fps": f"{run.options['fps']}",
+        "plan": f"<code>{escape(report.plan)}</code>",
+        "answer": escape(run.answer.text),
+        "tokens": f"{report.tokens:,}",
+        "share": f"{100 * run.share:.1f} %",
+        "encoded": f"{report.encoded:,}",
+        "time": seconds(run.total),
+    }
+    text = values[column] if column in values else f"{report.milliseconds.get(column, 0.0):,.1f}"
+    return f'<td class="vt-c-{column}">{text}</td>'
