@@ -125,6 +125,16 @@ def test_missing_signals_in_words():
     assert Picky.missing({"text", "keys", "received_attention"}) == []
 
 
+def test_signals_of_layers_by_wildcard():
+    class Deep(Method):
+        needs: ClassVar[frozenset[str]] = frozenset({"keys@5"})
+        accepts: ClassVar[frozenset[str]] = frozenset({"cls_attention@0", "received_attention"})
+
+    assert Deep.missing({"keys@*", "cls_attention@*"}) == []
+    assert Deep.missing({"keys@5", "received_attention"}) == []
+    assert Deep.missing({"keys", "keys@4", "cls_attention"}) == ["keys@5", "cls_attention@0 or received_attention"]
+
+
 def test_broken_plugin_warns_and_harms_nobody(monkeypatch):
     from importlib.metadata import EntryPoint
 

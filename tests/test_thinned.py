@@ -109,6 +109,7 @@ def test_behind_a_gate_and_before_pruners(name: str) -> None:
     for plan, options in (
         (f"{GATE} | tome | divprune", {"tokens": 5}),
         ("grt | pitome", {"tokens": 6}),
+        (f"{GATE} | tome", {"keep": 0.2}),  # of the stock model's tokens, not of those behind the gate
         (f"{GATE} | flowcut:keep=0.5 | evs", {"keep": 0.1}),
         ("tome | cls | divprune", {"keep": 0.1}),
     ):

@@ -53,6 +53,7 @@ __all__ = [
     "__version__",
     "ask",
     "ask_many",
+    "load",
     "open_video",
     "register",
     "unwrap",

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from vtoken.bench import accuracy_cli
+from vtoken.demos import command as demo
 from vtoken.errors import InputError, VtokenError
 from vtoken.version import __version__
 
@@ -69,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     gate.add_argument("--fps", type=_rates, default=_rates("1,2,5,10"), help="sampling rates (default 1,2,5,10)")
     gate.add_argument("--gates", default="grt", help="gates with their options, separated by ';' (default grt)")
     accuracy_cli.add(commands, _command, _rates)
+    demo.add(commands, _command)
     methods_ = _command(
         commands, "methods", methods, "every gate, pruner and merger", "vtoken methods --family qwen3_vl"
     )

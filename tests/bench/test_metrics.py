@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import cache
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,3 +53,32 @@ def test_bootstrap_brackets_the_mean_and_is_seeded() -> None:
     assert low < 4 / 6 < high and metrics.bootstrap(groups, seed=3) == (low, high)
     assert metrics.bootstrap([[0.5, 0.5]]) == (0.5, 0.5)
     assert all(math.isnan(v) for v in metrics.bootstrap([]))
+
+
+def test_resampled_means_against_clips_drawn_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    sums, counts = rng.random((5, 3)), rng.integers(0, 3, (5, 3)).astype(float)
+    sums *= counts > 0
+    weights = metrics.draw(5, seed=1, draws=50)
+    assert weights.sum(1).tolist() == [5.0] * 50 and np.array_equal(weights, metrics.draw(5, seed=1, draws=50))
+    found = metrics.resampled(sums, counts, weights)
+    for w, value in zip(weights.astype(int), found, strict=True):
+        clips = np.repeat(np.arange(5), w)
+        total, n = sums[clips].sum(0), counts[clips].sum(0)
+        means = [t / k for t, k in zip(total, n, strict=True) if k]
+        assert value == pytest.approx(sum(means) / len(means)) if means else math.isnan(value)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    rng, hits = np.random.default_rng(2), 0
+    for trial in range(200):
+        hits += (lambda low, high: low <= 0.7 <= high)(
+            *metrics.bootstrap([list(rng.random(4) < p) for p in rng.beta(7, 3, 40)], seed=trial, draws=300)
+        )
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_long_texts_are_quick_whichever_is_longer() -> None:
+    long = " ".join(f"w{i % 977}" for i in range(20_000))
+    assert metrics.word_error_rate("w0 w1 x", long) == (20_000 - 2) / 20_000
+    assert metrics.word_error_rate(long, "w0 w1 x") == (20_000 - 2) / 3

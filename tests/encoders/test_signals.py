@@ -9,8 +9,11 @@ import torch
 
 from tests.encoders.test_clip import N, pixels
 from tests.encoders.test_qwen import GRID, from_windows, pixel_rows
-from tests.encoders.towers import QWEN, clip, eager_weights, qwen, randomize, trace
-from vtoken.encoders.signals import attention_of, queries_keys, tap
+from tests.encoders.towers import PATCH, QWEN, clip, eager_weights, qwen, randomize, trace
+from vtoken.encoders import clip as clip_encoder
+from vtoken.encoders import qwen as qwen_encoder
+from vtoken.encoders.names import by_layer, within
+from vtoken.encoders.signals import attention_of, collect, queries_keys, tap
 from vtoken.errors import InputError, UnsupportedError
 
 
@@ -47,6 +50,71 @@ def test_qwen_signals_come_in_raster_cells(name):
         received = received[from_windows(GRID)]
     assert (found["received_attention"] - received.unflatten(0, (-1, 4)).mean(1)).abs().max() <= 1e-6
     assert found["keys"].shape == (len(rows) // 4, 16)
+
+
+LAYERS = {"cls_attention@0", "cls_attention@-2", "cls_attention", "cls_logits", "cls_logits@1", "keys@2", "keys"}
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_signals_of_several_layers_at_once(sparse):
+    """Names with a layer are its attention; those without are of the feature layer, logits of the last."""
+    frames, tower = pixels(3), clip("clip", "eager")
+    weights = tower(frames, output_attentions=True).attentions
+    wanted = LAYERS | {"received_attention@0"}
+    if sparse:
+        keep = torch.ones(3, N, dtype=torch.bool)
+        patches = clip_encoder.patches_of(frames, PATCH, keep)
+        found = clip_encoder.encode(clip("clip"), patches, keep, -2, wanted).signals
+    else:
+        before = trace(tower)
+        with collect(tower, wanted | {"cls_attention@-9", "keys@3"}, layer=-2) as found:
+            tower(frames)
+        assert trace(tower) == before
+    assert set(found) == wanted
+    for name, layer in (("cls_attention@0", 0), ("cls_attention@-2", 1), ("cls_attention", 1)):
+        assert (found[name] - weights[layer].mean(1)[:, 0, 1:].flatten()).abs().max() <= 1e-6, name
+    assert (found["received_attention@0"] - weights[0].mean((1, 2))[:, 1:].flatten()).abs().max() <= 1e-6
+    for name, layer in (("cls_logits", 2), ("cls_logits@1", 1)):
+        inside = tower.encoder.layers[layer].self_attn
+        x = tower.encoder.layers[layer].layer_norm1(tower(frames, output_hidden_states=True).hidden_states[layer])
+        q, k = (p(x).unflatten(-1, (2, -1)) for p in (inside.q_proj, inside.k_proj))
+        logits = (q[:, :1] * k).sum(-1) * inside.scale  # [frames, rows, heads]
+        assert (found[name] - logits.mean(-1)[:, 1:].flatten()).abs().max() <= 1e-5, name
+    assert (found["keys"] - found["keys@2"]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", QWEN)
+def test_qwen_signals_of_several_layers(name):
+    visual, rows = qwen(name, "eager"), pixel_rows(GRID)
+    wanted = {"received_attention@0", "received_attention@-1", "keys@1"}
+    whole = [torch.ones(t, h // 2, w // 2, dtype=torch.bool) for t, h, w in GRID.tolist()]
+    stock = qwen_encoder.encode(qwen(name), rows, GRID, whole, wanted).signals
+    for layer, signal in ((0, "received_attention@0"), (-1, "received_attention@-1")):
+        with eager_weights(visual.blocks[layer].attn) as seen:
+            visual(rows, grid_thw=GRID)
+        received = torch.cat([w.mean((0, 1, 2)) for w in seen])
+        if name == "qwen2_5":
+            received = received[from_windows(GRID)]
+        assert (stock[signal] - received.unflatten(0, (-1, 4)).mean(1)).abs().max() <= 1e-6
+    keep = [k.clone() for k in whole]
+    keep[2][1, 0] = False
+    cells = torch.cat([k.flatten() for k in keep])
+    got = qwen_encoder.encode(qwen(name), rows.unflatten(0, (-1, 4))[cells].flatten(0, 1), GRID, keep, wanted).signals
+    untouched = int(keep[0].sum() + keep[1].sum())
+    for signal in wanted:
+        assert len(got[signal]) == int(cells.sum())
+        assert (got[signal][:untouched] - stock[signal][:untouched]).abs().max() <= 1e-6
+
+
+def test_names_of_signals():
+    assert by_layer({"keys", "keys@-1", "cls_logits"}, 4, 6) == {
+        4: {"keys": "keys"},
+        5: {"keys@-1": "keys", "cls_logits": "cls_logits"},
+    }
+    for name in ("keys@", "keys@x", "keys@6", "keys@-7", "entropy@1"):
+        with pytest.raises(InputError):
+            by_layer({name}, 0, 6)
+    assert within({"keys@5", "keys@6", "keys", "keys@-6", "keys@-7"}, 6) == {"keys@5", "keys", "keys@-6"}
 
 
 def test_two_runs_add_rows_and_the_last_grid_orders_each():

@@ -11,9 +11,10 @@ from torch import Tensor
 from vtoken.encoders.varlen import Segments, attend
 
 
-def dense(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scale: float) -> Tensor:
+def dense(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scale: float, key_bias: Tensor | None = None) -> Tensor:
     owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(q.device)
     score = torch.einsum("qhd,khd->hqk", q.double(), k.double()) * scale
+    score = score if key_bias is None else score + key_bias.double()
     score = score.masked_fill(owner[:, None] != owner[None], -torch.inf)
     return torch.einsum("hqk,khd->qhd", score.softmax(-1), v.double()).to(v)
 
@@ -27,6 +28,9 @@ def test_any_lengths_equal_a_dense_mask(lengths, seed):
     assert got.shape == v.shape
     if len(q):
         assert (got - dense(q, k, v, lengths, 0.5)).abs().max() <= 1e-5
+        bias = 4 * torch.rand(len(q), generator=generator)
+        got = attend(q, k, v, Segments(lengths, q.device), 0.5, bias)
+        assert (got - dense(q, k, v, lengths, 0.5, bias)).abs().max() <= 1e-5
 
 
 def test_gradients_equal_those_of_a_dense_mask():
@@ -49,3 +53,7 @@ def test_gpu_equals_a_dense_mask(dtype, width):
         got = attend(q, k, v, Segments(lengths, q.device), scale)
         assert got.dtype == dtype
         assert (got - dense(q, k, v, lengths, scale)).abs().max() <= (1e-4 if dtype == torch.float32 else 2e-2)
+        bias = torch.randint(1, 60, (len(q),), device="cuda").float().log()
+        got = attend(q, k, v, Segments(lengths, q.device), scale, bias)
+        expected = dense(q, k, v, lengths, scale, bias)
+        assert (got - expected).abs().max() <= (1e-4 if dtype == torch.float32 else 3e-2)

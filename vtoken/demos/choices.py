@@ -19,6 +19,7 @@ FULL = "none"  # the plan of the run with full tokens
 COMPARED = ("none", "grt", "grt | divprune", "evs", "uniform", "random")
 CURVES = ("none", "grt", "grt | divprune")
 RATES = ("1", "2", "4", "8", "16", "native")
+DRAWN = ("1", "2", "4", "8", "native")  # chosen at first
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,14 @@ def threshold_of(gate: str) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def plan_text(gate: str, reducer: str, threshold: float | None, written: str = "") -> str:
+def plan_text(gate: str, reducer: str, threshold: float | None, written: str | None = None) -> str:
     """The plan as text; a plan that was written out wins over the controls.
 
     Raises:
         InputError: an unknown method or a threshold that makes no sense.
     """
-    if written.strip():
-        return written.strip()
+    if text := (written or "").strip():
+        return text
     first = gate if gate != NONE else ""
     if first and threshold is not None:
         if threshold_of(gate) is None:
@@ -113,3 +114,9 @@ def budget(text: str, kind: str, amount: float | None) -> dict[str, Any]:
     if amount is None:
         raise InputError("the budget is empty; give how much to keep")
     return {kind: int(amount) if kind == "tokens" else float(amount)}
+
+
+def runs(text: str, family: Family) -> bool:
+    """Whether every stage of a plan that is offered runs on a family."""
+    names = [part.strip() for part in text.split("|") if part.strip() != NONE]
+    return all(verdict(registry.get(name), family).startswith("yes") for name in names)

@@ -31,9 +31,9 @@ class Handlers:
         visitor = self.runner.visitors.get(session)
         stop = visitor.stop
         try:
-            asked, plan, full = self._asked(values), None, None
+            asked, plan = self._asked(values), None
             yield {"progress": views.progress(Step("load")), "chat": self._chat(visitor, asked.question, "…")}
-            for item in self._text(visitor, asked, stop):
+            for item in self.runner.run(visitor, asked, stop):
                 if isinstance(item, Run):
                     plan = item
                     break
@@ -56,9 +56,6 @@ class Handlers:
             yield {"progress": ""}
         except Exception as error:
             yield self._failed(error) | {"chat": visitor.chat}
-
-    def _text(self, visitor: Visitor, asked: Asked, stop: Any, **changes: Any) -> Iterator[Step | Run]:
-        return self.runner.run(visitor, asked, stop, **changes)
 
     def _beside(
         self, visitor: Visitor, asked: Asked, plan: Run, changes: dict[str, Any], truth: str | None, stop: Any
@@ -89,7 +86,7 @@ class Handlers:
         self,
         session: str | None,
         values: dict[str, Any],
-        points: list[tuple[str, str | None]],
+        points: Sequence[tuple[str, str | None]],
         place: str,
         file: str,
         show: Any,
@@ -164,4 +161,5 @@ def _chart(runs: list[Run], asked: Asked) -> dict[str, Any]:
     for run in runs:
         rate = asked.facts.fps if run.options["fps"] == "native" else run.options["fps"]
         series.setdefault(run.answer.report.plan, []).append([round(rate, 3), run.answer.report.tokens])
-    return {"title": f"Visual tokens sent, {asked.facts.name}", "series": [{"name": n, "points": p} for n, p in series.items()]}
+    lines = [{"name": name, "points": points} for name, points in series.items()]
+    return {"title": f"Visual tokens sent, {asked.facts.name}", "series": lines}

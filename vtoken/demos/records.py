@@ -24,6 +24,7 @@ class Run:
         options: keywords of ``vtoken.ask``, those that are None left out.
         answer: what it returned.
         stopped: whether the visitor cut the answer short.
+        gpu: whether the model is on a GPU, so that peak memory is its memory.
     """
 
     model: str
@@ -32,6 +33,7 @@ class Run:
     options: dict[str, Any]
     answer: Answer
     stopped: bool = False
+    gpu: bool = False
 
     @property
     def total(self) -> float:

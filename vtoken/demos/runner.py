@@ -92,7 +92,8 @@ class Runner:
         for item in answering(model, processor, asked.path, asked.question, stop, **options):
             if isinstance(item, Answer):
                 cut = stop.is_set() and len(item.tokens) < options["max_new_tokens"]
-                yield Run(visitor.model, asked.path.name, asked.question, options, item, cut)
+                gpu = model.device.type == "cuda"
+                yield Run(visitor.model, asked.path.name, asked.question, options, item, cut, gpu)
             else:
                 yield item
 
@@ -100,9 +101,8 @@ class Runner:
         """Changes for the run with full tokens, and the reason where there is none."""
         cells = first.answer.report.cells
         if cells > self.settings.max_tokens:
-            return {}, (
-                f"Full tokens would be {cells:,}, above this page's limit of {self.settings.max_tokens:,} (--max-tokens)."
-            )
+            limit = self.settings.max_tokens
+            return {}, f"Full tokens would be {cells:,}, above this page's limit of {limit:,} (--max-tokens)."
         return {"plan": choices.FULL, "keep": None, "tokens": None, "per_second": None}, ""
 
 

@@ -90,13 +90,13 @@ def cards(plan: Run | None, full: Run | None, truth: str | None = None, why_not:
 
 def card(run: Run, title: str, longest: float, truth: str | None) -> str:
     """One run: answer, tokens, milliseconds by stage, memory, notes."""
-    report, where = run.answer.report, "GPU" if _on_gpu(run) else "process"
+    report, memory = run.answer.report, "of the GPU" if run.gpu else "of the process so far"
     told = escape(run.answer.text) or '<span class="vt-muted">(no words)</span>'
     figures = [
         ("Visual tokens", f"{report.tokens:,}", f"{100 * run.share:.1f} % of {report.cells:,}"),
         ("Encoded", f"{report.encoded:,}", f"{report.prompt:,} in the whole prompt"),
         ("Frames", f"{len(report.frames[0]):,}", f"at {run.options['fps']} a second"),
-        ("Peak memory", f"{report.peak_bytes / 2**20:,.0f} MiB", f"of the {where} so far" if where == "process" else "GPU"),
+        ("Peak memory", f"{report.peak_bytes / 2**20:,.0f} MiB", memory),
     ]
     cells = "".join(f"<div><dt>{n}</dt><dd>{escape(v)}<small>{escape(s)}</small></dd></div>" for n, v, s in figures)
     notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
@@ -105,12 +105,6 @@ def card(run: Run, title: str, longest: float, truth: str | None) -> str:
         f'<p class="vt-answer">{told}{_truth(run, truth)}</p>'
         f"<dl>{cells}</dl>{stages(run, longest)}{f'<ul class=vt-notes>{notes}</ul>' if notes else ''}</section>"
     )
-
-
-def _on_gpu(run: Run) -> bool:
-    import torch
-
-    return torch.cuda.is_available() and 0 < run.answer.report.peak_bytes
 
 
 def _truth(run: Run, truth: str | None) -> str:
@@ -129,8 +123,9 @@ def stages(run: Run, longest: float) -> str:
     )
     rows = "".join(f'<tr><th scope="row"><i class="vt-{s}"></i>{s}</th><td>{ms:,.1f}</td></tr>' for s, ms in spent)
     return (
-        f'<div class="vt-bar" aria-hidden="true">{parts}</div><table class="vt-stages"><caption>Milliseconds by stage'
-        f"</caption><tbody>{rows}<tr class=vt-total><th scope=row>all</th><td>{run.total:,.1f}</td></tr></tbody></table>"
+        f'<div class="vt-bar" aria-hidden="true">{parts}</div><table class="vt-stages">'
+        f"<caption>Milliseconds by stage</caption><tbody>{rows}"
+        f'<tr class="vt-total"><th scope="row">all</th><td>{run.total:,.1f}</td></tr></tbody></table>'
     )
 
 
@@ -140,7 +135,8 @@ def table(runs: Sequence[Run], columns: Sequence[str] = ("fps", "plan", "tokens"
         return ""
     head = "".join(f'<th scope="col" class="vt-c-{c}">{HEADS[c]}</th>' for c in columns)
     body = "".join(f"<tr>{''.join(_cell(run, c) for c in columns)}</tr>" for run in runs)
-    return f'<div class="vt-scroll" tabindex="0"><table class="vt-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    made = f'<table class="vt-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="vt-scroll" tabindex="0" role="region" aria-label="Runs">{made}</div>'
 
 
 HEADS = {

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vtoken.encoders.names import within
 from vtoken.encoders.packed import Thinning
@@ -156,7 +156,7 @@ class Family:
     clip_modality: str = "video"
     no_beams: frozenset[str] = frozenset()
 
-    def encode(self, model: nn.Module, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
+    def encode(self, model: Any, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
         """Run the stock encoder and name its rows."""
         out = self.features(model, modality, inputs)
         rows = self.rows(out.pooler_output)
@@ -180,7 +180,7 @@ class Family:
             return wants
         return frozenset(name for name in wants if not name.startswith("cls_"))
 
-    def features(self, model: nn.Module, modality: str, inputs: dict[str, Any]) -> Any:
+    def features(self, model: Any, modality: str, inputs: dict[str, Any]) -> Any:
         """The stock ``get_image_features`` or ``get_video_features`` on the arguments that it takes."""
         function = getattr(model.base_model, f"get_{modality}_features")
         accepted = inspect.signature(function).parameters
@@ -195,11 +195,11 @@ class Family:
         """Rows of each item."""
         return [p.shape[:-1].numel() for p in pooled]
 
-    def layout(self, model: nn.Module, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
+    def layout(self, model: Any, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
         """Square grids where the count is a square, else one line; families with more structure override this."""
         return Layout.of_grids([square(n) for n in lengths])
 
-    def placeholders(self, model: nn.Module, modality: str, input_ids: Tensor, inputs: dict[str, Any]) -> Tensor:
+    def placeholders(self, model: Any, modality: str, input_ids: Tensor, inputs: dict[str, Any]) -> Tensor:
         """bool [B, N], where the rows of a modality go."""
         token = getattr(model.config, f"{modality}_token_id", None)
         if token is None:
@@ -210,17 +210,17 @@ class Family:
         """The family's output object holding the kept rows, one entry a sample (samples without rows left out)."""
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-        present = [p for p in parts if len(p)] or parts[:1]
+        present: Any = [p for p in parts if len(p)] or parts[:1]
         if modality not in self.tensor:
             return BaseModelOutputWithPooling(pooler_output=present)
         equal = len({len(p) for p in present}) == 1
         return BaseModelOutputWithPooling(pooler_output=torch.stack(present) if equal else torch.cat(present)[None])
 
-    def preprocess(self, model: nn.Module, given: Any = None) -> Any:
+    def preprocess(self, model: Any, given: Any = None) -> Any:
         """How frames become pixels for this model: ``given``, or the preset of the family, with the model's patches."""
         raise UnsupportedError(f"vtoken has no preprocessing for {self.title}; use what its own processor makes")
 
-    def clips(self, model: nn.Module, inputs: dict[str, Any], gate: Any, fps: float | None, given: Any) -> list[Clip]:
+    def clips(self, model: Any, inputs: dict[str, Any], gate: Any, fps: float | None, given: Any) -> list[Clip]:
         """Gate the video that an ordinary processor made; only families with a sparse encoder can.
 
         Args:
@@ -229,7 +229,7 @@ class Family:
         """
         raise UnsupportedError(f"{self.title} cannot skip patches before its encoder; 'evs' drops after it")
 
-    def prompt(self, model: nn.Module, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
+    def prompt(self, model: Any, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
         """How a clip enters a prompt.
 
         Returns:
@@ -238,11 +238,11 @@ class Family:
         """
         raise UnsupportedError(f"vtoken does not know how {self.title} writes a video into its prompt")
 
-    def frames_per_step(self, model: nn.Module) -> int:
+    def frames_per_step(self, model: Any) -> int:
         """Frames in a time step of a video."""
         return 1
 
-    def whole(self, model: nn.Module, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
+    def whole(self, model: Any, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
         """The images or videos that an ordinary processor made, as clips with every cell kept.
 
         Args:
@@ -253,7 +253,7 @@ class Family:
         )
 
     def encode_clips(
-        self, model: nn.Module, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None
+        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None
     ) -> Features:
         """Run the encoder on the kept patches alone, with ``thin`` on fewer and fewer of them."""
         raise UnsupportedError(f"{self.title} cannot skip patches before its encoder; 'evs' drops after it")

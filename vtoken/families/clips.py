@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,7 +97,7 @@ def thinned(out: Encoded, index: Tensor, size: Tensor, signals: dict[str, Tensor
     return index[out.index.cpu()], fold.size, signals
 
 
-def encode_each_once(family: Family, model: nn.Module, clips: list[Clip], wants: frozenset[str]) -> Features:
+def encode_each_once(family: Family, model: Any, clips: list[Clip], wants: frozenset[str]) -> Features:
     """``Family.encode_clips``, in which a clip that stands in several prompts is encoded once."""
     unique = list({id(c): c for c in clips}.values())
     if len(unique) == len(clips):

@@ -43,7 +43,7 @@ class Llava(Family):
 
     preset: str = "llava-1.5"
 
-    def preprocess(self, model: nn.Module, given: Preprocessor | None = None) -> Preprocessor:
+    def preprocess(self, model: Any, given: Preprocessor | None = None) -> Preprocessor:
         vision = model.config.vision_config
         if given is None:
             siglip = "siglip" in vision.model_type
@@ -52,15 +52,15 @@ class Llava(Family):
             given = given if siglip else replace(given, crop=side)
         return adapt(given, vision.patch_size)
 
-    def tower(self, model: nn.Module, modality: str) -> Any:
+    def tower(self, model: Any, modality: str) -> Any:
         """The vision tower that a modality goes through."""
         return model.base_model.vision_tower
 
-    def layer(self, model: nn.Module) -> int | list[int]:
+    def layer(self, model: Any) -> int | list[int]:
         """Hidden states of the tower that the projector reads."""
         return model.config.vision_feature_layer
 
-    def encode(self, model: nn.Module, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
+    def encode(self, model: Any, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
         tower, layer = self.tower(model, modality), self.layer(model)
         wants = self.available(tower, wants)
         if not wants:
@@ -74,14 +74,14 @@ class Llava(Family):
             features.signals[name] = rows.view(len(rows), *value.shape[1:])
         return features
 
-    def place(self, model: nn.Module, modality: str, inputs: dict[str, Any], layout: Layout, signal: Tensor) -> Tensor:
+    def place(self, model: Any, modality: str, inputs: dict[str, Any], layout: Layout, signal: Tensor) -> Tensor:
         """Rows [R, d] of a signal from its patches [P, d]; structural rows are 0."""
         out = signal.new_zeros(len(layout.structural), signal.shape[1])
         out[~layout.structural] = signal[-int((~layout.structural).sum()) :]
         return out
 
     def clips(
-        self, model: nn.Module, inputs: dict[str, Any], gate: Gate, fps: float | None, given: Preprocessor | None
+        self, model: Any, inputs: dict[str, Any], gate: Gate, fps: float | None, given: Preprocessor | None
     ) -> list[Clip]:
         preprocess = self.preprocess(model, given)
         out = []
@@ -91,21 +91,21 @@ class Llava(Family):
             out.append(Clip(rows, grid, gate_map, pts, seconds))
         return out
 
-    def prompt(self, model: nn.Module, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
+    def prompt(self, model: Any, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
         token = getattr(model.config, f"{self.clip_modality}_token_id")
         return [token], [token] * self.count(model, clip), {}
 
-    def count(self, model: nn.Module, clip: Clip) -> int:
+    def count(self, model: Any, clip: Clip) -> int:
         """Placeholders of a clip with nothing dropped."""
         return clip.gate.keep.size
 
-    def frames(self, model: nn.Module, inputs: dict[str, Any]) -> list[Tensor]:
+    def frames(self, model: Any, inputs: dict[str, Any]) -> list[Tensor]:
         """Frames [T, 3, H, W] of every clip: here, the images of each prompt."""
         pixels = next(inputs[n] for n in PIXELS["image"] if inputs.get(n) is not None)
         rows = self.placeholders(model, "image", inputs["input_ids"], inputs).sum(1)
         return [f for f in pixels.split((rows * len(pixels) // rows.sum()).tolist()) if len(f)]
 
-    def whole(self, model: nn.Module, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
+    def whole(self, model: Any, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
         side, step = model.config.vision_config.patch_size, 1 / fps if fps else math.nan
         out = []
         for frames in self.frames(model, inputs):
@@ -116,7 +116,7 @@ class Llava(Family):
         return out
 
     def encode_clips(
-        self, model: nn.Module, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None
+        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None
     ) -> Features:
         out = self._encoded(model, clips, wants, thin)
         keeps = [c.gate.keep for c in clips]
@@ -129,9 +129,7 @@ class Llava(Family):
         x = model.base_model.multi_modal_projector(out.x)
         return Features(x, index, layout, size, own | out.signals, len(entered))
 
-    def _encoded(
-        self, model: nn.Module, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None
-    ) -> Encoded:
+    def _encoded(self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None) -> Encoded:
         """Hidden states and signals of the kept patches of all clips, before the projector."""
         tower = self.tower(model, self.clip_modality)
         has_cls = hasattr(getattr(tower, "vision_model", tower).embeddings, "class_embedding")
@@ -152,12 +150,12 @@ class LlavaNext(Llava):
     LLaVA-NeXT-Video pools the patches of frames before the projector.
     """
 
-    def layout(self, model: nn.Module, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
+    def layout(self, model: Any, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
         if modality == "video":
             return video_layout(lengths, inputs["pixel_values_videos"].shape[1])
         return anyres_layout(model.base_model, inputs, lengths)
 
-    def place(self, model: nn.Module, modality: str, inputs: dict[str, Any], layout: Layout, signal: Tensor) -> Tensor:
+    def place(self, model: Any, modality: str, inputs: dict[str, Any], layout: Layout, signal: Tensor) -> Tensor:
         base = model.base_model
         per_tile = (base.config.vision_config.image_size // base.config.vision_config.patch_size) ** 2
         tiles = signal.view(-1, per_tile, signal.shape[1])
@@ -169,7 +167,7 @@ class LlavaNext(Llava):
         packed = pack(base, list(tiles.split(counts)), inputs["image_sizes"], signal.new_zeros(signal.shape[1]))
         return torch.cat(packed)
 
-    def pooled(self, model: nn.Module, x: Tensor) -> Tensor:
+    def pooled(self, model: Any, x: Tensor) -> Tensor:
         """The stock pooling of frames [T, patches, d] -> [T, cells, d]."""
         resampler = model.base_model.vision_resampler
         if not isinstance(resampler.pool, nn.Conv2d):
@@ -178,15 +176,15 @@ class LlavaNext(Llava):
         square = x.transpose(1, 2).unflatten(2, (side, side))
         return nn.functional.avg_pool2d(square, resampler.pool.stride).flatten(2).transpose(1, 2)
 
-    def frames(self, model: nn.Module, inputs: dict[str, Any]) -> list[Tensor]:
+    def frames(self, model: Any, inputs: dict[str, Any]) -> list[Tensor]:
         return list(inputs["pixel_values_videos"])
 
-    def count(self, model: nn.Module, clip: Clip) -> int:
+    def count(self, model: Any, clip: Clip) -> int:
         first = torch.zeros(1, clip.gate.keep[0].size, 1)
         return len(clip.gate.keep) * self.pooled(model, first).shape[1]
 
     def encode_clips(
-        self, model: nn.Module, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None
+        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None
     ) -> Features:
         if thin is not None:
             raise UnsupportedError(f"{self.title} pools its patches, so they cannot leave inside its encoder")
@@ -216,11 +214,11 @@ class LlavaNext(Llava):
         features = Features(x, kept_index(keeps), layout_of(clips, keeps), torch.cat(sizes), joined, encoded)
         return self.close(model, clips, keeps, features)
 
-    def _pool_signal(self, model: nn.Module, signal: Tensor, clip: Clip) -> Tensor:
+    def _pool_signal(self, model: Any, signal: Tensor, clip: Clip) -> Tensor:
         finite = signal.view(len(signal), -1).float().clamp(max=1e9)  # whole steps score inf, and inf * 0 is nan
         return pool(finite, clip.gate, partial(self.pooled, model))[0].view(-1, *signal.shape[1:])
 
-    def close(self, model: nn.Module, clips: list[Clip], keeps: list[np.ndarray], features: Features) -> Features:
+    def close(self, model: Any, clips: list[Clip], keeps: list[np.ndarray], features: Features) -> Features:
         """Add the structural rows of a video; NeXT-Video has none."""
         return features
 
@@ -231,18 +229,18 @@ class LlavaOnevision(LlavaNext):
 
     preset: str = "llava-onevision"
 
-    def layout(self, model: nn.Module, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
+    def layout(self, model: Any, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
         if modality == "image":
             return anyres_layout(model.base_model, inputs, lengths)
         return video_layout(lengths, inputs["pixel_values_videos"].shape[1], newline=True)
 
-    def pooled(self, model: nn.Module, x: Tensor) -> Tensor:
+    def pooled(self, model: Any, x: Tensor) -> Tensor:
         return model.base_model.apply_pooling(x)
 
-    def count(self, model: nn.Module, clip: Clip) -> int:
+    def count(self, model: Any, clip: Clip) -> int:
         return super().count(model, clip) + 1
 
-    def close(self, model: nn.Module, clips: list[Clip], keeps: list[np.ndarray], features: Features) -> Features:
+    def close(self, model: Any, clips: list[Clip], keeps: list[np.ndarray], features: Features) -> Features:
         layout = join([video_layout([k.size + 1], len(k), newline=True) for k in keeps])
         cells = (~layout.structural).nonzero().squeeze(1)
         layout.time[cells] = features.layout.time
@@ -265,11 +263,11 @@ class VideoLlava(Llava):
 
     preset: str = "video-llava"
 
-    def tower(self, model: nn.Module, modality: str) -> Any:
+    def tower(self, model: Any, modality: str) -> Any:
         base: Any = model.base_model
         return base.video_tower if modality == "video" else base.image_tower
 
-    def layout(self, model: nn.Module, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
+    def layout(self, model: Any, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
         if modality == "image":
             return super().layout(model, modality, inputs, lengths)
         frames = inputs["pixel_values_videos"].shape[1]

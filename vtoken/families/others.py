@@ -15,15 +15,15 @@ from vtoken.families.base import Family, Features, Layout, square
 class Square(Family):
     """InternVL, Gemma3 and PaliGemma: square images whose tokens are square blocks of patches, in raster order."""
 
-    def tower(self, model: nn.Module) -> nn.Module:
+    def tower(self, model: Any) -> nn.Module:
         """The vision tower."""
         return model.base_model.vision_tower  # type: ignore[union-attr, return-value]
 
-    def tokens(self, model: nn.Module, features: Features) -> int:
+    def tokens(self, model: Any, features: Features) -> int:
         """Tokens of one image or tile."""
         return features.layout.lengths[0]
 
-    def encode(self, model: nn.Module, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
+    def encode(self, model: Any, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
         wants = self.offered(wants)
         if not wants:
             return super().encode(model, modality, inputs, wants)
@@ -41,13 +41,13 @@ class Square(Family):
 class Idefics(Square):
     """Idefics3 and SmolVLM: one entry a sample holds all its tiles; each tile counts as a time step."""
 
-    def tower(self, model: nn.Module) -> nn.Module:
+    def tower(self, model: Any) -> nn.Module:
         return model.base_model.vision_model  # type: ignore[union-attr, return-value]
 
-    def tokens(self, model: nn.Module, features: Features) -> int:
+    def tokens(self, model: Any, features: Features) -> int:
         return model.base_model.image_seq_len  # type: ignore[union-attr, return-value]
 
-    def layout(self, model: nn.Module, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
+    def layout(self, model: Any, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
         tile: Any = model.base_model.image_seq_len  # type: ignore[union-attr]
         plain = Layout.of_grids([(n // tile, *square(tile)[1:]) for n in lengths])
         plain.lengths = lengths
@@ -58,7 +58,7 @@ class Idefics(Square):
 class Mistral(Family):
     """Mistral3: images keep their shape; rows follow from their sizes."""
 
-    def layout(self, model: nn.Module, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
+    def layout(self, model: Any, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
         config: Any = model.config
         side = config.vision_config.patch_size * config.spatial_merge_size
         sizes = inputs["image_sizes"].tolist()

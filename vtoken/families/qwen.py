@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vtoken.encoders import qwen as encoder
 from vtoken.encoders.packed import Thinning
@@ -29,7 +29,7 @@ class Qwen(Family):
     drops: tuple[str, ...] = GRIDS
     preset: str = "qwen2.5-vl"
 
-    def preprocess(self, model: nn.Module, given: Preprocessor | None = None) -> Preprocessor:
+    def preprocess(self, model: Any, given: Preprocessor | None = None) -> Preprocessor:
         vision = model.config.vision_config
         return adapt(
             given or Preprocessor.from_processor(self.preset),
@@ -38,7 +38,7 @@ class Qwen(Family):
             vision.temporal_patch_size,
         )
 
-    def encode(self, model: nn.Module, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
+    def encode(self, model: Any, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
         wants = self.offered(wants)
         if not wants:
             return super().encode(model, modality, inputs, wants)
@@ -48,7 +48,7 @@ class Qwen(Family):
         return features
 
     def clips(
-        self, model: nn.Module, inputs: dict[str, Any], gate: Gate, fps: float | None, given: Preprocessor | None
+        self, model: Any, inputs: dict[str, Any], gate: Gate, fps: float | None, given: Preprocessor | None
     ) -> list[Clip]:
         preprocess, merge = self.preprocess(model, given), model.base_model.visual.spatial_merge_size
         grids = inputs["video_grid_thw"]
@@ -63,7 +63,7 @@ class Qwen(Family):
             out.append(Clip(kept_rows, grid, gate_map, pts, seconds))
         return out
 
-    def prompt(self, model: nn.Module, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
+    def prompt(self, model: Any, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
         video, merge = model.config.video_token_id, model.base_model.visual.spatial_merge_size
         steps, h, w = clip.gate.keep.shape
         extra: dict[str, Any] = {"video_grid_thw": torch.tensor([[steps, h * merge, w * merge]])}
@@ -71,7 +71,7 @@ class Qwen(Family):
             extra["second_per_grid_ts"] = torch.tensor([clip.seconds / steps])
         return [video], [video] * clip.gate.keep.size, extra
 
-    def whole(self, model: nn.Module, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
+    def whole(self, model: Any, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
         vision = model.config.vision_config
         merge, frames = vision.spatial_merge_size, self.frames_per_step(model) if modality == "video" else 1
         rows = inputs["pixel_values" if modality == "image" else "pixel_values_videos"]
@@ -86,7 +86,7 @@ class Qwen(Family):
         return out
 
     def encode_clips(
-        self, model: nn.Module, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None
+        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None
     ) -> Features:
         visual = model.base_model.visual
         merge = visual.spatial_merge_size
@@ -98,10 +98,10 @@ class Qwen(Family):
         index, size, signals = thinned(out, entered, *gate_signals(clips, out.x.device))
         return Features(out.x, index, layout_of(clips), size, signals | out.signals, len(entered))
 
-    def frames_per_step(self, model: nn.Module) -> int:
+    def frames_per_step(self, model: Any) -> int:
         return getattr(model.config.vision_config, "temporal_patch_size", 1)
 
-    def layout(self, model: nn.Module, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
+    def layout(self, model: Any, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
         merge = model.base_model.visual.spatial_merge_size
         return grid_layout(inputs, modality, [merge] * len(lengths))
 
@@ -112,10 +112,10 @@ class Qwen3(Qwen):
 
     preset: str = "qwen3-vl"
 
-    def prompt(self, model: nn.Module, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
+    def prompt(self, model: Any, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
         return _stamped(model, tokenizer, clip, super().prompt(model, tokenizer, clip)[2])
 
-    def encode(self, model: nn.Module, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
+    def encode(self, model: Any, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
         features = super().encode(model, modality, inputs, wants)
         for i, level in enumerate(features.output.deepstack_features):
             rows = level if isinstance(level, Tensor) else torch.cat(list(level))
@@ -129,10 +129,9 @@ class Qwen3(Qwen):
         lengths = [len(p) for p in parts]
         stacks = [[d for d in features.signals[name].split(lengths) if len(d)] for name in levels]
         empty = [features.signals[name][:0] for name in levels]
-        return BaseModelOutputWithDeepstackFeatures(
-            pooler_output=[p for p in parts if len(p)] or parts[:1],
-            deepstack_features=[s or [e] for s, e in zip(stacks, empty, strict=True)],
-        )
+        present: Any = [p for p in parts if len(p)] or parts[:1]
+        deep: Any = [s or [e] for s, e in zip(stacks, empty, strict=True)]
+        return BaseModelOutputWithDeepstackFeatures(pooler_output=present, deepstack_features=deep)
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ class Qwen35(Qwen):
 
     preset: str = "qwen3-vl"
 
-    def prompt(self, model: nn.Module, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
+    def prompt(self, model: Any, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
         return _stamped(model, tokenizer, clip, super().prompt(model, tokenizer, clip)[2])
 
 
@@ -149,7 +148,7 @@ class Qwen35(Qwen):
 class Glm4v(Qwen):
     """GLM-4V marks video rows with the image token; the token types tell them apart."""
 
-    def placeholders(self, model: nn.Module, modality: str, input_ids: Tensor, inputs: dict[str, Any]) -> Tensor:
+    def placeholders(self, model: Any, modality: str, input_ids: Tensor, inputs: dict[str, Any]) -> Tensor:
         image = input_ids == model.config.image_token_id
         types = inputs.get("mm_token_type_ids")
         if types is None:
@@ -163,10 +162,10 @@ class VideoLlama3(Qwen):
 
     drops: tuple[str, ...] = (*GRIDS, "image_merge_sizes", "video_merge_sizes", "video_compression_mask")
 
-    def layout(self, model: nn.Module, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
+    def layout(self, model: Any, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
         return grid_layout(inputs, modality, inputs[f"{modality}_merge_sizes"].tolist())
 
-    def encode(self, model: nn.Module, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
+    def encode(self, model: Any, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
         base: Any = model.base_model
         with collect(base.vision_model, self.offered(wants)) as found:
             features = Family.encode(self, model, modality, inputs, wants)

@@ -28,7 +28,7 @@ class Match(NamedTuple):
 
 @torch.no_grad()
 def bipartite_match(metric: Tensor, r: Tensor, class_token: bool = False, distill_token: bool = False) -> Match:
-    """ToMe: of the even rows, the ``r`` most similar to an odd one are merged into it (arXiv 2210.09461, section 3).
+    """ToMe: of the even rows, the ``r`` most similar to an odd one are merged into it (arXiv 2210.09461).
 
     Args:
         metric: [S, n, d], rows of S segments of one length.
@@ -71,7 +71,7 @@ def energy_match(metric: Tensor, r: Tensor, margin: float, alpha: float = 1.0) -
     """PiToMe: rows with the most energy, which look like many others, merge; the rest is protected.
 
     The energy of a row is the mean over all rows of ELU(cosine - margin). Of the 2 r rows with the most, every second
-    is merged into its most similar one of the others (arXiv 2405.16148, section 3).
+    is merged into its most similar one of the others (arXiv 2405.16148).
 
     Args:
         metric: [S, n, d], rows of S segments of one length, without class tokens.
@@ -87,7 +87,7 @@ def energy_match(metric: Tensor, r: Tensor, margin: float, alpha: float = 1.0) -
 
 
 def energy(cosine: Tensor, margin: float, alpha: float = 1.0) -> Tensor:
-    """PiToMe's energy of every row, float32 [S, n], from the cosines [S, n, n] (equation 4)."""
+    """PiToMe's energy of every row, float32 [S, n], from the cosines [S, n, n]."""
     return elu(cosine - margin, alpha=alpha).mean(dim=-1)
 
 

@@ -1,4 +1,4 @@
-"""FlowCut's score of patches and how many leave at a layer, for ragged frames at once (arXiv 2505.19536, section 4)."""
+"""FlowCut's score of patches and how many leave at a layer, for ragged frames at once (arXiv 2505.19536)."""
 
 from __future__ import annotations
 

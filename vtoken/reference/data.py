@@ -142,7 +142,6 @@ def write_dataset(folder: str | os.PathLike[str], split: str, clips: int, crf: i
     Raises:
         InputError: an unknown split, or no clips.
     """
-    from vtoken.video.synthetic import SyntheticClip
     from vtoken.video.write import write_video
 
     if clips < 1:

@@ -36,9 +36,9 @@ def targets(script: Script, question: Question, frames: np.ndarray) -> list[np.n
         things = [t for t in script.things if t.colour in named]
     out = _empty(frames)
     for thing in things:
-        for i, frame in enumerate(frames):
+        for i, frame in enumerate(frames[1::2]):
             if thing in script.visible(int(frame)):
-                out[(i // 2, *cell_of(thing.x, thing.y))] = True
+                out[(i, *cell_of(thing.x, thing.y))] = True
     return [out if out.any() else None]
 
 

@@ -22,10 +22,11 @@ SPECIAL = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-WORDS = """user assistant What Which Where How Does does do did is are was the a an in at of on to and or for from
+TEXT = """user assistant What Which Where How Does does do did is are was the a an in at of on to and or for from
 symbol symbols panel show shows shown seconds second order first last comes after before follows many times time lamp
 flash flashes half way moving still shape go turn back end colour scene that once it left right up down top middle
-bottom yes no none ? , . : between""".split()
+bottom yes no none ? , . : between"""
+WORDS = TEXT.split()
 SIDE = 192  # width of the language model
 PATCH = 14
 TEMPLATE = (

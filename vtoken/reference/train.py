@@ -22,13 +22,14 @@ from torch.nn import functional
 from vtoken.reference import batches
 from vtoken.reference import model as shape
 from vtoken.reference.labels import IGNORE, LANGUAGE, VISION
+from vtoken.reference.optimizer import Optimizer
 from vtoken.reference.questions import TASKS
 
 MIDDLE = 1  # layer whose output carries the dense labels of the language model
 ROUNDS = ({2: 12, 4: 36}, {2: 12, 4: 24, 8: 16}, {1: 12, 2: 12, 4: 18, 8: 24, 16: 12})  # clips by level and rate
 ROWS = {1: 12, 2: 12, 4: 12, 8: 8, 16: 4}  # clips a step
 REUSE = 2  # times that a clip is used in its round
-SETTLE = 160  # steps of the vision stage after everything stands free
+SETTLE = 700  # steps of the vision stage after everything stands free
 KEEPS = (1.0, 1.0, 1.0, 0.6, 0.3)  # random token dropping, once the curriculum is through
 PASS = 0.85  # accuracy that ends a level
 
@@ -87,41 +88,6 @@ def load(state: State, path: Path) -> State:
         state.optimizer = optimizer(state, vision=held["step"] == 0 and held["seen"] > 0)
         state.optimizer.load_state_dict(held["optimizer"])
     return state
-
-
-class Optimizer:
-    """Muon for the matrices inside blocks, AdamW for embeddings, heads, biases and norms."""
-
-    def __init__(self, blocks: list[nn.Parameter], rest: list[nn.Parameter]) -> None:
-        # the patch embedding of five dimensions is a matrix to Muon: a view of the same memory
-        self.views = [(p, nn.Parameter(p.data.flatten(1))) for p in blocks if p.dim() > 2]
-        matrices = [p for p in blocks if p.dim() == 2] + [v for _, v in self.views]
-        muon = torch.optim.Muon(matrices, lr=1e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-        rest = rest + [p for p in blocks if p.dim() < 2]
-        self.parts = [muon, torch.optim.AdamW(rest, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
-
-    def step(self, loss: Tensor, lr: float) -> None:
-        """One update; Muon runs at twice AdamW's rate."""
-        groups = [g for o in self.parts for g in o.param_groups]
-        for o, factor in zip(self.parts, (2.0, 1.0), strict=True):
-            for group in o.param_groups:
-                group["lr"] = lr * factor
-            o.zero_grad(set_to_none=True)
-        for p, _ in self.views:
-            p.grad = None
-        loss.backward()
-        for p, view in self.views:
-            view.grad = None if p.grad is None else p.grad.flatten(1)
-        nn.utils.clip_grad_norm_([p for g in groups for p in g["params"]], 1.0)
-        for o in self.parts:
-            o.step()
-
-    def state_dict(self) -> list[Any]:
-        return [o.state_dict() for o in self.parts]
-
-    def load_state_dict(self, held: list[Any]) -> None:
-        for o, part in zip(self.parts, held, strict=True):
-            o.load_state_dict(part)
 
 
 def optimizer(state: State, vision: bool) -> Optimizer:
@@ -260,8 +226,13 @@ def run(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "checkpoint.pt"
     state = start(args.seed)
-    if args.resume and path.is_file():
+    if args.export and not path.is_file():
+        raise SystemExit(f"{path} is missing; train first")
+    if (args.resume or args.export) and path.is_file():
         state = load(state, path)
+    if args.export:
+        shape.save(state.model, state.words, args.weights)
+        return
     began = time.time()
     while state.step == 0 and not 0 < state.last <= state.seen:
         right = vision_step(state, args.seed)
@@ -325,6 +296,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dense", type=float, default=0.3, help="weight of the dense labels of the language model")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--export", action="store_true", help="write the weights of the checkpoint, and no more")
     run(parser.parse_args(argv))
 
 

@@ -156,5 +156,5 @@ function point(event) {
 }
 element.addEventListener("pointermove", (event) => { if (event.pointerType === "mouse") { if (event.target.closest(".vt-timeline")) stop(); point(event); } });
 element.addEventListener("pointerdown", (event) => { if (event.target.closest(".vt-timeline")) stop(); point(event); });
-watch("value", load);
+console.log("player init", typeof props.value, JSON.stringify(props.value));watch("value", () => {console.log("watch", typeof props.value); load();});
 if (props.value) load();

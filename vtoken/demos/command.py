@@ -1,0 +1,72 @@
+"""`vtoken demo`: its flags and its start."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from vtoken.demos.settings import Settings
+
+
+def add(commands: Any, command: Any) -> None:
+    """Add the command to a parser's commands."""
+    d = Settings()
+    to = command(commands, "demo", run, "the page in a browser: ask, see what was kept and what it cost", "vtoken demo")
+    to.add_argument(
+        "--model", default=d.model, metavar="ID_OR_PATH", help=f"checkpoint: hub id or folder (default {d.model})"
+    )
+    to.add_argument("--device", default=d.device, help="auto, cpu, cuda or cuda:1 (default auto)")
+    to.add_argument("--dtype", default=d.dtype, help="auto, float32, bfloat16 or float16 (default auto)")
+    to.add_argument("--host", default=d.host, help=f"address to listen on (default {d.host}: this machine alone)")
+    to.add_argument("--port", type=int, default=d.port, help=f"port, 0 for any free one (default {d.port})")
+    to.add_argument("--share", action="store_true", help="ask Gradio for a public link; off by default")
+    to.add_argument("--root-path", default=d.root_path, metavar="PATH", help="path under which a proxy serves the page")
+    to.add_argument(
+        "--allow-models", action="store_true", help="let visitors load other checkpoints by hub id; off by default"
+    )
+    limits = to.add_argument_group("limits")
+    limits.add_argument(
+        "--max-upload", type=float, default=d.max_upload, metavar="MB", help=f"largest file (default {d.max_upload:g})"
+    )
+    limits.add_argument(
+        "--max-seconds",
+        type=float,
+        default=d.max_seconds,
+        metavar="S",
+        help=f"longest part of a clip that is read (default {d.max_seconds:g})",
+    )
+    limits.add_argument(
+        "--max-frames",
+        type=int,
+        default=d.max_frames,
+        metavar="N",
+        help=f"most frames of one run; a higher rate is lowered (default {d.max_frames})",
+    )
+    limits.add_argument(
+        "--max-tokens",
+        type=int,
+        default=d.max_tokens,
+        metavar="N",
+        help=f"most visual tokens of the run with full tokens (default {d.max_tokens})",
+    )
+    limits.add_argument(
+        "--keep-uploads",
+        type=int,
+        default=d.keep_uploads,
+        metavar="S",
+        help=f"seconds after which visitors' files are removed (default {d.keep_uploads})",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """`vtoken demo`."""
+    from rich.console import Console
+
+    from vtoken.demos.app import serve
+
+    names = Settings.__dataclass_fields__
+    settings = Settings(**{name: getattr(arguments, name) for name in names})
+    console = Console(stderr=True)
+    if console.is_terminal:
+        console.print(f"loading {settings.model}", style="dim")
+    serve(settings)

@@ -1,0 +1,107 @@
+"""Which event changes which part: the runs (ask, compare, draw), stop, and the model that answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from vtoken.demos import choices, controls, views
+from vtoken.demos.handlers import CONTROLS, Handlers
+from vtoken.demos.parts import Parts, model_line
+from vtoken.demos.runner import Runner, readable
+from vtoken.demos.work import Step
+
+QUEUE = "model"  # runs of this queue wait for one another
+FILES = ("script", "report", "script_file", "report_file", "csv_file")
+ANSWERED = ("chat", "headline", "cards", "player", *FILES, "progress", "notice")
+COMPARED = ("rows", "rows_csv", "progress", "notice")
+DRAWN = ("chart", "curve_table", "curve_csv", "progress", "notice")
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+QUICK: dict[str, Any] = {"queue": False} | QUIET
+QUEUED: dict[str, Any] = {"concurrency_id": QUEUE, "concurrency_limit": 1} | QUIET
+# on a phone the results stand below the controls
+SCROLL = """(...values) => {
+  const results = document.getElementById("vt-results"), narrow = window.matchMedia("(max-width: 780px)").matches;
+  if (narrow && results) setTimeout(() => results.scrollIntoView({ behavior: "smooth" }), 150);
+  return values;
+}"""
+
+
+def wire(p: Parts, runner: Runner) -> None:
+    """Tie the parts to what they do."""
+    controls.wire(p, runner, QUICK)
+    _runs(p, runner)
+    if "load" in p:
+        _models(p, runner)
+
+
+def _runs(p: Parts, runner: Runner) -> None:
+    handlers = Handlers(runner)
+
+    def named(values: tuple[Any, ...]) -> dict[str, Any]:
+        return dict(zip(CONTROLS, values, strict=True))
+
+    def parts(made: Iterator[dict[str, Any]]) -> Iterator[dict[Any, Any]]:
+        for update in made:
+            yield {p[name]: value for name, value in update.items()}
+
+    def start(request: gr.Request) -> tuple[str, str, Any]:
+        runner.visitors.get(request.session_hash).begin()
+        return views.progress(Step("wait")), "", gr.update(interactive=True)
+
+    def ask(request: gr.Request, beside: bool, *values: Any):
+        yield from parts(handlers.ask(request.session_hash, named(values), beside))
+
+    def compare(request: gr.Request, plans: list[str], *values: Any):
+        yield from parts(handlers.compare(request.session_hash, named(values), plans))
+
+    def draw(request: gr.Request, plans: list[str], rates: list[str], *values: Any):
+        yield from parts(handlers.curve(request.session_hash, named(values), plans, rates))
+
+    def stop(request: gr.Request) -> None:
+        runner.visitors.get(request.session_hash).stop.set()
+
+    given = [p[name] for name in CONTROLS]
+    for triggers, run, inputs, outputs in (
+        ([p["ask"].click, p["question"].submit], ask, [p["beside"], *given], ANSWERED),
+        ([p["compare"].click], compare, [p["compared"], *given], COMPARED),
+        ([p["draw"].click], draw, [p["curve_plans"], p["rates"], *given], DRAWN),
+    ):
+        begun = gr.on(triggers, start, None, [p["progress"], p["notice"], p["stop"]], js=SCROLL, **QUICK)
+        done = begun.then(run, inputs, [p[name] for name in outputs], **QUEUED)
+        done.then(lambda: gr.update(interactive=False), None, p["stop"], **QUICK)
+    p["stop"].click(stop, None, None, **QUICK)
+
+
+def _models(p: Parts, runner: Runner) -> None:
+    """Another checkpoint for this visitor."""
+
+    def load(request: gr.Request, name: str):
+        visitor = runner.visitors.get(request.session_hash)
+        yield {p["progress"]: views.progress(Step("load")), p["notice"]: ""}
+        try:
+            family = runner.models.family(name.strip())
+        except Exception as error:
+            yield {p["progress"]: "", p["notice"]: views.notice(readable(error, runner.root))}
+            return
+        visitor.model = name.strip()
+        yield {
+            p["progress"]: "",
+            p["model_tells"]: model_line(runner, visitor.model),
+            p["gate"]: gr.update(choices=choices.gates(family)),
+            p["reducer"]: gr.update(choices=choices.reducers(family)),
+        }
+
+    outputs = [p[name] for name in ("progress", "notice", "model_tells", "gate", "reducer")]
+    p["load"].click(load, p["model_name"], outputs, **QUEUED)
+
+
+def forget(runner: Runner):
+    """The event of a page that was closed."""
+
+    def leave(request: gr.Request) -> None:
+        runner.visitors.leave(request.session_hash)
+
+    return leave

@@ -1,0 +1,188 @@
+"""The parts of the page from top to bottom, by name; what they do is in ``events`` and ``controls``."""
+
+from __future__ import annotations
+
+from functools import partial
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from vtoken.demos import choices, clips, views
+from vtoken.demos.overlay import jpeg
+from vtoken.demos.runner import Runner
+from vtoken.demos.theme import asset
+
+Parts = dict[str, Any]
+LEAD = "High-FPS video for vision-language models: look at every frame, send only what changed."
+
+
+def clip_input(label: str, **options: Any) -> gr.Video:
+    """A video input that takes files alone; an address would be fetched by the server."""
+    made = gr.Video(label=label, sources=["upload", "webcam"], include_audio=True, **options)  # kept as it came
+    take = made.async_move_resource_to_block_cache
+
+    async def files_alone(path: Any) -> str | None:
+        if "://" in str(path):
+            raise gr.Error("Give a file; this page fetches no addresses.", print_exception=False)
+        return await take(path)
+
+    made.async_move_resource_to_block_cache = files_alone  # a subclass would make Gradio write a .pyi beside it
+    return made
+
+
+def layout(runner: Runner) -> Parts:
+    """Make every part, inside a ``gr.Blocks``."""
+    p: Parts = {}
+    _header(p, runner)
+    with gr.Row(elem_id="vt-columns"):
+        with gr.Column(elem_id="vt-controls", scale=2, min_width=320):
+            _clip(p)
+            _question(p)
+            _plan(p, runner)
+        with gr.Column(elem_id="vt-results", scale=5, min_width=320), gr.Tabs(elem_id="vt-tabs"):
+            _results(p, runner)
+    return p
+
+
+def _html(value: Any = "", name: str = "", **more: Any) -> gr.HTML:
+    more = {"apply_default_css": False, "js_on_load": None, "padding": False} | more
+    return gr.HTML(value, elem_id=f"vt-{name}" if name else None, **more)
+
+
+def _header(p: Parts, runner: Runner) -> None:
+    _html(asset("header.html").replace("LEAD", LEAD), "header", js_on_load=asset("header.js"))
+    p["model_tells"] = _html(model_line(runner, runner.settings.model), "model")
+    if runner.settings.allow_models:
+        with gr.Row(elem_id="vt-models"):
+            p["model_name"] = gr.Textbox(
+                label="Another checkpoint (hub id)", placeholder="Qwen/Qwen2.5-VL-3B-Instruct", max_lines=1, scale=4
+            )
+            p["load"] = gr.Button("Load", scale=1, min_width=90)
+
+
+def model_line(runner: Runner, name: str) -> str:
+    return f"<p>{escape(runner.models.tell(name))}</p>"
+
+
+def _clip(p: Parts) -> None:
+    gr.HTML('<h2 class="vt-h">1 · Clip</h2>', apply_default_css=False)
+    mirror = gr.WebcamOptions(mirror=False)
+    p["video"] = clip_input("Clip", webcam_options=mirror, height=230, elem_id="vt-video", buttons=[])
+    p["facts"] = _html("", "facts")
+    p["samples"] = _html(gallery(), "samples", js_on_load=asset("gallery.js"))
+    with gr.Accordion("Trim", open=False, elem_id="vt-trim"), gr.Row():
+        p["start"] = gr.Number(0, label="From second", minimum=0, step=0.1, min_width=110)
+        p["end"] = gr.Number(None, label="To second (empty: the end)", minimum=0, step=0.1, min_width=110)
+
+
+def gallery() -> str:
+    """A button a sample, with a frame of it."""
+    buttons = "".join(
+        f'<button type="button" data-value="{escape(s.name)}" aria-label="Sample clip: {escape(s.title)}">'
+        f'<img src="{jpeg(s.thumbnail(), 160)}" alt="" width="96" height="60"><span>{escape(s.title)}</span></button>'
+        for s in clips.samples().values()
+    )
+    return f'<div class="vt-gallery" role="group" aria-label="Sample clips">{buttons}</div>'
+
+
+def _question(p: Parts) -> None:
+    gr.HTML('<h2 class="vt-h">2 · Question</h2>', apply_default_css=False)
+    p["question"] = gr.Textbox(
+        label="Question", placeholder="What happens at 0:42?", lines=2, max_lines=4, elem_id="vt-question",
+        info="Each question is answered on its own, from the clip alone.", submit_btn=False,
+    )  # fmt: skip
+    p["ideas"] = _html(ideas([]), "ideas", js_on_load=asset("gallery.js"))
+    with gr.Row(elem_id="vt-go"):
+        p["ask"] = gr.Button("Ask", variant="primary", elem_id="vt-ask", scale=3, min_width=120)
+        p["stop"] = gr.Button("Stop", interactive=False, elem_id="vt-stop", scale=1, min_width=90)
+    p["beside"] = gr.Checkbox(True, label="Also run with full tokens, to compare", elem_id="vt-beside")
+    p["progress"] = _html("", "progress")
+    p["notice"] = _html("", "notice")
+
+
+def ideas(questions: list[str]) -> str:
+    """A button a question."""
+    buttons = "".join(
+        f'<button type="button" data-value="{escape(q)}">{escape(q)}</button>' for q in dict.fromkeys(questions)
+    )
+    return f'<div class="vt-ideas" role="group" aria-label="Example questions">{buttons}</div>'
+
+
+def _plan(p: Parts, runner: Runner) -> None:
+    gr.HTML('<h2 class="vt-h">3 · Plan</h2>', apply_default_css=False)
+    family, first = runner.models.family(runner.settings.model), choices.START
+    names = list(choices.PRESETS)
+    p["preset"] = gr.Radio(names, value=first.title, label="Preset", elem_id="vt-preset", info=first.tells)
+    p["fps"] = gr.Slider(0.5, 30, value=8, step=0.5, label="Frames a second", elem_id="vt-fps")
+    p["gate"] = gr.Dropdown(
+        choices.gates(family), value=first.gate, label="Gate, before the encoder", elem_id="vt-gate",
+        info=choices.describe(first.gate, "gate"), filterable=True,
+    )  # fmt: skip
+    p["reducer"] = gr.Dropdown(
+        choices.reducers(family), value=first.reducer, label="Pruner or merger, after the encoder",
+        elem_id="vt-reducer", info=choices.describe(first.reducer, "reducer"), filterable=True,
+    )  # fmt: skip
+    with gr.Row(elem_id="vt-budget"):
+        p["kind"] = gr.Dropdown(
+            [(title, kind) for title, kind in choices.BUDGETS.items()], value="keep", label="Budget", min_width=150,
+            interactive=False, elem_id="vt-kind", filterable=False,
+        )  # fmt: skip
+        p["amount"] = gr.Number(0.25, label="Keep", minimum=0, min_width=90, interactive=False, elem_id="vt-amount")
+    p["plan_tells"] = _html(plan_line("grt"), "plan")
+    with gr.Accordion("Advanced", open=False, elem_id="vt-advanced"):
+        p["threshold"] = gr.Number(
+            None, label="Gate threshold", info="Levels of 255; empty is the gate's own, 6.", elem_id="vt-threshold"
+        )
+        p["written"] = gr.Textbox(
+            label="Plan as text", info="Wins over the two menus.", placeholder="grt:threshold=4 | divprune",
+            max_lines=1, elem_id="vt-written",
+        )  # fmt: skip
+        p["new_tokens"] = gr.Slider(1, 512, value=64, step=1, label="Longest answer, tokens", elem_id="vt-new-tokens")
+
+
+def plan_line(text: str, problem: str = "") -> str:
+    told = f'<span class="vt-wrong">{escape(problem)}</span>' if problem else ""
+    return f'<p class="vt-plan">Plan <code>{escape(text)}</code> {told}</p>'
+
+
+def _results(p: Parts, runner: Runner) -> None:
+    family = runner.models.family(runner.settings.model)
+    plans = [t for t in choices.COMPARED if choices.runs(t, family)]
+    with gr.Tab("Answer", id="answer"):
+        p["headline"] = _html("", "headline")
+        p["chat"] = gr.Chatbot(
+            label="Questions and answers", height=230, render_markdown=False, buttons=["copy"], elem_id="vt-chat",
+            placeholder="Take a sample clip on the left, then ask.", feedback_options=None,
+            group_consecutive_messages=False,
+        )  # fmt: skip
+        p["cards"] = _html("", "cards")
+        p["clear"] = gr.Button("Clear the chat", size="sm", elem_id="vt-clear")
+    with gr.Tab("What was kept", id="kept"):
+        player = {"html_template": asset("player.html"), "js_on_load": asset("player.js")}
+        p["player"] = _html(None, "player", **player)
+    with gr.Tab("Tokens vs FPS", id="curve"):
+        p["curve_plans"] = gr.CheckboxGroup(plans, value=[t for t in choices.CURVES if t in plans], label="Plans")
+        first, rates = list(choices.DRAWN), list(choices.RATES)
+        p["rates"] = gr.CheckboxGroup(rates, value=first, label="Frames a second", elem_id="vt-rates")
+        p["draw"] = gr.Button("Draw for this clip", variant="primary", elem_id="vt-draw")
+        p["chart"] = _html(None, "chart", html_template=asset("chart.html"), js_on_load=asset("chart.js"))
+        p["curve_table"] = _html("", "curve-table")
+        p["curve_csv"] = gr.DownloadButton("CSV", size="sm", elem_id="vt-curve-csv")
+    with gr.Tab("Compare plans", id="compare"):
+        chosen = [t for t in ("none", "grt", "grt | divprune", "evs") if t in plans]
+        p["compared"] = gr.Dropdown(
+            plans, value=chosen, multiselect=True, allow_custom_value=True, elem_id="vt-compared",
+            label="Plans", info="Choose some, or write your own. Question, rate and budget are those on the left.",
+        )  # fmt: skip
+        p["compare"] = gr.Button("Compare on this question", variant="primary", elem_id="vt-compare")
+        p["rows"] = _html(views.empty("One row a plan: answer, tokens, milliseconds by stage."), "rows")
+        p["rows_csv"] = gr.DownloadButton("CSV", size="sm", elem_id="vt-rows-csv")
+    with gr.Tab("Take away", id="take"):
+        save = partial(gr.DownloadButton, size="sm", min_width=120)
+        with gr.Row():
+            p["script_file"] = save("Python snippet", elem_id="vt-script-file")
+            p["report_file"] = save("JSON report", elem_id="vt-report-file")
+            p["csv_file"] = save("CSV", elem_id="vt-csv-file")
+        p["script"] = gr.Code(label="This run as Python", language="python", interactive=False, elem_id="vt-script")
+        p["report"] = gr.Code(label="Report", language="json", interactive=False, max_lines=30, elem_id="vt-report")
