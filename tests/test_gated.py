@@ -55,7 +55,10 @@ def test_qwen_skips_patches(name: str) -> None:
     model, inputs, (keep_cells,), keep, call = gated(name)
     assert 0.05 < keep_cells.mean() < 0.9
     features, deepstack = masked_qwen_features(
-        model.model.visual, inputs["pixel_values_videos"], inputs["video_grid_thw"], torch.from_numpy(keep_cells.ravel())
+        model.model.visual,
+        inputs["pixel_values_videos"],
+        inputs["video_grid_thw"],
+        torch.from_numpy(keep_cells.ravel()),
     )
     handed = call["mm_encoder_outputs"]["video"]
     torch.testing.assert_close(torch.cat(list(handed.pooler_output)), features, atol=1e-5, rtol=1e-4)
@@ -151,9 +154,7 @@ def test_gated_generate_with_and_without_cache(name: str) -> None:
     model, inputs, _, _, _ = gated(name)
     with vtoken.wrapped(model, PLAN):
         options = {"max_new_tokens": 5, "do_sample": False}
-        assert torch.equal(
-            model.generate(**inputs, **options), model.generate(**inputs, **options, use_cache=False)
-        )
+        assert torch.equal(model.generate(**inputs, **options), model.generate(**inputs, **options, use_cache=False))
         report = model.vtoken.report
     assert report.tokens < report.cells and report.encoded < report.cells
     assert {"gate", "encode", "reduce", "prefill", "generate"} <= set(report.milliseconds)

@@ -1,4 +1,4 @@
-"""The contracts of ``wrap`` for every family: identity, oracle, cache, batches, beams, positions, and a clean unwrap."""
+"""The contracts of ``wrap`` for every family: identity, oracle, cache, batches, beams, positions, clean unwrap."""
 
 from __future__ import annotations
 
@@ -175,8 +175,6 @@ def test_beam_scores_are_those_of_the_oracle(name: str) -> None:
     options = {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.0, "do_sample": False}
     with vtoken.wrapped(model, DROP):
         keep = kept_mask(model, inputs)
-        out = model.generate(
-            **inputs, max_new_tokens=4, return_dict_in_generate=True, output_scores=True, **options
-        )
+        out = model.generate(**inputs, max_new_tokens=4, return_dict_in_generate=True, output_scores=True, **options)
     new = out.sequences[:, inputs["input_ids"].shape[1] :]
     torch.testing.assert_close(out.sequences_scores, oracle_scores(model, inputs, keep, new), atol=1e-3, rtol=1e-4)

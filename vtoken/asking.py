@@ -79,7 +79,7 @@ def ask(
         keep, tokens, per_second: budget that goes with ``plan``.
         backend, native_fps: see ``open_video``.
         max_frames: most frames to sample; if it binds, ``fps`` is lowered and the report says so.
-        progress: called with a stage ("decode", then "encode") and its share done, 0 to 1; what it raises ends the call.
+        progress: called with a stage ("decode", then "encode") and its share done, 0 to 1; an exception ends it.
         **generate: further arguments of ``model.generate``; ``max_new_tokens`` is 128 and greedy by default.
 
     Raises:

@@ -11,6 +11,7 @@ from vtoken import families
 from vtoken.errors import InputError
 
 REFERENCE = "reference"
+WEIGHTS = Path(__file__).parent / "reference" / "weights"  # what vtoken.reference.train exports
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -49,7 +50,6 @@ def load(name: str, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any
 
 def _folder(name: str) -> str:
     """Where the model that ships with the package lies; any other name as it is."""
-    from vtoken.reference import WEIGHTS
 
     if name != REFERENCE:
         return name

@@ -33,7 +33,7 @@ def rows() -> list[dict[str, Any]]:
     return [
         row("talk1", "/data/lpm/videos/talk1.mp4", "sub", SUBTITLES),
         row("talk2.mp4", None, "ocr", "Slide One Results 42"),
-        row("talk1", "/data/lpm/videos/talk1.mp4", "ocr", "Another Slide"),
+        row("talk1", None, "ocr", "Another Slide"),
         row("talk2.mp4", None, "sub", "good morning"),
         row("gone", "videos/gone.mp4", "sub", "never seen"),
     ]

@@ -13,7 +13,6 @@ from tests.families.tiny import FAMILIES
 from vtoken import families
 
 WANTS = frozenset({"received_attention"})
-EAGER = ["llava", "llava_siglip", "llava_next", "llava_onevision", "llava_next_video", "internvl", "gemma3", "paligemma"]
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from vtoken.families import Family
 from vtoken.plan import Plan
 
 NONE = "none"
-BUDGETS = {"Share of tokens": "keep", "Tokens in all": "tokens", "Tokens per second": "per_second"}
+BUDGETS = {"Share": "keep", "Tokens": "tokens", "Tokens / s": "per_second"}
 AMOUNTS = {"keep": 0.25, "tokens": 256, "per_second": 64}
 FULL = "none"  # the plan of the run with full tokens
 COMPARED = ("none", "grt", "grt | divprune", "evs", "uniform", "random")
@@ -33,11 +33,11 @@ class Preset:
     reducer: str
     threshold: float | None = None
     budget: str = "keep"
-    amount: float = 0.25
+    amount: float = AMOUNTS["keep"]
 
 
 PRESETS = {
-    "Fast": Preset("Fast", "half the frames, at most 10 % of the tokens", 0.5, "grt", "divprune", amount=0.1),
+    "Fast": Preset("Fast", "half the frames, 16 tokens a second", 0.5, "grt", "divprune", None, "per_second", 16),
     "Balanced": Preset("Balanced", "every frame; what did not change is not sent", 1.0, "grt", NONE),
     "Faithful": Preset("Faithful", "every frame; even faint changes are sent", 1.0, "grt", NONE, threshold=3.5),
 }

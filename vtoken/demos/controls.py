@@ -23,13 +23,15 @@ def wire(p: Parts, runner: Runner, quick: dict[str, Any]) -> None:
         runner.visitors.get(request.session_hash).chat.clear()
         return []
 
-    p["clear"].click(clear, None, p["chat"], **quick)
+    p["chat"].clear(clear, None, p["chat"], **quick)
 
 
 def _clip(p: Parts, runner: Runner, quick: dict[str, Any]) -> None:
-    def pick(event: gr.EventData) -> Any:
-        sample = clips.samples().get(str(event._data.get("value", "")))
-        return str(sample.file(runner.samples)) if sample else gr.skip()
+    def pick(event: gr.EventData) -> str:
+        name = str(event._data.get("value", ""))
+        if name not in clips.samples():  # never an update of the video: it would lose the refusal of addresses
+            raise gr.Error("There is no such sample.", print_exception=False)
+        return str(clips.samples()[name].file(runner.samples))
 
     def idea(event: gr.EventData) -> str:
         return str(event._data.get("value", ""))[:1000]

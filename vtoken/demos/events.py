@@ -18,6 +18,7 @@ FILES = ("script", "report", "script_file", "report_file", "csv_file")
 ANSWERED = ("chat", "headline", "cards", "player", *FILES, "progress", "notice")
 COMPARED = ("rows", "rows_csv", "progress", "notice")
 DRAWN = ("chart", "curve_table", "curve_csv", "progress", "notice")
+TEXTS = ("headline", "cards", "rows", "curve_table", "progress", "notice")
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 QUICK: dict[str, Any] = {"queue": False} | QUIET
 QUEUED: dict[str, Any] = {"concurrency_id": QUEUE, "concurrency_limit": 1} | QUIET
@@ -43,22 +44,25 @@ def _runs(p: Parts, runner: Runner) -> None:
     def named(values: tuple[Any, ...]) -> dict[str, Any]:
         return dict(zip(CONTROLS, values, strict=True))
 
-    def parts(made: Iterator[dict[str, Any]]) -> Iterator[dict[Any, Any]]:
+    def parts(names: tuple[str, ...], made: Iterator[dict[str, Any]]) -> Iterator[list[Any]]:
+        # every part gets its value every time: Gradio 6 loses that of an HTML part which a later update leaves out
+        values = dict.fromkeys(names) | {name: "" for name in TEXTS if name in names}
         for update in made:
-            yield {p[name]: value for name, value in update.items()}
+            values |= update
+            yield list(values.values())
 
     def start(request: gr.Request) -> tuple[str, str, Any]:
         runner.visitors.get(request.session_hash).begin()
         return views.progress(Step("wait")), "", gr.update(interactive=True)
 
     def ask(request: gr.Request, beside: bool, *values: Any):
-        yield from parts(handlers.ask(request.session_hash, named(values), beside))
+        yield from parts(ANSWERED, handlers.ask(request.session_hash, named(values), beside))
 
     def compare(request: gr.Request, plans: list[str], *values: Any):
-        yield from parts(handlers.compare(request.session_hash, named(values), plans))
+        yield from parts(COMPARED, handlers.compare(request.session_hash, named(values), plans))
 
     def draw(request: gr.Request, plans: list[str], rates: list[str], *values: Any):
-        yield from parts(handlers.curve(request.session_hash, named(values), plans, rates))
+        yield from parts(DRAWN, handlers.curve(request.session_hash, named(values), plans, rates))
 
     def stop(request: gr.Request) -> None:
         runner.visitors.get(request.session_hash).stop.set()

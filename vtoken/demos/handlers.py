@@ -72,7 +72,7 @@ class Handlers:
 
     def compare(self, session: str | None, values: dict[str, Any], plans: Sequence[str]) -> Updates:
         """Several plans on one question, one row each."""
-        columns = ("plan", "answer", "tokens", "share", *records.STAGES, "time")
+        columns = ("plan", "answer", "tokens", "share", "time", *records.STAGES)
         show = partial(views.table, columns=columns)
         yield from self._several(session, values, [(p, None) for p in plans], "rows", "rows_csv", show)
 

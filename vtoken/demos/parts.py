@@ -22,10 +22,10 @@ def clip_input(label: str, **options: Any) -> gr.Video:
     made = gr.Video(label=label, sources=["upload", "webcam"], include_audio=True, **options)  # kept as it came
     take = made.async_move_resource_to_block_cache
 
-    async def files_alone(path: Any) -> str | None:
-        if "://" in str(path):
+    async def files_alone(url_or_file_path: Any) -> str | None:
+        if "://" in str(url_or_file_path):
             raise gr.Error("Give a file; this page fetches no addresses.", print_exception=False)
-        return await take(path)
+        return await take(url_or_file_path)
 
     made.async_move_resource_to_block_cache = files_alone  # a subclass would make Gradio write a .pyi beside it
     return made
@@ -42,6 +42,9 @@ def layout(runner: Runner) -> Parts:
             _plan(p, runner)
         with gr.Column(elem_id="vt-results", scale=5, min_width=320), gr.Tabs(elem_id="vt-tabs"):
             _results(p, runner)
+    with gr.Column(elem_id="vt-status"):  # stays in sight at the bottom of the window
+        p["progress"] = _html("", "progress")
+        p["notice"] = _html("", "notice", js_on_load=asset("notice.js"))
     return p
 
 
@@ -68,7 +71,7 @@ def model_line(runner: Runner, name: str) -> str:
 def _clip(p: Parts) -> None:
     gr.HTML('<h2 class="vt-h">1 · Clip</h2>', apply_default_css=False)
     mirror = gr.WebcamOptions(mirror=False)
-    p["video"] = clip_input("Clip", webcam_options=mirror, height=230, elem_id="vt-video", buttons=[])
+    p["video"] = clip_input("Clip", webcam_options=mirror, height=290, elem_id="vt-video", buttons=[])
     p["facts"] = _html("", "facts")
     p["samples"] = _html(gallery(), "samples", js_on_load=asset("gallery.js"))
     with gr.Accordion("Trim", open=False, elem_id="vt-trim"), gr.Row():
@@ -97,8 +100,6 @@ def _question(p: Parts) -> None:
         p["ask"] = gr.Button("Ask", variant="primary", elem_id="vt-ask", scale=3, min_width=120)
         p["stop"] = gr.Button("Stop", interactive=False, elem_id="vt-stop", scale=1, min_width=90)
     p["beside"] = gr.Checkbox(True, label="Also run with full tokens, to compare", elem_id="vt-beside")
-    p["progress"] = _html("", "progress")
-    p["notice"] = _html("", "notice")
 
 
 def ideas(questions: list[str]) -> str:
@@ -149,7 +150,7 @@ def plan_line(text: str, problem: str = "") -> str:
 def _results(p: Parts, runner: Runner) -> None:
     family = runner.models.family(runner.settings.model)
     plans = [t for t in choices.COMPARED if choices.runs(t, family)]
-    with gr.Tab("Answer", id="answer"):
+    with gr.Tab("Answer", id="answer", render_children=True):
         p["headline"] = _html("", "headline")
         p["chat"] = gr.Chatbot(
             label="Questions and answers", height=230, render_markdown=False, buttons=["copy"], elem_id="vt-chat",
@@ -157,11 +158,10 @@ def _results(p: Parts, runner: Runner) -> None:
             group_consecutive_messages=False,
         )  # fmt: skip
         p["cards"] = _html("", "cards")
-        p["clear"] = gr.Button("Clear the chat", size="sm", elem_id="vt-clear")
-    with gr.Tab("What was kept", id="kept"):
+    with gr.Tab("Kept", id="kept", render_children=True):
         player = {"html_template": asset("player.html"), "js_on_load": asset("player.js")}
         p["player"] = _html(None, "player", **player)
-    with gr.Tab("Tokens vs FPS", id="curve"):
+    with gr.Tab("Curve", id="curve", render_children=True):
         p["curve_plans"] = gr.CheckboxGroup(plans, value=[t for t in choices.CURVES if t in plans], label="Plans")
         first, rates = list(choices.DRAWN), list(choices.RATES)
         p["rates"] = gr.CheckboxGroup(rates, value=first, label="Frames a second", elem_id="vt-rates")
@@ -169,7 +169,7 @@ def _results(p: Parts, runner: Runner) -> None:
         p["chart"] = _html(None, "chart", html_template=asset("chart.html"), js_on_load=asset("chart.js"))
         p["curve_table"] = _html("", "curve-table")
         p["curve_csv"] = gr.DownloadButton("CSV", size="sm", elem_id="vt-curve-csv")
-    with gr.Tab("Compare plans", id="compare"):
+    with gr.Tab("Compare", id="compare", render_children=True):
         chosen = [t for t in ("none", "grt", "grt | divprune", "evs") if t in plans]
         p["compared"] = gr.Dropdown(
             plans, value=chosen, multiselect=True, allow_custom_value=True, elem_id="vt-compared",
@@ -178,7 +178,7 @@ def _results(p: Parts, runner: Runner) -> None:
         p["compare"] = gr.Button("Compare on this question", variant="primary", elem_id="vt-compare")
         p["rows"] = _html(views.empty("One row a plan: answer, tokens, milliseconds by stage."), "rows")
         p["rows_csv"] = gr.DownloadButton("CSV", size="sm", elem_id="vt-rows-csv")
-    with gr.Tab("Take away", id="take"):
+    with gr.Tab("Export", id="take", render_children=True):
         save = partial(gr.DownloadButton, size="sm", min_width=120)
         with gr.Row():
             p["script_file"] = save("Python snippet", elem_id="vt-script-file")

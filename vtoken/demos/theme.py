@@ -59,6 +59,7 @@ SIZES = {
     "button_medium_radius": "8px",
     "input_radius": "8px",
     "input_shadow": "none",
+    "input_border_width": "1px",
     "layout_gap": "14px",
     "form_gap_width": "0px",
     "button_primary_shadow": "none",

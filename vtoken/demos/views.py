@@ -18,6 +18,7 @@ STEPS = {
     "generate": "Writing the answer",
     "draw": "Drawing what was kept",
 }
+CLOSE = '<button type="button" class="vt-close" aria-label="Close this message">×</button>'
 EMPTY = '<p class="vt-empty">{}</p>'
 
 
@@ -30,7 +31,7 @@ def notice(text: str, kind: str = "error") -> str:
     if not text:
         return ""
     title = {"error": "That did not work", "hint": "Note"}[kind]
-    return f'<div class="vt-notice vt-{kind}" role="alert"><strong>{title}</strong><span>{escape(text)}</span></div>'
+    return f'<div class="vt-notice vt-{kind}" role="alert"><strong>{title}</strong><span>{escape(text)}</span>{CLOSE}</div>'
 
 
 def progress(step: Step | None, before: str = "") -> str:
@@ -95,7 +96,7 @@ def card(run: Run, title: str, longest: float, truth: str | None) -> str:
     figures = [
         ("Visual tokens", f"{report.tokens:,}", f"{100 * run.share:.1f} % of {report.cells:,}"),
         ("Encoded", f"{report.encoded:,}", f"{report.prompt:,} in the whole prompt"),
-        ("Frames", f"{len(report.frames[0]):,}", f"at {run.options['fps']} a second"),
+        ("Frames", f"{len(report.frames[0]):,}", _rate(run)),
         ("Peak memory", f"{report.peak_bytes / 2**20:,.0f} MiB", memory),
     ]
     cells = "".join(f"<div><dt>{n}</dt><dd>{escape(v)}<small>{escape(s)}</small></dd></div>" for n, v, s in figures)
@@ -105,6 +106,16 @@ def card(run: Run, title: str, longest: float, truth: str | None) -> str:
         f'<p class="vt-answer">{told}{_truth(run, truth)}</p>'
         f"<dl>{cells}</dl>{stages(run, longest)}{f'<ul class=vt-notes>{notes}</ul>' if notes else ''}</section>"
     )
+
+
+def _fps(run: Run) -> str:
+    rate = run.options["fps"]
+    return rate if isinstance(rate, str) else f"{rate:g}"
+
+
+def _rate(run: Run) -> str:
+    rate = run.options["fps"]
+    return "every frame of the clip" if rate == "native" else f"{rate:g} a second"
 
 
 def _truth(run: Run, truth: str | None) -> str:
@@ -154,7 +165,7 @@ HEADS = {
 def _cell(run: Run, column: str) -> str:
     report = run.answer.report
     values = {
-        "fps": f"{run.options['fps']}",
+        "fps": _fps(run),
         "plan": f"<code>{escape(report.plan)}</code>",
         "answer": escape(run.answer.text),
         "tokens": f"{report.tokens:,}",

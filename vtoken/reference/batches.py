@@ -18,8 +18,8 @@ from vtoken.reference.world import CELL, FPS, FRAMES, SPAN, SPLITS, Script, scri
 
 CELLS = 16
 HEADS = 3  # attention heads that are guided
-SLOTS = ("read", "read", "read", "transcribe", "order", "order", "order", "count", "count", "motion", "motion", "scene")
-SLOTS += ("scene", "any")
+SLOTS = ("read",) * 2 + ("transcribe",) + ("order",) * 3 + ("count",) * 3 + ("motion",) * 3 + ("scene",) * 3
+END = 0.1  # weight of the token that ends an answer
 LEVELS = (((2, 3), (1, 1)), ((2, 5), (1, 2)), ((3, 8), (1, 2)))
 
 
@@ -217,6 +217,18 @@ def choose(found: Item, rng: np.random.Generator, slots: tuple[str, ...] = SLOTS
         task = slot if slot in found.questions else str(rng.choice(list(found.questions)))
         asked = found.questions[task]
         out.append(asked[int(rng.integers(len(asked)))])
+    return out
+
+
+def weights(batch: Batch) -> Tensor:
+    """float32 [B, L]: all answers of a task weigh as much together as those of any other."""
+    totals: dict[str, int] = {}
+    for _, a, z, q in batch.tasks:
+        totals[q.task] = totals.get(q.task, 0) + z - a - 1
+    out = torch.zeros(batch.targets.shape)
+    for row, a, z, q in batch.tasks:
+        out[row, a:z] = 1 / totals[q.task]
+        out[row, z - 1] *= END
     return out
 
 

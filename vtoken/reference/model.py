@@ -122,7 +122,7 @@ def build(words: Any, seed: int = 0, **sizes: int) -> Any:
     from transformers import Qwen3VLForConditionalGeneration
 
     torch.manual_seed(seed)
-    model = Qwen3VLForConditionalGeneration(config(words, **sizes))
+    model: Any = Qwen3VLForConditionalGeneration(config(words, **sizes))
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.dim() >= 2 and ("layers" in name or "visual" in name):
@@ -188,7 +188,7 @@ def vision_forward(model: Any, rows: Tensor) -> Tensor:
 
 
 def _geometry(visual: Any) -> tuple[Tensor, Tensor, Tensor]:
-    from transformers.models.qwen3_vl import modeling_qwen3_vl as hf
+    from transformers import vision_utils as hf
 
     grid = torch.tensor([[1, 8, 8]])
     indices, weights = hf.get_vision_interpolation_indices_and_weights(

@@ -7,7 +7,6 @@ moves on by accuracy. See docs/reference.md.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import time
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vtoken.reference import batches
+from vtoken.reference import batches, curves
 from vtoken.reference import model as shape
 from vtoken.reference.labels import IGNORE, LANGUAGE, VISION
 from vtoken.reference.optimizer import Optimizer
@@ -178,12 +177,15 @@ def language_step(
     rows, columns = (batch.targets != IGNORE).nonzero(as_tuple=True)
     logits = state.model.lm_head(last[rows, columns])
     goals = batch.targets[rows, columns]
-    loss = functional.cross_entropy(logits, goals)
+    each = functional.cross_entropy(logits, goals, reduction="none")
+    weights = batches.weights(batch)[rows, columns]
+    loss = (each * weights).sum() / weights.sum()
     cells = middle.gather(1, batch.visual[..., None].expand(-1, -1, middle.shape[-1]))
     for name, head in state.minds.items():
         known = batch.labels[name] != IGNORE
         if known.any():
             loss = loss + dense * functional.cross_entropy(head(cells[known]), batch.labels[name][known])
+    assert away is not None
     state.score["away"] = 0.9 * state.score.get("away", 5.0) + 0.1 * float(away.detach())
     loss = loss + dense * away
     state.optimizer.step(loss, rate(state.step, steps, 1.5e-3))
@@ -237,8 +239,7 @@ def run(args: argparse.Namespace) -> None:
     while state.step == 0 and not 0 < state.last <= state.seen:
         right = vision_step(state, args.seed)
         if state.seen % 20 == 0:
-            told = " ".join(f"{n}={v:.2f}" for n, v in right.items() if n not in ("row", "column"))
-            print(f"[{time.time() - began:6.0f} s] vision {state.seen}: {told}", flush=True)
+            print(f"[{time.time() - began:6.0f} s] vision {state.seen}: {curves.told(right)}", flush=True)
         if state.seen % 40 == 0:
             save(state, path)
     if state.step == 0 and state.optimizer is not None:
@@ -258,28 +259,23 @@ def run(args: argparse.Namespace) -> None:
             save(state, path)
             saved = time.time()
     shape.save(state.model, state.words, args.weights)
+    curves.draw(state.log, args.out / "curves.png")
 
 
 def _report(state: State, packer: batches.Packer, args: argparse.Namespace, began: float) -> None:
+    """Tell and keep the running accuracies; move on to the next level where they suffice."""
     mean = float(np.mean([state.score.get(t, 0.0) for t in TASKS]))
     row: dict[str, Any] = {"step": state.step, "level": state.level, "seconds": round(time.time() - began)}
     row |= {k: round(v, 3) for k, v in state.score.items()}
-    told = " ".join(f"{k}={v:.2f}" for k, v in state.score.items())
+    told = curves.told(state.score)
     print(f"[{row['seconds']:6} s] step {state.step} level {state.level} mean {mean:.2f}: {told}", flush=True)
     if len(state.log) % 8 == 7:
-        for fps in (4, 8, 16)[state.level :]:
+        for fps in ((4,), (8,), (8, 16))[state.level]:
             found = validate(state, packer, fps, 12)
             row |= {f"val{fps}_{k}": round(v, 3) for k, v in found.items()}
-            told = " ".join(f"{k}={v:.2f}" for k, v in found.items())
-            print(f"    validation at {fps} fps: {np.mean(list(found.values())):.3f} {told}", flush=True)
+            print(f"    validation at {fps} fps: {curves.told(found)}", flush=True)
     state.log.append(row)
-    columns = list(dict.fromkeys(k for r in state.log for k in r))
-    part = args.out / ".curves.part"
-    with part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(state.log)
-    os.replace(part, args.out / "curves.csv")
+    curves.write(state.log, args.out / "curves.csv")
     if mean > PASS and state.level < len(batches.LEVELS) - 1:
         state.level, state.entered = state.level + 1, state.step
         state.score = {}

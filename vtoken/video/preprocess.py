@@ -258,7 +258,7 @@ class Preprocessor:
 
     def _alone(self, images: list[np.ndarray], grid: Grid, keep: np.ndarray) -> Tensor:
         """The same, resizing the kept cells alone: what anchors cost."""
-        tall, wide = self._before_crop(*images[0].shape[:2], grid)
+        tall, wide = self._before_crop(images[0].shape[0], images[0].shape[1], grid)
         top, left = int((tall - grid.height) / 2), int((wide - grid.width) / 2)
         out = np.empty((int(keep.sum()), len(images), grid.cell, grid.cell, 3), np.uint8)
         for i, (row, column) in enumerate(np.argwhere(keep)):
@@ -270,7 +270,7 @@ class Preprocessor:
 
     def _pads(self, size: tuple[int, int], grid: Grid) -> bool:
         """Whether the centre crop reaches beyond the resized frame."""
-        tall, wide = self._before_crop(*size, grid)
+        tall, wide = self._before_crop(size[0], size[1], grid)
         return tall < grid.height or wide < grid.width
 
     def _rows(self, cells: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ function show(picture) {
   if (!clip) return;
   at = Math.max(0, Math.min(picture, images.length - 1));
   const step = stepOf(at), canvas = one(".vt-picture"), image = images[at];
-  const scale = Math.max(1, Math.round(560 / image.naturalWidth));
+  const scale = Math.max(1, Math.round(760 / image.naturalWidth));
   canvas.width = image.naturalWidth * scale;
   canvas.height = image.naturalHeight * scale;
   const paint = canvas.getContext("2d");
@@ -156,5 +156,5 @@ function point(event) {
 }
 element.addEventListener("pointermove", (event) => { if (event.pointerType === "mouse") { if (event.target.closest(".vt-timeline")) stop(); point(event); } });
 element.addEventListener("pointerdown", (event) => { if (event.target.closest(".vt-timeline")) stop(); point(event); });
-console.log("player init", typeof props.value, JSON.stringify(props.value));watch("value", () => {console.log("watch", typeof props.value); load();});
+watch("value", load);
 if (props.value) load();

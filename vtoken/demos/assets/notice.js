@@ -1,0 +1,3 @@
+element.addEventListener("click", (event) => {
+  if (event.target.closest(".vt-close")) element.querySelector(".vt-notice").remove();
+});
