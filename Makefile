@@ -9,10 +9,10 @@ STAMP  := $(VENV)/.vtoken-installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench clean
+.PHONY: help setup run test test-demo lint bench clean
 
 help: ## print this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## set up $(VENV) with the pinned packages (run and test do it too)
 
@@ -28,6 +28,10 @@ run: $(STAMP) ## the main job on a rendered lecture, or on VIDEO=path; results i
 
 test: $(STAMP) ## the test suite; ARGS= is handed to pytest
 	@$(PYTEST) $(ARGS)
+
+test-demo: $(STAMP) ## the page of vtoken demo in a real Chromium (CHROMIUM=path where it is not found)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt 'playwright>=1.50'
+	@OMP_NUM_THREADS=1 $(if $(CHROMIUM),CHROMIUM='$(CHROMIUM)') $(BIN)/python -m pytest -q -m browser tests/demos $(ARGS)
 
 lint: $(STAMP) ## ruff and the type checker
 	@$(BIN)/ruff check .

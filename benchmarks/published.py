@@ -277,28 +277,29 @@ def _grid(tokens: Tokens, value: Tensor) -> Tensor:
 
 
 class Loop(NamedTuple):
-    """A published form, and the largest N it is measured at for narrow and for wide tokens: it must end in a minute."""
+    """A published form, and the sizes at which it ends within minutes (``wide``: for tokens wider than 2,000)."""
 
     run: Callable[[Tokens, int, Tensor], Tensor]
-    narrow: int
-    wide: int
+    most: int = 12_544
+    wide: int = 6_272
+    least: int = 0  # of video: below, there are no frames to compare
 
 
 LOOPS = {
-    "divprune": Loop(divprune, 12_544, 6_272),
-    "kcenter": Loop(kcenter, 12_544, 6_272),
-    "todre": Loop(todre, 12_544, 6_272),
-    "cdpruner": Loop(cdpruner, 6_272, 6_272),
-    "mmtok": Loop(mmtok, 2_880, 2_880),
-    "vispruner": Loop(vispruner, 12_544, 6_272),
-    "prumerge": Loop(prumerge, 12_544, 6_272),
-    "dpc_knn": Loop(dpc_knn, 12_544, 6_272),
-    "sparsevlm_merge": Loop(sparsevlm_merge, 12_544, 6_272),
-    "holitom": Loop(holitom, 12_544, 6_272),
-    "fastvid": Loop(fastvid, 12_544, 6_272),
-    "prunevid": Loop(prunevid, 12_544, 6_272),
-    "dycoke": Loop(dycoke, 12_544, 6_272),
+    "divprune": Loop(divprune),
+    "kcenter": Loop(kcenter),
+    "todre": Loop(todre),
+    "cdpruner": Loop(cdpruner, most=6_272),
+    "mmtok": Loop(mmtok, most=2_880, wide=2_880),
+    "vispruner": Loop(vispruner),
+    "prumerge": Loop(prumerge),
+    "dpc_knn": Loop(dpc_knn),
+    "sparsevlm_merge": Loop(sparsevlm_merge),
+    "holitom": Loop(holitom, least=6_272),
+    "fastvid": Loop(fastvid, least=6_272),
+    "prunevid": Loop(prunevid, least=6_272),
+    "dycoke": Loop(dycoke, least=6_272),
 }
 
-# methods without published code of this part, or that are a baseline or ours: there is nothing to be compared with
+# nothing to compare with: baselines, our own, and what is known by its paper only
 NONE = ("none", "random", "uniform", "pool", "quota", "kffocus", "recoverable", "runlength", "scene", "fopru")

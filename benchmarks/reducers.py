@@ -116,7 +116,7 @@ def case(n: int, width: int, methods: list[str], threads: int, longest: int, pip
             del out
             if loop := published.LOOPS.get(name):
                 row.form = "loop"
-                if n <= min(longest, loop.narrow if width <= WIDTHS[0] else loop.wide):
+                if loop.least <= n <= min(longest, loop.most if width < 2_000 else loop.wide):
                     row.loop, _ = measure(lambda f=loop.run: f(tokens, k, text))
             pipe.send(row)
     pipe.close()

@@ -1,4 +1,4 @@
-"""The table of `vtoken methods`: every gate, pruner and merger, and what a family can run."""
+"""The tables of `vtoken methods` and of docs/methods.md: every method, and what a family can run."""
 
 from __future__ import annotations
 
@@ -86,6 +86,34 @@ def print_methods(on: Family | None = None, console: Console | None = None) -> N
     console.print(
         "Use: --plan 'GATE | PRUNER:option=value'; options are the fields of the method's class.", style="dim"
     )
+
+
+def markdown() -> str:
+    """Every method in Markdown: its kind, what it needs, and whether it runs on each group of families.
+
+    Families with the same verdict on every method share a column; what a verdict adds to yes or no is a footnote.
+    """
+    found = [registry.get(name) for kind in KINDS for name in registry.names(kind)]
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for on in FAMILIES.values():
+        groups.setdefault(tuple(verdict(m, on) for m in found), []).append(on.title)
+    letters = [chr(ord("A") + i) for i in range(len(groups))]
+    notes: list[str] = []
+
+    def cell(told: str) -> str:
+        if told == "yes":
+            return told
+        if told not in notes:
+            notes.append(told)
+        return f"{told[:3].strip(' :,')} ({notes.index(told) + 1})"
+
+    lines = [f"- {letter}: {', '.join(titles)}" for letter, titles in zip(letters, groups.values(), strict=True)]
+    lines += ["", f"| method | kind | needs | {' | '.join(letters)} |", f"|---|---|---|{'---|' * len(letters)}"]
+    for i, m in enumerate(found):
+        page = "gate.md" if m.kind == "gate" else f"methods/{m.name}.md"
+        cells = [f"[{m.name}]({page})", m.kind, needs(m), *(cell(told[i]) for told in groups)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *(f"{i}. {note}" for i, note in enumerate(notes, 1))])
 
 
 def short(paper: str) -> str:

@@ -74,7 +74,9 @@ def parser() -> argparse.ArgumentParser:
     methods_ = _command(
         commands, "methods", methods, "every gate, pruner and merger", "vtoken methods --family qwen3_vl"
     )
-    methods_.add_argument("--family", help="tell which of them run on this family (model type, such as qwen2_5_vl)")
+    form = methods_.add_mutually_exclusive_group()
+    form.add_argument("--family", help="tell which of them run on this family (model type, such as qwen2_5_vl)")
+    form.add_argument("--markdown", action="store_true", help="the table of docs/methods.md: all methods, all families")
     return top
 
 
@@ -205,6 +207,9 @@ def methods(arguments: argparse.Namespace) -> None:
     """`vtoken methods`."""
     from vtoken import catalogue
 
+    if arguments.markdown:
+        print(catalogue.markdown())
+        return
     catalogue.print_methods(catalogue.family(arguments.family) if arguments.family else None)
 
 

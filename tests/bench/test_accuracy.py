@@ -23,7 +23,7 @@ from vtoken.bench.accuracy_data import Clip, Data, Question
 from vtoken.bench.accuracy_plans import Entry, entries
 from vtoken.bench.accuracy_plot import plot_fps, plot_tokens
 from vtoken.bench.accuracy_records import Record
-from vtoken.bench.accuracy_report import NEEDED, print_lines, sheets, to_markdown
+from vtoken.bench.accuracy_report import NEEDED, captions, print_lines, sheets, to_markdown
 from vtoken.bench.accuracy_summary import Line, summarise
 from vtoken.bench.geometry import geometry
 from vtoken.bench.models import byte_tokenizer, random_model
@@ -313,6 +313,13 @@ def test_tables_fit(
         assert "…" not in text and all(x.plan in text for x in lines)
         assert all(t in text for t in of.tasks) and "similarity" in text
         assert max(map(len, text.splitlines())) <= width
+
+
+def test_notes_are_shown_once_and_not_without_end(data: Data, made: tuple[Path, list[Line]]) -> None:
+    lines = [replace(x, notes=["fell back", *(f"note {i}" for i in range(20))]) for x in made[1]]
+    told = captions(lines, data)
+    assert told.count("none: fell back") == 1 and told[-1] == f"{21 * len(PLANS) - 8} more notes are in answers.jsonl"
+    assert captions(made[1], data)[-1].startswith("changed, held")
 
 
 def test_markdown_has_a_line_a_row_and_bars_do_not_end_cells(data: Data, made: tuple[Path, list[Line]]) -> None:

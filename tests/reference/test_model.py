@@ -12,9 +12,10 @@ import torch
 import vtoken
 from vtoken.errors import InputError
 from vtoken.families import of
-from vtoken.reference import WEIGHTS, data
+from vtoken.reference import WEIGHTS, data, language
 from vtoken.reference import batches as packing
 from vtoken.reference import model as shape
+from vtoken.reference.pairs import rows_of
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_every_word_of_the_data_is_in_the_vocabulary(words: Any) -> None:
 
 
 def test_batched_vision_equals_the_stock_tower(tiny: Any) -> None:
-    rows = packing.rows_of(data.clip(1, "train").pixels[:6])
+    rows = rows_of(data.clip(1, "train").pixels[:6])
     mine = shape.vision_forward(tiny, rows)
     stock = tiny.model.visual(rows, grid_thw=torch.tensor([[3, 8, 8]])).pooler_output
     assert torch.allclose(mine, stock, atol=1e-5)
@@ -51,7 +52,7 @@ def test_rows_are_those_of_the_preprocessor(tiny: Any) -> None:
         frames = next(iter(reader))
     grid = preprocess.grid(112, 112, 4)
     assert (grid.rows, grid.columns, grid.frames) == (4, 4, 2)
-    assert torch.allclose(preprocess.pixel_values(frames, grid), packing.rows_of(images), atol=1e-6)
+    assert torch.allclose(preprocess.pixel_values(frames, grid), rows_of(images), atol=1e-6)
 
 
 @pytest.mark.parametrize("fps", [1, 4, 16])
@@ -69,7 +70,7 @@ def test_packed_questions_see_what_ask_sends(tiny: Any, words: Any, fps: int) ->
     finally:
         hook.remove()
     with torch.no_grad():
-        last, _, _ = packing.language_forward(tiny, batch, 0)
+        last, _, _ = language.forward(tiny, batch, 0)
         for (row, first, _, q), logits in zip(batch.tasks, stock, strict=True):
             assert torch.allclose(tiny.lm_head(last[row, first]), logits, atol=2e-4), q.text
 
@@ -123,6 +124,6 @@ def test_the_model_answers() -> None:
 
 
 def test_missing_weights_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("vtoken.reference.WEIGHTS", tmp_path)
+    monkeypatch.setattr("vtoken.loading.WEIGHTS", tmp_path)
     with pytest.raises(InputError, match="weights are missing"):
         vtoken.load("reference")

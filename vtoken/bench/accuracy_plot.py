@@ -14,6 +14,7 @@ from vtoken.bench.plot import COLOURS, INK, STOCK
 from vtoken.errors import require
 
 MARKERS = "osD^vP*X"
+LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)))  # by budget
 AREA = 36.0  # of a plain marker, square points
 LARGEST, SMALLEST = 300.0, 8.0  # where the area tells the tokens
 CROWD = 12  # more plans than this are drawn without intervals
@@ -71,12 +72,21 @@ def _sizes(most: float) -> list[float]:
     return [top / 10, top / 2.5 if f"{top:.0f}"[0] == "5" else top / 2, top]
 
 
-def _looks(names: Sequence[str]) -> dict[str, tuple[str, str, str]]:
-    """Colour, marker and line of every plan: `none` is grey, and after seven plans the marker changes too."""
-    looks, others = {}, [n for n in names if n != "none"]
-    for i, name in enumerate(others):
-        looks[name] = (COLOURS[i % len(COLOURS)], MARKERS[i // len(COLOURS) % len(MARKERS)], "-")
-    return looks | {"none": (STOCK, "o", "--")}
+def _looks(series: Series) -> dict[str, tuple[str, str, Any]]:
+    """Colour, marker and line of every name: budgets of one plan share its colour, `none` is grey."""
+    looks: dict[str, tuple[str, str, Any]] = {}
+    places: dict[str, int] = {}
+    budgets: dict[str, int] = {}
+    for name, points in series.items():
+        plan = points[0].series
+        if name == "none":
+            looks[name] = STOCK, "o", "--"
+            continue
+        place, budget = places.setdefault(plan, len(places)), budgets.get(plan, 0)
+        budgets[plan] = budget + 1
+        marker = MARKERS[(place // len(COLOURS) + budget) % len(MARKERS)]
+        looks[name] = COLOURS[place % len(COLOURS)], marker, LINES[budget % len(LINES)]
+    return looks
 
 
 def _picture(
@@ -97,10 +107,11 @@ def _picture(
     with pyplot.rc_context(style):
         names = min(len(series) + len(sizes) + bool(sizes), COLUMN)
         figure, axes = pyplot.subplots(figsize=(10, max(5.4, 0.25 * names)), layout="constrained")
+        looks = _looks(series)
         for (name, points), z in zip(series.items(), range(len(series), 0, -1), strict=True):
-            colour, marker, line = _looks(list(series))[name]
+            colour, marker, line = looks[name]
             at, scores = [x(p) for p in points], [100 * p.score.value for p in points]
-            axes.plot(at, scores, line, color=colour, lw=1.4, zorder=2 + z)
+            axes.plot(at, scores, ls=line, color=colour, lw=1.4, zorder=2 + z)
             if len(series) <= CROWD:
                 low, high = [100 * p.score.low for p in points], [100 * p.score.high for p in points]
                 axes.vlines(at, low, high, color=colour, lw=0.9, alpha=0.5, zorder=1)
@@ -140,7 +151,7 @@ def _legends(figure: Any, series: Series, area: Callable[[float], float], sizes:
     """At the right, so that no name lies over a line."""
     from matplotlib.lines import Line2D
 
-    looks, handles = _looks(list(series)), []
+    looks, handles = _looks(series), []
     for name in sorted(series, key=lambda n: -series[n][-1].score.value):
         colour, marker, line = looks[name]
         handles.append(Line2D([], [], color=colour, ls=line, marker=marker, ms=5, lw=1.4, label=name))

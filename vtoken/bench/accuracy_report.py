@@ -18,6 +18,7 @@ from vtoken.console import terminal
 
 TITLES = {"exact": "accuracy", "f1": "token F1"}
 TEXTS = {"exact": "exact", "similarity": "similarity", "f1": "F1", "cer": "CER", "wer": "WER"}
+NOTES = 8  # shown under the tables
 NEEDED = 120  # columns in which every table is readable
 
 
@@ -99,7 +100,9 @@ def captions(lines: Sequence[Line], data: Data) -> list[str]:
     if x.changed is not None and x.held is not None:
         n = (x.changed.questions, x.held.questions)
         out.append(f"changed, held: tasks that ask for both; {n[0]} and {n[1]} questions")
-    return out
+    notes = list(dict.fromkeys(f"{x.series}: {note}" for x in lines for note in x.notes))
+    more = [f"{len(notes) - NOTES} more notes are in answers.jsonl"] if len(notes) > NOTES else []
+    return out + notes[:NOTES] + more
 
 
 def to_markdown(lines: Sequence[Line], data: Data, command: str, facts: Sequence[str], pictures: Sequence[str]) -> str:

@@ -39,6 +39,7 @@ class Line:
         texts: ``exact``, ``similarity``, ``cer``, ``wer`` and ``f1`` over the tasks with answers of several words.
         tokens, stock, encoded, frames: means over clips.
         milliseconds: mean by stage for one question.
+        notes: caps, fallbacks and warnings, each once.
     """
 
     plan: str
@@ -57,6 +58,7 @@ class Line:
     encoded: float
     frames: float
     milliseconds: dict[str, float]
+    notes: list[str]
 
     @property
     def total_ms(self) -> float:
@@ -115,6 +117,7 @@ class _Sums:
                 for s in STAGES
                 if any(s in r.milliseconds for r in records)
             },
+            notes=list(dict.fromkeys(n for r in clips for n in r.notes)),
         )
 
     def score(

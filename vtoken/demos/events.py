@@ -55,7 +55,7 @@ def _runs(p: Parts, runner: Runner) -> None:
         runner.visitors.get(request.session_hash).begin()
         return views.progress(Step("wait")), "", gr.update(interactive=True)
 
-    def ask(request: gr.Request, beside: bool, *values: Any):
+    def answer(request: gr.Request, beside: bool, *values: Any):
         yield from parts(ANSWERED, handlers.ask(request.session_hash, named(values), beside))
 
     def compare(request: gr.Request, plans: list[str], *values: Any):
@@ -69,7 +69,7 @@ def _runs(p: Parts, runner: Runner) -> None:
 
     given = [p[name] for name in CONTROLS]
     for triggers, run, inputs, outputs in (
-        ([p["ask"].click, p["question"].submit], ask, [p["beside"], *given], ANSWERED),
+        ([p["ask"].click, p["question"].submit], answer, [p["beside"], *given], ANSWERED),
         ([p["compare"].click], compare, [p["compared"], *given], COMPARED),
         ([p["draw"].click], draw, [p["curve_plans"], p["rates"], *given], DRAWN),
     ):

@@ -31,7 +31,8 @@ def notice(text: str, kind: str = "error") -> str:
     if not text:
         return ""
     title = {"error": "That did not work", "hint": "Note"}[kind]
-    return f'<div class="vt-notice vt-{kind}" role="alert"><strong>{title}</strong><span>{escape(text)}</span>{CLOSE}</div>'
+    told = f"<strong>{title}</strong><span>{escape(text)}</span>{CLOSE}"
+    return f'<div class="vt-notice vt-{kind}" role="alert">{told}</div>'
 
 
 def progress(step: Step | None, before: str = "") -> str:

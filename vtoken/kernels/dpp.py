@@ -54,19 +54,19 @@ def greedy_map(v: Tensor, k: int) -> Tensor:
 
 def _pick(gram: Tensor, floor: Tensor, bound: float, most: int) -> tuple[Tensor, Tensor]:
     """Pivoted Cholesky of the candidates while the pivot beats the bound: picks [b] and their factor [b, b]."""
-    gram, left = gram.clone(), gram.diagonal().clone()
-    columns, picks = [], []
-    left = torch.where(left > floor, left, -torch.inf)
-    while len(picks) < most:
-        p = int(left.argmax())
-        if float(left[p]) == -torch.inf or picks and float(left[p]) <= bound:
-            break
-        column = gram[p] / gram[p, p].sqrt()
-        gram -= torch.outer(column, column)
-        columns.append(column)
-        picks.append(p)
-        left = gram.diagonal().clone()
+    left = gram.diagonal().clone()
+    factor = gram.new_zeros(min(most, len(left)), len(left))
+    picks: list[int] = []
+    while len(picks) < len(factor):
         left[left <= floor] = -torch.inf
-        left[picks] = -torch.inf
+        p = int(left.argmax())
+        pivot = float(left[p])
+        if pivot == -torch.inf or picks and pivot <= bound:
+            break
+        done = len(picks)
+        factor[done] = (gram[p] - factor[:done, p] @ factor[:done]) / pivot**0.5
+        left -= factor[done].square()
+        left[p] = -torch.inf  # it stays so
+        picks.append(p)
     index = torch.tensor(picks, dtype=torch.long, device=gram.device)
-    return index, torch.stack(columns)[:, index].T.tril() if columns else gram[:0, :0]
+    return index, factor[: len(picks), index].T.tril()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 STRIP = 1 << 22  # similarities held at a time
-BATCH = 128  # candidates whose distances are computed together, at most
+BATCH = 64  # picks whose distances are computed together, at most
+AHEAD = 4  # candidates for each of them
 
 
 def kcenter(x: Tensor, k: int, first: Tensor | None = None) -> Tensor:
@@ -15,9 +18,7 @@ def kcenter(x: Tensor, k: int, first: Tensor | None = None) -> Tensor:
 
     The first pick is the row whose nearest other row is farthest (0 for a single row), or the one of the highest
     ``first``, which saves O(N^2 D); among equals the first row wins. Time O(N^2 D + k N D), memory O(N D): the
-    distances to the picked rows are a running minimum, never an N x N matrix. The next picks are likely among the rows
-    that are farthest now, so their distances are computed together as one matrix product; which row is picked does not
-    depend on it.
+    distances to the picked rows are a running minimum, never an N x N matrix.
 
     Args:
         x: [N, D] features of any floating dtype; computed in float32.
@@ -25,16 +26,7 @@ def kcenter(x: Tensor, k: int, first: Tensor | None = None) -> Tensor:
         first: [N], how good each row is as the first pick.
     """
     unit = normalize(x.float(), dim=1)
-    gap = 1 - _nearest(unit) if first is None else first.float().clone()
-    picks = torch.empty(k, dtype=torch.long)
-    distances = _Distances(unit)
-    for i in range(k):
-        pick = int(gap.argmax())
-        distance = distances.of(pick, gap, k - i)
-        gap = distance.clone() if i == 0 else torch.minimum(gap, distance)
-        picks[i] = pick
-        gap[pick] = -torch.inf  # never twice, also where only copies are left; it stays the minimum
-    return picks.to(x.device)
+    return _greedy(unit, 1 - _nearest(unit) if first is None else first.float(), k, torch.minimum)
 
 
 def max_sum(x: Tensor, k: int, first: Tensor) -> Tensor:
@@ -48,35 +40,40 @@ def max_sum(x: Tensor, k: int, first: Tensor) -> Tensor:
         k: rows to pick, at most N.
         first: [N], how good each row is as the first pick.
     """
-    unit = normalize(x.float(), dim=1)
-    score = first.float().clone()
+    return _greedy(normalize(x.float(), dim=1), first.float(), k, torch.add)
+
+
+def _greedy(unit: Tensor, score: Tensor, k: int, join: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The row of the highest score, again and again: int64 [k]; ``join`` takes a pick's distances into the scores.
+
+    The distances of the next picks are computed together as one matrix product, for the picks that a few candidates
+    would give if there were no others. Which row is picked does not depend on it.
+    """
     picks = torch.empty(k, dtype=torch.long)
-    distances = _Distances(unit)
+    ahead: dict[int, Tensor] = {}
     for i in range(k):
         pick = int(score.argmax())
-        distance = distances.of(pick, score, k - i)
-        score = distance.clone() if i == 0 else score + distance
+        if pick not in ahead:
+            rows = _likely(unit, score, pick, min(BATCH, k - i), join) if i else [pick]
+            ahead = dict(zip(rows, 1 - unit[rows] @ unit.T, strict=True))
+        distance = ahead.pop(pick)
+        score = join(score, distance) if i else distance.clone()
+        score[pick] = -torch.inf  # never twice, also where only copies are left; it stays so
         picks[i] = pick
-        score[pick] = -torch.inf  # never twice; it stays so
-    return picks.to(x.device)
+    return picks.to(unit.device)
 
 
-class _Distances:
-    """Cosine distances of chosen rows to all rows; those of likely next choices are computed along in one product."""
-
-    def __init__(self, unit: Tensor) -> None:
-        self.unit, self.batch = unit, BATCH
-        self.ahead: dict[int, Tensor] = {}
-
-    def of(self, pick: int, score: Tensor, left: int) -> Tensor:
-        """Distances [N] of row ``pick``; ``score`` [N] tells which choices are likely next, ``left`` are to come."""
-        if pick not in self.ahead:
-            unused = len(self.ahead)
-            self.batch = max(1, self.batch // 2) if unused > self.batch // 2 else min(BATCH, 2 * self.batch)
-            rows = score.topk(min(self.batch, left)).indices.tolist()
-            rows = list(dict.fromkeys([pick, *rows]))
-            self.ahead = dict(zip(rows, 1 - self.unit[rows] @ self.unit.T, strict=True))
-        return self.ahead.pop(pick)
+def _likely(unit: Tensor, score: Tensor, pick: int, count: int, join: Callable[[Tensor, Tensor], Tensor]) -> list[int]:
+    """The pick at hand and those that would follow among the rows of the highest scores, ``count`` or one more."""
+    near = score.topk(min(AHEAD * count, len(score))).indices
+    distance, left = (1 - unit[near] @ unit[near].T).cpu(), score[near].cpu()
+    rows, order = near.tolist(), [pick]
+    for _ in range(min(count, len(rows))):
+        p = int(left.argmax())
+        order.append(rows[p])
+        left = join(left, distance[p])
+        left[p] = -torch.inf
+    return list(dict.fromkeys(order))
 
 
 def _nearest(unit: Tensor) -> Tensor:

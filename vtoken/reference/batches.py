@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,12 @@ from torch import Tensor
 from vtoken.reference import model as shape
 from vtoken.reference.guide import targets
 from vtoken.reference.labels import IGNORE, LANGUAGE, language_labels, vision_labels
+from vtoken.reference.pairs import rows_of
 from vtoken.reference.questions import Question, ask_all
 from vtoken.reference.render import Painter
-from vtoken.reference.world import CELL, FPS, FRAMES, SPAN, SPLITS, Script, script
+from vtoken.reference.world import FPS, FRAMES, SPAN, SPLITS, Script, script
 
 CELLS = 16
-HEADS = 3  # attention heads that are guided
 SLOTS = ("read",) * 2 + ("transcribe",) + ("order",) * 3 + ("count",) * 3 + ("motion",) * 3 + ("scene",) * 3
 END = 0.1  # weight of the token that ends an answer
 LEVELS = (((2, 3), (1, 1)), ((2, 5), (1, 2)), ((3, 8), (1, 2)))
@@ -36,11 +36,17 @@ class Item:
 
 @dataclass
 class Batch:
-    """Packed rows of one length. ``targets`` int64 [B, L]: the token that follows, -100 where none is learned."""
+    """Packed rows of one length: ``prefix`` tokens of video, then questions.
+
+    ``targets`` int64 [B, L] are the tokens that follow, -100 where none is learned; ``mask`` float32 [1, 1, L - prefix,
+    L] is what the questions see; ``visual`` int64 [B, n] are the columns of visual tokens, and ``order`` which of the
+    clip's cells they are (None for all).
+    """
 
     embeds: Tensor
     positions: Tensor
     mask: Tensor
+    prefix: int
     targets: Tensor
     labels: dict[str, Tensor]
     visual: Tensor
@@ -48,55 +54,10 @@ class Batch:
     tasks: list[tuple[int, int, int, Question]]  # row, first and last target column, question
 
 
-def rows_of(images: np.ndarray) -> Tensor:
-    """uint8 [2 * steps, 112, 112, 3] to rows float32 [steps * 64, 1176] in the processor's layout."""
-    p = shape.PATCH
-    x = torch.from_numpy(images).view(-1, 2, 4, 2, p, 4, 2, p, 3).permute(0, 2, 5, 3, 6, 8, 1, 4, 7)
-    return x.reshape(-1, 6 * p * p).float().mul_(2 / 255).sub_(1)
-
-
 def sampled(fps: int) -> np.ndarray:
     """Frame numbers of a whole clip at a rate; an odd last frame is repeated."""
     frames = np.arange(0, FRAMES, FPS // fps)
     return frames if len(frames) % 2 == 0 else np.append(frames, frames[-1])
-
-
-def pairs(
-    seed: int, clips: int, each: int, loose: tuple[float, float] = (1.0, 1.0)
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Steps for the vision tower alone: rows, and dense labels int64 [steps, 4, 4], at spacings of 1 to 16 frames.
-
-    ``loose`` is how far panels and static shapes stand from the middle of their cells: 0 aligned, 1 as clips have it.
-    """
-    images, labels = [], []
-    for i in range(clips):
-        r = np.random.default_rng((seed, i))
-        what = script(seed * 1000 + i, panels=(2, 2) if i % 2 else (4, 4))
-        what = _aligned(what, loose)
-        painter = Painter(what)
-        gap = int(r.choice((1, 1, 2, 4, 8, 16)))
-        first = r.integers(0, FRAMES - gap, each)
-        frames = np.stack([first, first + gap], 1).ravel()
-        images.append(np.stack([painter.frame(int(f)) for f in frames]))
-        labels.append(vision_labels(what, frames))
-    joined = {n: torch.from_numpy(np.concatenate([x[n] for x in labels])) for n in labels[0]}
-    return rows_of(np.concatenate(images)), joined
-
-
-def _aligned(what: Script, loose: tuple[float, float]) -> Script:
-    """Panels and static shapes moved towards the middle of their cells."""
-
-    def pull(v: float, free: float) -> float:
-        return (v // CELL + 0.5) * CELL * (1 - free) + v * free
-
-    panels = []
-    for p in what.panels:
-        (x, y), dx, dy = p.at(FRAMES // 2), p.dx * loose[0], p.dy * loose[0]
-        panels.append(
-            replace(p, x=pull(x, loose[0]) - dx * FRAMES / 2, y=pull(y, loose[0]) - dy * FRAMES / 2, dx=dx, dy=dy)
-        )
-    things = tuple(replace(t, x=pull(t.x, loose[1]), y=pull(t.y, loose[1])) for t in what.things)
-    return replace(what, panels=tuple(panels), things=things)
 
 
 @torch.no_grad()
@@ -178,7 +139,7 @@ class Packer:
         shift = len(visual) - kept
         mask = self._mask(p - shift, starts, text.shape[1])
         tasks = [(b, a + p - shift, z + p - shift, q) for b, a, z, q in tasks]
-        return Batch(embeds, positions, mask, following, labels, places, order, tasks)
+        return Batch(embeds, positions, mask, p - shift, following, labels, places, order, tasks)
 
     def _slots(self, chosen: list[list[Question]]) -> tuple[Tensor, Tensor, list[int], list]:
         pad = self.words.pad_token_id
@@ -201,13 +162,13 @@ class Packer:
 
     @staticmethod
     def _mask(prefix: int, starts: list[int], width: int) -> Tensor:
-        """Causal, and a question sees the video and itself: float32 [1, 1, L, L], 0 or -inf."""
+        """A question sees the video and itself up to here: float32 [1, 1, width, L], 0 or -inf."""
         block = torch.zeros(prefix + width, dtype=torch.long)
         block[prefix + torch.tensor(starts)] = 1
         block = block.cumsum(0)
         seen = (block[None] == 0) | (block[None] == block[:, None])
         allowed = seen & torch.ones_like(seen).tril()
-        return torch.zeros(seen.shape).masked_fill(~allowed, float("-inf"))[None, None]
+        return torch.zeros(seen.shape).masked_fill(~allowed, float("-inf"))[None, None, prefix:]
 
 
 def choose(found: Item, rng: np.random.Generator, slots: tuple[str, ...] = SLOTS) -> list[Question]:
@@ -232,6 +193,16 @@ def weights(batch: Batch) -> Tensor:
     return out
 
 
+def accuracy(batch: Batch, rows: Tensor, columns: Tensor, right: Tensor) -> dict[str, float]:
+    """Share of answers with every token right, by task."""
+    table = torch.ones_like(batch.targets, dtype=torch.bool)
+    table[rows, columns] = right
+    found: dict[str, list[float]] = {}
+    for b, a, z, q in batch.tasks:
+        found.setdefault(q.task, []).append(float(table[b, a:z].all()))
+    return {task: sum(v) / len(v) for task, v in found.items()}
+
+
 def looks(batch: Batch, items: list[Item]) -> tuple[Tensor, Tensor, Tensor]:
     """Rows int64 [n], columns int64 [n] that predict an answer's word, and the visual tokens that tell it, bool
     [n, visual tokens of a row]; words that no kept token tells are left out."""
@@ -246,42 +217,3 @@ def looks(batch: Batch, items: list[Item]) -> tuple[Tensor, Tensor, Tensor]:
                     columns.append(a + j)
                     goals.append(flat)
     return torch.tensor(rows), torch.tensor(columns), torch.stack(goals)
-
-
-def guided(layer: Any, x: Tensor, turns: tuple[Tensor, Tensor], batch: Batch, looking: tuple, heads: int) -> Tensor:
-    """How far the first heads of a layer look away from the cells that tell the answer: mean -log of their share."""
-    from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb
-
-    rows, columns, goals = looking
-    attention = layer.self_attn
-    h = layer.input_layernorm(x)
-    wide = (*h.shape[:2], -1, attention.head_dim)
-    q = attention.q_norm((h @ attention.q_proj.weight[: heads * attention.head_dim].T).view(wide)).transpose(1, 2)
-    k = attention.k_norm((h @ attention.k_proj.weight[: heads * attention.head_dim].T).view(wide)).transpose(1, 2)
-    q, k = apply_rotary_pos_emb(q, k, *turns)
-    logits = torch.einsum("nhd,nhld->nhl", q[rows, :, columns], k[rows]) * attention.scaling
-    logits = (logits + batch.mask[0, 0, columns][:, None]).log_softmax(-1)
-    seen = logits.gather(2, batch.visual[rows][:, None].expand(-1, heads, -1))
-    return -seen.masked_fill(~goals[:, None], float("-inf")).logsumexp(-1).mean()
-
-
-def language_forward(
-    model: Any, batch: Batch, middle: int, looking: tuple | None = None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The stock layers under a mask of our own.
-
-    Returns:
-        last hidden states [B, L, SIDE], those after layer ``middle``, and the loss of the guided heads of the layer
-        after it (None without ``looking``).
-    """
-    inner = model.model.language_model
-    x = batch.embeds
-    turns = inner.rotary_emb(x, batch.positions)
-    between, away = x, None
-    for i, layer in enumerate(inner.layers):
-        if looking is not None and i == middle + 1:
-            away = guided(layer, x, turns, batch, looking, HEADS)
-        x = layer(x, attention_mask=batch.mask, position_embeddings=turns)
-        if i == middle:
-            between = x
-    return inner.norm(x), between, away

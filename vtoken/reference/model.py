@@ -210,6 +210,8 @@ def save(model: Any, words: Any, folder: Path) -> None:
     half.load_state_dict(model.state_dict())
     half.to(torch.float16).save_pretrained(part)
     words.save_pretrained(part)
+    for file in part.iterdir():
+        file.chmod(0o644)  # safetensors writes for the owner alone
     size = {"shortest_edge": 4096, "longest_edge": 4096 * 112 * 112}
     common = {
         "size": size,

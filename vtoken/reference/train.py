@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
-from vtoken.reference import batches, curves
+from vtoken.reference import batches, curves, language
 from vtoken.reference import model as shape
 from vtoken.reference.labels import IGNORE, LANGUAGE, VISION
 from vtoken.reference.optimizer import Optimizer
+from vtoken.reference.pairs import pairs
 from vtoken.reference.questions import TASKS
 
 MIDDLE = 1  # layer whose output carries the dense labels of the language model
@@ -29,6 +30,7 @@ ROUNDS = ({2: 12, 4: 36}, {2: 12, 4: 24, 8: 16}, {1: 12, 2: 12, 4: 18, 8: 24, 16
 ROWS = {1: 12, 2: 12, 4: 12, 8: 8, 16: 4}  # clips a step
 REUSE = 2  # times that a clip is used in its round
 SETTLE = 700  # steps of the vision stage after everything stands free
+GUIDE = 0.4  # weight of guided attention
 KEEPS = (1.0, 1.0, 1.0, 0.6, 0.3)  # random token dropping, once the curriculum is through
 PASS = 0.85  # accuracy that ends a level
 
@@ -112,9 +114,9 @@ def rate(step: int, steps: int, peak: float, warm: int = 40) -> float:
 def vision_step(state: State, seed: int, clips: int = 16, each: int = 6) -> dict[str, float]:
     """One step of the tower under dense labels; gives the accuracy on cells that show something."""
     if state.seen == 0:
-        shape.whiten(state.model, batches.pairs(seed, 48, 8)[0])
+        shape.whiten(state.model, pairs(seed, 48, 8)[0])
     state.optimizer = state.optimizer or optimizer(state, vision=True)
-    rows, labels = batches.pairs(seed * 100_003 + state.seen, clips, each, state.loose)
+    rows, labels = pairs(seed * 100_003 + state.seen, clips, each, state.loose)
     features = shape.vision_forward(state.model, rows)
     losses, right = [], {}
     for name, head in state.eyes.items():
@@ -173,7 +175,7 @@ def language_step(
     )
     batch = packer.pack(items, [batches.choose(i, r) for i in items], keep, g)
     looking = batches.looks(batch, items)
-    last, middle, away = batches.language_forward(state.model, batch, MIDDLE, looking)
+    last, middle, away = language.forward(state.model, batch, MIDDLE, looking)
     rows, columns = (batch.targets != IGNORE).nonzero(as_tuple=True)
     logits = state.model.lm_head(last[rows, columns])
     goals = batch.targets[rows, columns]
@@ -187,23 +189,13 @@ def language_step(
             loss = loss + dense * functional.cross_entropy(head(cells[known]), batch.labels[name][known])
     assert away is not None
     state.score["away"] = 0.9 * state.score.get("away", 5.0) + 0.1 * float(away.detach())
-    loss = loss + dense * away
+    loss = loss + GUIDE * away
     state.optimizer.step(loss, rate(state.step, steps, 1.5e-3))
     state.step += 1
     state.score["loss"] = float(loss.detach())
     if keep == 1.0 and items[0].fps >= 4:
-        for task, value in accuracy(batch, rows, columns, logits.argmax(1) == goals).items():
+        for task, value in batches.accuracy(batch, rows, columns, logits.argmax(1) == goals).items():
             state.score[task] = 0.9 * state.score.get(task, 0.0) + 0.1 * value
-
-
-def accuracy(batch: batches.Batch, rows: Tensor, columns: Tensor, right: Tensor) -> dict[str, float]:
-    """Share of answers with every token right, by task."""
-    table = torch.ones_like(batch.targets, dtype=torch.bool)
-    table[rows, columns] = right
-    found: dict[str, list[float]] = {}
-    for b, a, z, q in batch.tasks:
-        found.setdefault(q.task, []).append(float(table[b, a:z].all()))
-    return {task: sum(v) / len(v) for task, v in found.items()}
 
 
 @torch.no_grad()
@@ -214,10 +206,10 @@ def validate(state: State, packer: batches.Packer, fps: int, clips: int = 24, of
     for i in range(0, clips, 6):
         items = [batches.item(state.model, offset + i + j, fps, 2, "validation") for j in range(6)]
         batch = packer.pack(items, [batches.choose(x, r) for x in items], 1.0, torch.Generator())
-        last, _, _ = batches.language_forward(state.model, batch, MIDDLE)
+        last, _, _ = language.forward(state.model, batch, MIDDLE)
         rows, columns = (batch.targets != IGNORE).nonzero(as_tuple=True)
         right = state.model.lm_head(last[rows, columns]).argmax(1) == batch.targets[rows, columns]
-        for task, value in accuracy(batch, rows, columns, right).items():
+        for task, value in batches.accuracy(batch, rows, columns, right).items():
             totals.setdefault(task, []).append(value)
     return {task: float(np.mean(totals[task])) for task in TASKS if task in totals}
 
@@ -225,6 +217,7 @@ def validate(state: State, packer: batches.Packer, fps: int, clips: int = 24, of
 def run(args: argparse.Namespace) -> None:
     torch.set_flush_denormal(True)
     torch.set_num_threads(args.threads)
+    torch.set_float32_matmul_precision("medium")  # bfloat16 inside matrix products where the CPU has it
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "checkpoint.pt"
     state = start(args.seed)
@@ -244,7 +237,7 @@ def run(args: argparse.Namespace) -> None:
             save(state, path)
     if state.step == 0 and state.optimizer is not None:
         state.optimizer = None
-        shape.settle(state.model, batches.pairs(args.seed, 8, 4)[0])
+        shape.settle(state.model, pairs(args.seed, 8, 4)[0])
         save(state, path)
     packer = batches.Packer(state.model, state.words)
     saved = time.time()
@@ -289,7 +282,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the finished model is written")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--dense", type=float, default=0.3, help="weight of the dense labels of the language model")
+    parser.add_argument("--dense", type=float, default=0.15, help="weight of the dense labels of the language model")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--export", action="store_true", help="write the weights of the checkpoint, and no more")
