@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+import torch
+from torch import Tensor
+
 from vtoken.errors import InputError
 
 
@@ -64,3 +67,14 @@ def smart_resize_clip(
 def _check_aspect(height: int, width: int) -> None:
     if max(height, width) / min(height, width) > 200:
         raise InputError(f"a frame of {width}x{height} is more than 200 times as long as wide; crop it first")
+
+
+def center_crop(image: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """[..., H, W] cropped in the centre, filled with zeros where smaller, as transformers does it."""
+    if size is None:
+        return image
+    short_h, short_w = max(0, size[0] - image.shape[-2]), max(0, size[1] - image.shape[-1])
+    if short_h or short_w:
+        image = torch.nn.functional.pad(image, (short_w // 2, (short_w + 1) // 2, short_h // 2, (short_h + 1) // 2))
+    top, left = int((image.shape[-2] - size[0]) / 2), int((image.shape[-1] - size[1]) / 2)
+    return image[..., top : top + size[0], left : left + size[1]]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vtoken.errors import InputError
 from vtoken.types import Frames, Grid
-from vtoken.video.geometry import shortest_edge, smart_resize, smart_resize_clip
+from vtoken.video.geometry import center_crop, shortest_edge, smart_resize, smart_resize_clip
 from vtoken.video.resample import resize_region
 
 FEW = 1 / 16  # share of kept cells up to which resizing them one by one is cheaper than the whole frame
@@ -157,7 +157,7 @@ class Preprocessor:
         tall, wide = self._before_crop(plane.shape[0], plane.shape[1], grid)
         if plane.shape != (tall, wide):
             plane = cv2.resize(plane, (wide, tall), interpolation=cv2.INTER_LINEAR)
-        return _center_crop(torch.from_numpy(np.require(plane, requirements=["C", "W"])), self.crop).numpy()
+        return center_crop(torch.from_numpy(np.require(plane, requirements=["C", "W"])), self.crop).numpy()
 
     def pixel_values(self, frames: Frames, grid: Grid) -> Tensor:
         """Whole frames in the family's layout, float32.
@@ -237,7 +237,7 @@ class Preprocessor:
             image = torch.nn.functional.interpolate(
                 image[None], size=size, mode=self.resample, align_corners=False, antialias=True
             )[0]
-        return _center_crop(image, self.crop)
+        return center_crop(image, self.crop)
 
     def _normalise(self, image: Tensor) -> Tensor:
         """uint8 [..., 3, H, W] to float32, with mean and std scaled first, as transformers does it."""
@@ -296,14 +296,3 @@ class Preprocessor:
             )
         blocks = values.float().reshape(steps, h // m, w // m, m, m, 3, t, p, p)
         return blocks.permute(0, 6, 5, 1, 3, 7, 2, 4, 8).reshape(steps * t, 3, h * p, w * p)
-
-
-def _center_crop(image: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """[..., H, W] cropped in the centre, filled with zeros where smaller, as transformers does it."""
-    if size is None:
-        return image
-    short_h, short_w = max(0, size[0] - image.shape[-2]), max(0, size[1] - image.shape[-1])
-    if short_h or short_w:
-        image = torch.nn.functional.pad(image, (short_w // 2, (short_w + 1) // 2, short_h // 2, (short_h + 1) // 2))
-    top, left = int((image.shape[-2] - size[0]) / 2), int((image.shape[-1] - size[1]) / 2)
-    return image[..., top : top + size[0], left : left + size[1]]
