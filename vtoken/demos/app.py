@@ -90,7 +90,7 @@ def _launch(blocks: Any, settings: Settings, runner: Any) -> Server:
             root_path=settings.root_path or None,
             max_file_size=int(settings.max_upload * 2**20),
             theme=theme(),
-            css=asset("style.css"),
+            head=f"<style>{asset('style.css')}</style>",  # as css= Gradio would rewrite its media queries
             prevent_thread_lock=True,
             quiet=True,
             show_error=False,

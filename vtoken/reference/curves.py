@@ -34,7 +34,7 @@ def draw(log: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for task in TASKS:
-        axes.plot([row["step"] for row in log], [row.get(task) for row in log], label=task)
+        axes.plot([row["step"] for row in log], [float(row.get(task, "nan")) for row in log], label=task)
     for before, after in zip(log, log[1:], strict=False):
         if after["level"] != before["level"]:
             axes.axvline(after["step"], color="0.7", linestyle=":")
