@@ -17,7 +17,7 @@ from vtoken.errors import InputError, UnsupportedError, VideoError
 from vtoken.plan import Plan
 from vtoken.prompts import prompt
 from vtoken.reading import Sampling, read_clip
-from vtoken.report import Report
+from vtoken.report import FATES, Report
 
 ASKED = [
     "llava",
@@ -157,3 +157,42 @@ def test_many_questions_are_answered_as_one_by_one(name: str) -> None:
         alone = vtoken.ask(model, tokenizer_of(model), still(), question, **options)
         assert torch.equal(alone.tokens, answer.tokens)
         assert (alone.report.tokens, alone.report.encoded) == (answer.report.tokens, answer.report.encoded)
+
+
+@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("plan", ["none", "grt", "grt | divprune:keep=0.5", "dpc_knn:keep=0.3"])
+def test_fates_count_what_the_report_counts(name: str, plan: str) -> None:
+    answer = ask(name, still(), native_fps=4, fps="native", plan=plan)
+    counts = {fate: int((answer.fate == i).sum()) for i, fate in enumerate(FATES)}
+    assert answer.fate.dtype == np.uint8 and answer.fate.size == answer.report.cells
+    assert answer.fate.shape[0] == len(answer.clip.times)
+    assert counts["kept"] == answer.report.tokens
+    assert (counts["skipped"] > 0) == plan.startswith("grt") and (counts["dropped"] > 0) == ("divprune" in plan)
+    assert (counts["merged"] > 0) == ("dpc_knn" in plan)
+    if name.startswith("qwen"):  # one cell of the gate is one token
+        assert np.array_equal(answer.fate != FATES.index("skipped"), answer.clip.gate.keep)
+    assert "fates" not in answer.report.to_dict() and not answer.report.fates
+
+
+def test_each_question_of_a_batch_has_its_own_fates() -> None:
+    model = model_of("qwen2_5_vl")
+    options = {"native_fps": 4, "fps": "native", "plan": "grt | divprune", "keep": 0.2, "max_new_tokens": 2}
+    questions = ["what moves?", "where is it?", "why?"]
+    many = vtoken.ask_many(model, tokenizer_of(model), still(), questions, batch=2, **options)
+    alone = [vtoken.ask(model, tokenizer_of(model), still(), q, **options) for q in questions]
+    assert all(np.array_equal(a.fate, b.fate) for a, b in zip(many, alone, strict=True))
+
+
+def test_progress_tells_the_stage_and_may_end_the_call() -> None:
+    told: list[tuple[str, float]] = []
+    ask("qwen2_5_vl", still(), native_fps=4, fps="native", progress=lambda stage, share: told.append((stage, share)))
+    assert told[0] == ("decode", 0.0) and told[-1] == ("encode", 0.0) and ("decode", 1.0) in told
+
+    class Enough(Exception):
+        pass
+
+    def end(stage: str, share: float) -> None:
+        raise Enough
+
+    with pytest.raises(Enough):
+        ask("qwen2_5_vl", still(), native_fps=4, fps="native", progress=end)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -91,6 +96,8 @@ def test_only_two_endpoints_are_offered(client: Client) -> None:
         ({"keep": 0.5}, "no stage of plan"),
         ({"plan": "evs", "keep": 2.0}, "keep=2"),
         ({"fps": 0.0}, "fps=0"),
+        ({"question": "why? " * 1000}, "5,000 characters"),
+        ({"max_new_tokens": 5000}, "from 1 to 1024"),
         ({"start": 1.0, "end": 0.5}, "is empty"),
     ],
 )
@@ -129,8 +136,6 @@ def test_a_file_above_the_limit_is_refused(client: Client, tmp_path: Path) -> No
     ],
 )
 def test_no_path_of_the_server_and_no_address_is_opened(server: Server, path: str, reason: str) -> None:
-    import httpx
-
     names_ = {d["api_name"]: d["id"] for d in httpx.get(f"{server.url}config").json()["dependencies"]}
     data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, QUESTION, 2.0, "grt", None, None, None, None, None, 4]
     body = {"data": data, "fn_index": names_["ask"], "session_hash": "someone"}
@@ -166,3 +171,18 @@ def test_a_taken_port_is_told(server: Server, settings: Any) -> None:
     port = int(server.url.rstrip("/").rpartition(":")[2])
     with pytest.raises(vtoken.InputError, match=f"--port={port}"), serving(dataclasses.replace(settings, port=port)):
         pass
+
+
+def test_the_command_serves_and_cleans_up(checkpoint: Path) -> None:
+    command = [sys.executable, "-m", "vtoken", "demo", "--model", str(checkpoint), "--port", "0", "--allow-models"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[-1]
+        page = httpx.get(url, timeout=60).text
+        assert "vtoken" in page and "fonts.googleapis" not in page
+        labels = [c["props"].get("label") for c in httpx.get(f"{url}config").json()["components"]]
+        assert "Another checkpoint (hub id)" in labels
+        before = set(Path(tempfile.gettempdir()).glob("vtoken-demo-*"))
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+        assert len(set(Path(tempfile.gettempdir()).glob("vtoken-demo-*"))) < len(before)

@@ -280,3 +280,21 @@ def test_rate_above_native_leaves_a_note(tmp_path):
     reader = open_video(write_video(tmp_path / "a.mp4", flat(32, 48, 10)), fps=60)
     assert times(reader) == pytest.approx(np.arange(10) / 10)
     assert "above the clip's own 10.00" in reader.notes[0]
+
+
+def test_a_recording_without_a_length_is_measured(tmp_path):
+    """What a browser records: the header is written before the end is known."""
+    import av
+
+    clip, path = render("objects", 2.5, 20.0, (64, 96)), tmp_path / "recording.webm"
+    with av.open(str(path), "w", format="webm", options={"live": "1"}) as container:
+        stream = container.add_stream("libvpx", rate=20)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        for pixels in clip.frames():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        assert not container.duration and not container.streams.video[0].duration
+    with open_video(path, fps=4) as reader:
+        assert reader.duration == pytest.approx(2.5, abs=0.06)
+        assert len(times(reader)) == 10

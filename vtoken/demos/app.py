@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -115,6 +116,7 @@ def _free(host: str) -> int:
 
 def serve(settings: Settings) -> None:
     """Serve the page until the process is interrupted."""
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # a stopped service cleans up as Ctrl+C does
     with serving(settings) as server:
         print(f"vtoken demo: {server.url}" + (f" and {server.public}" if server.public else ""), flush=True)
         print("Stop it with Ctrl+C.", flush=True)

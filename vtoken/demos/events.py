@@ -53,7 +53,7 @@ def _runs(p: Parts, runner: Runner) -> None:
 
     def start(request: gr.Request) -> tuple[str, str, Any]:
         runner.visitors.get(request.session_hash).begin()
-        return views.progress(Step("wait")), "", gr.update(interactive=True)
+        return views.progress(Step("wait")), "", gr.update(value="Stop", interactive=True)
 
     def answer(request: gr.Request, beside: bool, *values: Any):
         yield from parts(ANSWERED, handlers.ask(request.session_hash, named(values), beside))
@@ -64,8 +64,9 @@ def _runs(p: Parts, runner: Runner) -> None:
     def draw(request: gr.Request, plans: list[str], rates: list[str], *values: Any):
         yield from parts(DRAWN, handlers.curve(request.session_hash, named(values), plans, rates))
 
-    def stop(request: gr.Request) -> None:
+    def stop(request: gr.Request) -> Any:
         runner.visitors.get(request.session_hash).stop.set()
+        return gr.update(value="Stopping", interactive=False)  # the stage at hand is finished first
 
     given = [p[name] for name in CONTROLS]
     for triggers, run, inputs, outputs in (
@@ -75,8 +76,8 @@ def _runs(p: Parts, runner: Runner) -> None:
     ):
         begun = gr.on(triggers, start, None, [p["progress"], p["notice"], p["stop"]], js=SCROLL, **QUICK)
         done = begun.then(run, inputs, [p[name] for name in outputs], **QUEUED)
-        done.then(lambda: gr.update(interactive=False), None, p["stop"], **QUICK)
-    p["stop"].click(stop, None, None, **QUICK)
+        done.then(lambda: gr.update(value="Stop", interactive=False), None, p["stop"], **QUICK)
+    p["stop"].click(stop, None, p["stop"], **QUICK)
 
 
 def _models(p: Parts, runner: Runner) -> None:

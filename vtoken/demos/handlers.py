@@ -18,6 +18,7 @@ from vtoken.errors import InputError
 Updates = Iterator[dict[str, Any]]
 CONTROLS = ("video", "question", "start", "end", "fps", "gate", "reducer", "kind", "amount", "threshold", "written")
 CONTROLS += ("new_tokens",)
+MOST = 48  # runs of one curve or comparison
 
 
 class Handlers:
@@ -97,6 +98,8 @@ class Handlers:
         try:
             if not points:
                 raise InputError("nothing is chosen; choose a plan, and a rate where rates are asked for")
+            if len(points) > MOST:
+                raise InputError(f"{len(points)} runs are chosen; this page makes {MOST} at once at most")
             asked = [self._asked(values, plan, rate) for plan, rate in points]
             yield {place: "", file: None} | ({"chart": None} if chart else {})
             done: set[Any] = set()

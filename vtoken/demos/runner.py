@@ -21,6 +21,7 @@ from vtoken.plan import Plan
 
 log = logging.getLogger("vtoken.demo")
 STOPPED = "stopped; nothing was answered"
+LONGEST, MOST_TOKENS = 4000, 1024  # characters of a question, tokens of an answer
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,10 @@ class Runner:
             raise InputError("there is no question; write one, or take an example")
         Plan.parse(plan, **budget)
         known = clips.facts(path)
+        if len(question) > LONGEST:
+            raise InputError(f"the question has {len(question):,} characters; this page takes {LONGEST:,} at most")
+        if not 1 <= new_tokens <= MOST_TOKENS:
+            raise InputError(f"max_new_tokens={new_tokens} must be from 1 to {MOST_TOKENS}")
         if not fps > 0:
             raise InputError(f"fps={fps:g} must be above 0")
         rate = "native" if fps >= known.fps * 0.999 else float(fps)

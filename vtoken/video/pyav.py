@@ -43,6 +43,8 @@ def probe(path: str) -> Clip:
         elif container.duration:
             duration = container.duration / MICROSECONDS
             exact = len(container.streams) == 1
+        else:  # a browser's recording: its header was written before its end
+            duration, exact = _scan(path, stream.index), True
         rate = stream.average_rate or stream.guessed_rate
         clip = Clip(
             path=path,
@@ -97,6 +99,24 @@ def _open(path: str) -> InputContainer:
             f"{path}: not a video that FFmpeg can open ({_first_line(error)}); "
             "check that the file is complete and really a video"
         ) from error
+
+
+def _scan(path: str, index: int) -> float | None:
+    """Seconds to the end of the last packet of a stream, without decoding; None where packets have no times."""
+    from av.error import FFmpegError
+
+    first, last = None, None
+    with _open(path) as container:
+        try:
+            for packet in container.demux(container.streams[index]):
+                if packet.pts is None or packet.time_base is None:
+                    continue
+                first = packet.pts if first is None else min(first, packet.pts)
+                end = float((packet.pts + (packet.duration or 0) - first) * packet.time_base)
+                last = end if last is None else max(last, end)
+        except (FFmpegError, OSError):
+            pass  # the file is cut off; what could be read counts
+    return last
 
 
 def _best(container: InputContainer, path: str) -> VideoStream:
