@@ -28,7 +28,7 @@ def overlay(path: Path, answer: Answer, start: float | None, end: float | None) 
     fate, clip = answer.fate, answer.clip
     every = max(1, math.ceil(len(fate) / PICTURES))
     shown = clip.times[::every]
-    scenes = np.flatnonzero(np.diff(clip.gate.scene))
+    scenes = np.flatnonzero(np.diff(clip.gate.scene)) + 1
     return {
         "name": path.name,
         "plan": answer.report.plan,
