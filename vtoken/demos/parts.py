@@ -153,7 +153,7 @@ def _results(p: Parts, runner: Runner) -> None:
     with gr.Tab("Answer", id="answer", render_children=True):
         p["headline"] = _html("", "headline")
         p["chat"] = gr.Chatbot(
-            label="Questions and answers", height=230, render_markdown=False, buttons=["copy"], elem_id="vt-chat",
+            label="Questions and answers", height=190, render_markdown=False, buttons=[], elem_id="vt-chat",
             placeholder="Take a sample clip on the left, then ask.", feedback_options=None,
             group_consecutive_messages=False,
         )  # fmt: skip

@@ -80,7 +80,7 @@ function cells(paint, step) {
         paint.lineWidth = 3;
         paint.strokeRect(x + 1.5, y + 1.5, w - 3, h - 3);
       } else {
-        paint.globalAlpha = fate === 0 ? 0.72 : 0.55;
+        paint.globalAlpha = fate === 0 ? 0.66 : 0.55;
         paint.fillStyle = colour(FATES[fate]);
         paint.fillRect(x, y, w + 0.5, h + 0.5);
         paint.globalAlpha = 1;
