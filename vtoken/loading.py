@@ -54,7 +54,10 @@ def _folder(name: str) -> str:
     if name != REFERENCE:
         return name
     if not (WEIGHTS / "config.json").is_file():
-        raise InputError(f"model {name!r}: its weights are missing from {WEIGHTS}; install the package again")
+        raise InputError(
+            f"model {name!r}: its weights are missing from {WEIGHTS}; train and export them with "
+            "`python -m vtoken.reference.train`, or name another checkpoint"
+        )
     return str(WEIGHTS)
 
 
