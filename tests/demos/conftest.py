@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,10 @@ from vtoken.demos.settings import Settings
 from vtoken.loading import load
 from vtoken.video.synthetic import render
 from vtoken.video.write import write_video
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+FLAGS += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +64,41 @@ def server(settings: Settings) -> Iterator[Server]:
 @pytest.fixture
 def runner(settings: Settings, tmp_path: Path) -> Runner:
     return Runner(settings, tmp_path)
+
+
+@pytest.fixture
+def upload(runner: Runner, clip: Path) -> Path:
+    """The clip where the page finds uploads."""
+    target = runner.root / "0123abcd" / clip.name
+    target.parent.mkdir()
+    target.write_bytes(clip.read_bytes())
+    return target
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
+    known = ("chromium", "chromium-browser", "google-chrome")
+    found = os.environ.get("CHROMIUM") or next((p for n in known if (p := shutil.which(n))), None)
+    if found is None:
+        pytest.skip("needs Chromium: apt-get install chromium, or set CHROMIUM to its path")
+    with api.sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def shots(tmp_path: Path) -> Path:
+    folder = Path(os.environ.get("VTOKEN_SCREENSHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def visit(browser: Any, server: Server) -> Iterator[Any]:
+    from tests.demos.visit import Visit
+
+    made = Visit(browser, server)
+    yield made
+    made.close()

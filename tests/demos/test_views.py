@@ -1,0 +1,80 @@
+"""What a run looks like: snippet, CSV, HTML, and the overlay of its cells."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.demos.runs import last, run_of, values
+from vtoken.demos import choices, records, views
+from vtoken.demos.handlers import Handlers
+from vtoken.demos.overlay import overlay
+from vtoken.demos.runner import Runner
+from vtoken.report import FATES, STAGES
+
+# records and views
+
+
+def test_the_snippet_repeats_the_run(runner: Runner, upload: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = last(Handlers(runner).ask("a", values(upload, reducer="divprune", end=1.5), False))
+    monkeypatch.chdir(upload.parent)
+    names: dict[str, Any] = {}
+    exec(compile(found["script"], "snippet.py", "exec"), names)
+    told = json.loads(found["report"])[0]
+    assert names["answer"].text == told["answer"]
+    assert names["answer"].report.tokens == told["report"]["tokens"]
+
+
+def test_csv_has_no_formulas_and_html_no_foreign_tags(loaded: tuple[Any, Any], clip: Path) -> None:
+    run = run_of(loaded, clip)
+    run.answer.text = "=1+1<script>"
+    assert "'=1+1" in records.to_csv([run])
+    for shown in (views.cards(run, run, "<i>"), views.table([run], ("plan", "answer")), views.headline(run, run)):
+        assert "<script>" not in shown and "<i>" not in shown
+
+
+def test_the_page_shows_every_stage(loaded: tuple[Any, Any], clip: Path) -> None:
+    run = run_of(loaded, clip)
+    shown = views.cards(run, None)
+    assert all(f"</i>{stage}</th>" in shown for stage in STAGES)
+    assert f"{run.total:,.1f}" in shown
+    style = (Path(views.__file__).parent / "assets" / "style.css").read_text()
+    assert all(f".vt-{stage} {{ background" in style for stage in STAGES)
+
+
+# overlays
+
+
+def unpacked(value: dict[str, Any]) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(value["fate"]), np.uint8).reshape(value["shape"])
+
+
+@pytest.mark.parametrize("plan", ["none", "grt", "grt | divprune", "divprune", "dpc_knn"])
+def test_the_overlay_counts_what_the_report_counts(loaded: tuple[Any, Any], clip: Path, plan: str) -> None:
+    run = run_of(loaded, clip, plan=plan, **choices.budget(plan, "keep", 0.05))
+    value = overlay(clip, run.answer, None, None)
+    fate, report = unpacked(value), run.answer.report
+    counts = {name: int((fate == i).sum()) for i, name in enumerate(FATES)}
+    assert counts == value["counts"]
+    assert counts["kept"] == report.tokens and fate.size == report.cells
+    assert counts["skipped"] == report.cells - report.encoded
+    assert (counts["merged"] > 0) == (plan == "dpc_knn")
+    assert (counts["dropped"] > 0) == ("divprune" in plan)
+    assert len(value["images"]) == len(value["times"]) == fate.shape[0]
+    assert np.mean(value["share"]) == pytest.approx(report.tokens / report.cells, abs=1e-5)
+
+
+def test_the_overlay_marks_cuts_and_shows_the_part_that_was_asked(loaded: tuple[Any, Any], tmp_path: Path) -> None:
+    from vtoken.video.synthetic import render
+    from vtoken.video.write import write_video
+
+    path = write_video(tmp_path / "cut.mp4", render("cut", 6.0, 10.0, (112, 168)))
+    run = run_of(loaded, path, start=1.0)
+    value = overlay(path, run.answer, 1.0, None)
+    assert value["cuts"] == pytest.approx([2.0, 4.0], abs=0.11)
+    assert value["times"][0] == pytest.approx(1.0, abs=0.05) and len(value["images"]) == len(value["times"])
