@@ -89,14 +89,13 @@ def dpc_knn(x: Tensor, clusters: int, neighbours: int) -> tuple[Tensor, Tensor]:
 def _centred(x: Tensor) -> Tensor:
     """float32 rows about their mean (distances stay, cancellation shrinks), over sqrt(D)."""
     x = x.float()
-    return (x - x.mean(1, keepdim=True)).div_(x.shape[2] ** 0.5)
+    return (x - x.mean(1, keepdim=True)) / x.shape[2] ** 0.5
 
 
 def _squared(a: Tensor, b: Tensor) -> Tensor:
     """Squared distances [B, M, N] of rows [B, M, D] and [B, N, D], the same from either side."""
-    length = a.square().sum(-1)
-    other = length if b is a else b.square().sum(-1)
-    return (length[:, :, None] + other[:, None]).baddbmm_(a, b.transpose(1, 2), alpha=-2).clamp_(min=0)
+    lengths = a.square().sum(-1)[:, :, None] + b.square().sum(-1)[:, None]
+    return lengths.baddbmm_(a, b.transpose(1, 2), alpha=-2).clamp_(min=0)
 
 
 def _strip(x: Tensor, rows: Tensor) -> Tensor:

@@ -98,17 +98,14 @@ class FastVID(Merger):
 
     def _anchors(self, x: Tensor, frame: Tensor, segment: Tensor, around: Tensor) -> Tensor:
         """bool [N], the anchors; ``frame`` is -1 for salient tokens."""
+        rank = torch.zeros_like(frame)
+        for rows, _, _ in batches(frame, torch.zeros_like(around)):
+            best = dpc_scores(x[rows], self.neighbours).argsort(dim=1, descending=True, stable=True)
+            rank[rows] = best.argsort(dim=1)
         length = torch.bincount(segment)
         back = length.cumsum(0)[segment] - 1 - torch.arange(len(segment), device=frame.device)
         late = back % self.p > 0  # frames that give no anchors while those of anchor frames last
         paid = torch.zeros_like(length).index_add_(0, segment, around)
-        free = torch.bincount(frame[frame >= 0], minlength=len(around)).masked_fill(late, 0)
-        short = paid > torch.zeros_like(length).index_add_(0, segment, free)
-        asked = ~late | short[segment]  # no other frame can give an anchor
-        rank = torch.zeros_like(frame)
-        for rows, _, _ in batches(torch.where(asked[frame], frame, -1), torch.zeros_like(around)):
-            best = dpc_scores(x[rows], self.neighbours).argsort(dim=1, descending=True, stable=True)
-            rank[rows] = best.argsort(dim=1)
         pool = (frame >= 0).nonzero().squeeze(1)
         if self.exact:  # frames of a segment pay alike there
             quota = torch.where(late, 0, around * length[segment] // -(-length[segment] // self.p))
