@@ -70,7 +70,7 @@ def test_packed_questions_see_what_ask_sends(tiny: Any, words: Any, fps: int) ->
     finally:
         hook.remove()
     with torch.no_grad():
-        last, _, _ = language.forward(tiny, batch, 0)
+        last, *_ = language.forward(tiny, batch, 0)
         for (row, first, _, q), logits in zip(batch.tasks, stock, strict=True):
             assert torch.allclose(tiny.lm_head(last[row, first]), logits, atol=2e-4), q.text
 

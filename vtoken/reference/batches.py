@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from vtoken.reference import model as shape
-from vtoken.reference.guide import targets
+from vtoken.reference.guide import HEADS, earlier, targets
 from vtoken.reference.labels import IGNORE, LANGUAGE, language_labels, vision_labels
 from vtoken.reference.pairs import rows_of
-from vtoken.reference.questions import Question, ask_all
+from vtoken.reference.questions import Question, ask_all, ask_image
 from vtoken.reference.render import Painter
 from vtoken.reference.world import FPS, FRAMES, SPAN, SPLITS, Script, script
 
@@ -25,10 +25,14 @@ LEVELS = (((2, 3), (1, 1)), ((2, 5), (1, 2)), ((3, 8), (1, 2)))
 
 @dataclass
 class Item:
-    """One clip at one rate: ``features`` float32 [cells, SIDE], labels int64 [cells] by name, and its questions."""
+    """One clip at one rate, or one frame of it as an image (rate 0).
+
+    ``features`` float32 [cells, SIDE], labels int64 [cells] by name, and its questions.
+    """
 
     script: Script
     fps: int
+    frames: np.ndarray  # numbers of those sampled
     features: Tensor
     labels: dict[str, Tensor]
     questions: dict[str, list[Question]]
@@ -64,15 +68,19 @@ def sampled(fps: int) -> np.ndarray:
 def item(model: Any, seed: int, fps: int, level: int, split: str = "train") -> Item:
     symbols, panels = LEVELS[level]
     seed += SPLITS.index(split) * SPAN
-    what = script(seed, symbols, panels)
-    frames, painter = sampled(fps), Painter(what)
+    what, rng = script(seed, symbols, panels), np.random.default_rng((seed, 1))
+    still = int(rng.integers(FRAMES)) if fps == 0 else None
+    frames = sampled(fps) if still is None else np.array([still, still])
+    painter = Painter(what)
     images = np.stack([painter.frame(int(f)) for f in frames])
     labels = language_labels(what, frames, vision_labels(what, frames))
+    if still is not None:  # they are about time
+        labels = {n: np.full_like(v, IGNORE) for n, v in labels.items()}
     asked: dict[str, list[Question]] = {}
-    for q in ask_all(what, np.random.default_rng((seed, 1))):
+    for q in ask_all(what, rng) if still is None else ask_image(what, still):
         asked.setdefault(q.task, []).append(q)
     flat = {n: torch.from_numpy(v).flatten() for n, v in labels.items()}
-    return Item(what, fps, shape.vision_forward(model, rows_of(images)), flat, asked)
+    return Item(what, fps, frames, shape.vision_forward(model, rows_of(images)), flat, asked)
 
 
 class Packer:
@@ -91,22 +99,30 @@ class Packer:
     def prefix(self, fps: int) -> tuple[Tensor, Tensor]:
         """Ids int64 [P] and positions int64 [3, P] of everything before the question."""
         if fps not in self.prefixes:
-            frames = sampled(fps).reshape(-1, 2)
-            c = self.model.config
-            step = [c.vision_start_token_id, *[c.video_token_id] * CELLS, c.vision_end_token_id]
-            ids = self.ids("<|im_start|>user<|vision_start|>")
-            ids = ids + [t for m in frames.mean(1) / FPS for t in self.ids(f"<{m:.1f} seconds>") + step]
-            row = torch.tensor([*ids, c.vision_end_token_id])
-            grid = torch.tensor([[len(frames), 8, 8]])
-            kinds = 2 * (row == c.video_token_id).int()
-            where, _ = self.model.model.get_rope_index(row[None], kinds[None], video_grid_thw=grid)
+            row, grid = self._image() if fps == 0 else self._video(fps)
+            c, key = self.model.config, "image_grid_thw" if fps == 0 else "video_grid_thw"
+            kinds = (row == c.image_token_id).int() + 2 * (row == c.video_token_id).int()
+            where, _ = self.model.model.get_rope_index(row[None], kinds[None], **{key: grid})
             self.prefixes[fps] = (row, where[:, 0])
         return self.prefixes[fps]
+
+    def _video(self, fps: int) -> tuple[Tensor, Tensor]:
+        frames, c = sampled(fps).reshape(-1, 2), self.model.config
+        step = [c.vision_start_token_id, *[c.video_token_id] * CELLS, c.vision_end_token_id]
+        ids = self.ids("<|im_start|>user<|vision_start|>")
+        ids = ids + [t for m in frames.mean(1) / FPS for t in self.ids(f"<{m:.1f} seconds>") + step]
+        return torch.tensor([*ids, c.vision_end_token_id]), torch.tensor([[len(frames), 8, 8]])
+
+    def _image(self) -> tuple[Tensor, Tensor]:
+        c = self.model.config
+        ids = [*self.ids("<|im_start|>user<|vision_start|>"), *[c.image_token_id] * CELLS, c.vision_end_token_id]
+        return torch.tensor(ids), torch.tensor([[1, 8, 8]])
 
     def pack(self, items: list[Item], chosen: list[list[Question]], keep: float, rng: torch.Generator) -> Batch:
         """``chosen[b]`` are the questions of row b, one a slot; ``keep`` is the share of visual tokens left."""
         ids, where = self.prefix(items[0].fps)
-        visual = (ids == self.model.config.video_token_id).nonzero().flatten()
+        pad = self.model.config.video_token_id if items[0].fps else self.model.config.image_token_id
+        visual = (ids == pad).nonzero().flatten()
         text, goals, starts, tasks = self._slots(chosen)
         p, total = len(ids), len(ids) + text.shape[1]
         after = int(where.max()) + 1
@@ -130,9 +146,7 @@ class Packer:
             positions = positions.gather(2, index.expand(3, -1, -1))
             following = following.gather(1, index)
             labels = {n: v.gather(1, order) for n, v in labels.items()}
-            seen = (ids.expand(batch, -1) == self.model.config.video_token_id).gather(
-                1, index[:, : p - len(visual) + kept]
-            )
+            seen = (ids.expand(batch, -1) == pad).gather(1, index[:, : p - len(visual) + kept])
             places = seen.nonzero()[:, 1].view(batch, -1)
         else:
             places = visual.expand(batch, -1)
@@ -203,17 +217,34 @@ def accuracy(batch: Batch, rows: Tensor, columns: Tensor, right: Tensor) -> dict
     return {task: sum(v) / len(v) for task, v in found.items()}
 
 
-def looks(batch: Batch, items: list[Item]) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows int64 [n], columns int64 [n] that predict an answer's word, and the visual tokens that tell it, bool
-    [n, visual tokens of a row]; words that no kept token tells are left out."""
-    rows, columns, goals = [], [], []
+def looks(batch: Batch, items: list[Item]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows int64 [n], columns int64 [n] that predict an answer's word, the visual tokens that tell it, bool [n, HEADS,
+    visual tokens of a row], and whether all of those are needed, bool [n].
+
+    Words that no kept token tells are left out.
+    """
+    rows, columns, goals, every = [], [], [], []
     for b, a, _, q in batch.tasks:
-        for j, goal in enumerate(targets(items[b].script, q, sampled(items[b].fps))):
+        for j, goal in enumerate(targets(items[b].script, q, items[b].frames)):
             if goal is not None:
-                flat = torch.from_numpy(goal).flatten()
-                flat = flat if batch.order is None else flat[batch.order[b]]
-                if flat.any():
+                flat = torch.from_numpy(goal).flatten(1)
+                flat = flat if batch.order is None else flat[:, batch.order[b]]
+                if flat.any(1).all():
                     rows.append(b)
                     columns.append(a + j)
-                    goals.append(flat)
-    return torch.tensor(rows), torch.tensor(columns), torch.stack(goals)
+                    goals.append(flat.expand(HEADS, -1))
+                    every.append(q.task == "count")
+    return torch.tensor(rows), torch.tensor(columns), torch.stack(goals), torch.tensor(every)
+
+
+def looks_back(batch: Batch, items: list[Item]) -> tuple[Tensor, Tensor]:
+    """Cells whose panel has shown another letter, int64 [B, m] numbers among a row's visual tokens, -1 where a row has
+    fewer; and the cells that show the letter before, bool [B, m, visual tokens]. For rows with every token."""
+    found = [earlier(i.script, i.frames) for i in items]
+    width = max(1, *(len(at) for at, _ in found))
+    at = torch.full((len(items), width), -1)
+    goals = torch.zeros(len(items), width, batch.visual.shape[1], dtype=torch.bool)
+    for b, (cells, seen) in enumerate(found):
+        at[b, : len(cells)] = torch.from_numpy(cells)
+        goals[b, : len(cells)] = torch.from_numpy(seen)
+    return at, goals

@@ -1,4 +1,4 @@
-"""Where a reader should look for an answer: cells and frames, to guide attention in training."""
+"""Where a reader should look for an answer, or for the letter before: cells and frames, to guide attention."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from vtoken.reference.questions import Question
 from vtoken.reference.world import FPS, FRAMES, Panel, Script
 
 NEAR = 4  # frames around the time asked
+HEADS = 3  # attention heads that are guided
 
 
 def targets(script: Script, question: Question, frames: np.ndarray) -> list[np.ndarray | None]:
-    """For every word of the answer the cells that tell it: bool [steps, 4, 4] each, None where no place does.
+    """For every word of the answer the cells that tell it: bool [1 or HEADS, steps, 4, 4] each.
+
+    None where no place does. Heads are told apart where two things are compared.
 
     Args:
         frames: numbers of the sampled frames [2 * steps].
@@ -20,12 +23,14 @@ def targets(script: Script, question: Question, frames: np.ndarray) -> list[np.n
     words = question.answer.split()
     text = question.text.replace("?", "").replace(",", "").split()
     panel = next((p for p in script.panels if f"the {p.colour} panel" in question.text), None)
+    if panel is not None and "comes" in text:
+        return [_joined([_panel(panel, question, word, frames) for word in (text[-3], text[-1], words[0])])]
     if panel is not None:
-        return [_panel(panel, question, text, word, frames) for word in words]
+        return [_joined([_panel(panel, question, word, frames)]) for word in words]
     if question.task == "count":
-        return [_lamp(script, text, frames)]
+        return [_joined([_lamp(script, text, frames)])]
     if question.task == "motion":
-        return [_mover(script, text, frames)]
+        return [_joined([_mover(script, text, frames)])]
     named = {*text, question.answer}
     back = question.text.endswith("comes back?")
     if "scene" in text:
@@ -39,19 +44,25 @@ def targets(script: Script, question: Question, frames: np.ndarray) -> list[np.n
         for i, frame in enumerate(frames[1::2]):
             if thing in script.visible(int(frame)):
                 out[(i, *cell_of(thing.x, thing.y))] = True
-    return [out if out.any() else None]
+    return [_joined([out])]
+
+
+def _joined(parts: list[np.ndarray | None]) -> np.ndarray | None:
+    found = [p for p in parts if p is not None and p.any()]
+    return np.stack(found) if len(found) == len(parts) else None
 
 
 def _empty(frames: np.ndarray) -> np.ndarray:
     return np.zeros((len(frames) // 2, GRID, GRID), bool)
 
 
-def _panel(panel: Panel, question: Question, text: list[str], word: str, frames: np.ndarray) -> np.ndarray | None:
-    if question.task == "count":
-        spans = [(0, FRAMES)]
+def _panel(panel: Panel, question: Question, word: str, frames: np.ndarray) -> np.ndarray:
+    if question.task == "count":  # every letter where it begins
+        firsts = [int(np.searchsorted(frames, a)) for a in panel.starts]
+        spans = [(frames[i], frames[i] + 1) for i in firsts if i < len(frames)]
     else:
-        symbols = [word] if "comes" not in text else [s for s in panel.symbols if s in text[-3:]]
-        spans = [(panel.starts[i], panel.ends()[i]) for i in map(panel.symbols.index, symbols)]
+        i = panel.symbols.index(word)
+        spans = [(panel.starts[i], panel.ends()[i])]
     if question.time is not None:
         middle, (a, b) = round(question.time * FPS), spans[0]
         gap = int(np.abs(frames - middle).min())
@@ -60,17 +71,17 @@ def _panel(panel: Panel, question: Question, text: list[str], word: str, frames:
     for i, frame in enumerate(frames):
         if any(a <= frame < b for a, b in spans):
             out[(i // 2, *cell_of(*panel.at(int(frames[i // 2 * 2]))))] = True
-    return out if out.any() else None
+    return out
 
 
-def _lamp(script: Script, text: list[str], frames: np.ndarray) -> np.ndarray | None:
+def _lamp(script: Script, text: list[str], frames: np.ndarray) -> np.ndarray:
     low = FRAMES // 2 if "second" in text else 0
     high = FRAMES // 2 if "first" in text else FRAMES
     out = _empty(frames)
     for i, frame in enumerate(frames):
         if script.lamp is not None and low <= frame < high and script.lamp.colour(int(frame)) is not None:
             out[(i // 2, *cell_of(script.lamp.x, script.lamp.y))] = True
-    return out if out.any() else None
+    return out
 
 
 def _mover(script: Script, text: list[str], frames: np.ndarray) -> np.ndarray | None:
@@ -88,3 +99,29 @@ def _mover(script: Script, text: list[str], frames: np.ndarray) -> np.ndarray | 
         if place is not None:
             out[(i // 2, *cell_of(*place))] = True
     return out
+
+
+def earlier(script: Script, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cells of panels that have shown another letter, and where that letter was.
+
+    Returns:
+        int64 [n], numbers of the cells, and bool [n, cells], the cells up to it that show the letter before.
+    """
+    steps = len(frames) // 2
+    at, goals = [], []
+    for panel in script.panels:
+        letters = [panel.symbol(int(f)) for f in frames]
+        cells = [k * GRID * GRID + _flat(panel, int(frames[2 * k])) for k in range(steps)]
+        for k in range(steps):
+            seen = list(dict.fromkeys(letters[: 2 * k + 2]))  # no letter comes twice
+            if len(seen) > 1:
+                goal = np.zeros(steps * GRID * GRID, bool)
+                goal[[cells[j] for j in range(k + 1) if seen[-2] in letters[2 * j : 2 * j + 2]]] = True
+                at.append(cells[k])
+                goals.append(goal)
+    return np.array(at, np.int64), np.array(goals, bool).reshape(len(at), steps * GRID * GRID)
+
+
+def _flat(panel: Panel, frame: int) -> int:
+    row, column = cell_of(*panel.at(frame))
+    return row * GRID + column

@@ -27,6 +27,7 @@ STEPS = 33  # half-frame-pair bins of the clip's time
 LANGUAGE = {
     "time": STEPS,
     "previous": 2 + len(SYMBOLS),
+    "new": 2,  # another letter than one step before
     "shown": 10,
     "lit": 8,
     "way_first": 1 + len(WAYS),
@@ -79,11 +80,13 @@ def language_labels(script: Script, frames: np.ndarray, vision: dict[str, np.nda
     for panel in script.panels:
         seen: list[str] = []
         for k in range(steps):
+            known = len(seen)
             for frame in frames[2 * k : 2 * k + 2]:
                 if not seen or seen[-1] != panel.symbol(int(frame)):
                     seen.append(panel.symbol(int(frame)))
             cell = (k, *cell_of(*panel.at(int(frames[2 * k]))))
             out["previous"][cell] = 1 + SYMBOLS.index(seen[-2]) if len(seen) > 1 else 0
+            out["new"][cell] = int(len(seen) > known)
             out["shown"][cell] = len(seen)
     if script.lamp is not None:
         cell = cell_of(script.lamp.x, script.lamp.y)

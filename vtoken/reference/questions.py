@@ -124,3 +124,16 @@ def _scene(script: Script, rng: np.random.Generator) -> list[Question]:
         out.append(("Which still shape is in the scene shown once?", once.shape, SHAPES))
         out.append(("What colour is the still shape in the scene that comes back?", back.colour, names))
     return [Question("scene", text, answer, None, choices, True) for text, answer, choices in out]
+
+
+def ask_image(script: Script, frame: int) -> list[Question]:
+    """All questions about one frame as a still image."""
+    names = tuple(COLOURS)
+    out = [
+        Question("read", f"Which symbol does the {p.colour} panel show?", p.symbol(frame), None, SYMBOLS, True)
+        for p in script.panels
+    ]
+    for thing in script.visible(frame):
+        out.append(Question("scene", f"What colour is the {thing.shape}?", thing.colour, None, names, True))
+        out.append(Question("scene", f"Which still shape is {thing.colour}?", thing.shape, None, SHAPES, True))
+    return out

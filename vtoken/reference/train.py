@@ -26,12 +26,13 @@ from vtoken.reference.pairs import pairs
 from vtoken.reference.questions import TASKS
 
 MIDDLE = 1  # layer whose output carries the dense labels of the language model
-ROUNDS = ({2: 12, 4: 36}, {2: 12, 4: 24, 8: 16}, {1: 12, 2: 12, 4: 18, 8: 24, 16: 12})  # clips by level and rate
-ROWS = {1: 12, 2: 12, 4: 12, 8: 8, 16: 4}  # clips a step
+ROUNDS = ({2: 12, 4: 36}, {2: 12, 4: 24, 8: 16}, {0: 16, 1: 12, 2: 12, 4: 18, 8: 24, 16: 12})
+# clips by level and rate; rate 0 is one frame as an image
+ROWS = {0: 16, 1: 12, 2: 12, 4: 12, 8: 8, 16: 4}  # clips a step
 REUSE = 2  # times that a clip is used in its round
 SETTLE = 700  # steps of the vision stage after everything stands free
 GUIDE = 0.4  # weight of guided attention
-KEEPS = (1.0, 1.0, 1.0, 0.6, 0.3)  # random token dropping, once the curriculum is through
+KEEPS = (1.0,)  # random token dropping, once the curriculum is through
 PASS = 0.75  # accuracy that ends a level
 
 
@@ -175,7 +176,8 @@ def language_step(
     )
     batch = packer.pack(items, [batches.choose(i, r) for i in items], keep, g)
     looking = batches.looks(batch, items)
-    last, middle, away = language.forward(state.model, batch, MIDDLE, looking)
+    back = batches.looks_back(batch, items) if keep == 1.0 and items[0].fps else None
+    last, middle, away, behind = language.forward(state.model, batch, MIDDLE, looking, back)
     rows, columns = (batch.targets != IGNORE).nonzero(as_tuple=True)
     logits = state.model.lm_head(last[rows, columns])
     goals = batch.targets[rows, columns]
@@ -190,6 +192,9 @@ def language_step(
     assert away is not None
     state.score["away"] = 0.9 * state.score.get("away", 5.0) + 0.1 * float(away.detach())
     loss = loss + GUIDE * away
+    if behind is not None:
+        state.score["behind"] = 0.9 * state.score.get("behind", 5.0) + 0.1 * float(behind.detach())
+        loss = loss + GUIDE * behind
     state.optimizer.step(loss, rate(state.step, steps, 1.5e-3))
     state.step += 1
     state.score["loss"] = float(loss.detach())
@@ -206,7 +211,7 @@ def validate(state: State, packer: batches.Packer, fps: int, clips: int = 24, of
     for i in range(0, clips, 6):
         items = [batches.item(state.model, offset + i + j, fps, 2, "validation") for j in range(6)]
         batch = packer.pack(items, [batches.choose(x, r) for x in items], 1.0, torch.Generator())
-        last, _, _ = language.forward(state.model, batch, MIDDLE)
+        last, _, _, _ = language.forward(state.model, batch, MIDDLE)
         rows, columns = (batch.targets != IGNORE).nonzero(as_tuple=True)
         right = state.model.lm_head(last[rows, columns]).argmax(1) == batch.targets[rows, columns]
         for task, value in batches.accuracy(batch, rows, columns, right).items():
@@ -282,7 +287,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the finished model is written")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--dense", type=float, default=0.15, help="weight of the dense labels of the language model")
+    parser.add_argument("--dense", type=float, default=0.3, help="weight of the dense labels of the language model")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--export", action="store_true", help="write the weights of the checkpoint, and no more")
