@@ -4,11 +4,12 @@
     python benchmarks/reducers.py --quick                      # two sizes, narrow tokens, short loops: under 2 minutes
     python benchmarks/reducers.py --methods divprune mmtok --sizes 2880 --widths 1152 --threads 1
 
-Each method keeps 25 % of made tokens (``made.py``) of 1 image of 24 x 24, 5 tiles of 24 x 24, 32 and 64 frames of
-14 x 14. Time is the CPU time of the process (user and system, all threads), the smallest of several runs, wall time
-beside it in the JSON lines. Memory is what the first run adds to the process at its peak, its result included, as Linux
-counts resident pages. "Published" is the form written out in ``published.py``, run on the same tokens in the same
-process; it is never extrapolated: where it would take minutes it is measured on smaller sizes only.
+Each method keeps 25 % of made tokens (``vtoken.bench.made``) of 1 image of 24 x 24, 5 tiles of 24 x 24, 32 and 64
+frames of 14 x 14. Time is the CPU time of the process (user and system, all threads), the smallest of several runs,
+wall time beside it in the JSON lines. Memory is what the first run adds to the process at its peak, its result
+included, as Linux counts resident pages. "Published" is the form written out in ``vtoken.bench.published``, run on the
+same tokens in the same process; it is never extrapolated: where it would take minutes it is measured on smaller sizes
+only.
 
 The encoder of a SigLIP-so400m's size is an estimate: one layer (width 1152, MLP 4304, 16 heads, random weights) on the
 729 patches of a frame, times 27 layers, times 32 frames, which are pooled to 196 tokens each. Exits 1 where a target is
@@ -18,26 +19,24 @@ missed.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
 import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # or a waiting thread counts as CPU time; before torch is imported
 
-import made
-import published
+
 import torch
 
 from vtoken import registry
-from vtoken.bench import machine
+from vtoken.bench import machine, made, published
+from vtoken.bench.measure import Cost, measure
 from vtoken.types import Budget
 
 GRIDS = {576: (1, 24), 2_880: (5, 24), 6_272: (32, 14), 12_544: (64, 14)}  # frames or tiles, and the side of each
@@ -47,15 +46,6 @@ TILED = {"hired", "globalcom2"}  # take the 5 tiles as an overview and 2 x 2 cro
 ENCODER_SIZE, LAYERS, PATCHES = 6_272, 27, 729
 SHARE, FASTER, GIB = 0.25, 20.0, 2.0  # the targets
 MIB = 2**20
-
-
-@dataclass
-class Cost:
-    """What one call takes; ``peak`` in bytes, None where the system does not tell."""
-
-    cpu: float
-    wall: float
-    peak: int | None
 
 
 @dataclass
@@ -69,33 +59,6 @@ class Row:
     ours: Cost
     form: str
     loop: Cost | None = None
-
-
-def status(field: str) -> int:
-    """A field of /proc/self/status in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-
-def measure(call: Callable[[], Any], seconds: float = 1.0) -> tuple[Cost, Any]:
-    """Run for about ``seconds`` or once, whichever is longer, at most 20 times."""
-    gc.collect()
-    peak = before = None
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)  # pages that the allocator holds back would hide what a call needs
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
-        before = status("VmRSS")
-    best, spent, runs, out = Cost(float("inf"), float("inf"), None), 0.0, 0, None
-    while runs == 0 or spent < seconds and runs < 20:
-        out = None
-        wall, cpu = time.perf_counter(), time.process_time()
-        out = call()
-        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        if runs == 0 and before is not None:
-            peak = max(0, status("VmHWM") - before)
-        best = Cost(min(best.cpu, cpu), min(best.wall, wall), peak)
-        spent, runs = spent + wall, runs + 1
-    return best, out
 
 
 def case(n: int, width: int, methods: list[str], threads: int, longest: int, pipe: Any) -> None:

@@ -15,7 +15,7 @@ from tests.families.tokenizer import tokenizer_of
 from vtoken import families
 from vtoken.errors import InputError, UnsupportedError, VideoError
 from vtoken.plan import Plan
-from vtoken.prompts import prompt
+from vtoken.prompts import prompts
 from vtoken.reading import Sampling, read_clip
 from vtoken.report import FATES, Report
 
@@ -63,7 +63,7 @@ def test_same_answer_as_generate_on_the_processors_pixels(name: str) -> None:
     grid = preprocess.grid(84, 112, len(clip))
     frames = vtoken.Frames(clip, np.arange(len(clip)) / 4)
     read = read_clip(clip, preprocess, Plan(), Report(), Sampling("native", native_fps=4))
-    inputs = prompt(family, model, tokenizer_of(model), read, "what moves?")
+    inputs = prompts(family, model, tokenizer_of(model), read, ["what moves?"])[0]
     inputs["pixel_values_videos"] = preprocess.pixel_values(frames, grid)
     out = model.generate(**inputs, max_new_tokens=4, do_sample=False)
     assert torch.equal(out[0, inputs["input_ids"].shape[1] :], answer.tokens)

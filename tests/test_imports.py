@@ -15,13 +15,14 @@ PACKAGE = Path(__file__).resolve().parent.parent / "vtoken"
 
 # lowest first; a module imports from its own level and from those before it
 LEVELS = [
-    ["version", "errors", "budget", "tokens", "types", "report", "registry"],
+    ["version", "errors"],
     ["kernels"],
+    ["budget", "tokens", "types", "report", "registry"],
     ["video", "tokenizers", "encoders", "thinners", "pruners", "mergers", "pathways"],
     ["plan"],
     ["families"],
     ["splice", "goals", "stages", "session", "wrapping", "loading"],
-    ["reading", "prompts", "asking"],
+    ["reading", "prompts", "memory", "packing", "answering", "asking"],
     ["reference", "bench", "catalogue", "console", "cli", "demos", "__main__"],
 ]
 LEVEL = {name: i for i, level in enumerate(LEVELS) for name in level}

@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from vtoken import families
+from vtoken.answering import Answer, Asked, by_batches, together
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.families.base import Clip, Family
+from vtoken.memory import ClipMemory
 from vtoken.plan import Plan, PlanLike
-from vtoken.prompts import prompt, stack, tokenizer_of
+from vtoken.prompts import prompts, tokenizer_of
 from vtoken.reading import Progress, Sampling, read_clip
 from vtoken.report import Report
-from vtoken.session import CLIPS, PLAN, REPORT, Session, check, pad_id
+from vtoken.session import Session, check
 from vtoken.video.preprocess import Preprocessor
-from vtoken.wrapping import wrapped
-
-
-@dataclass
-class Answer:
-    """What ``ask`` returns.
-
-    Attributes:
-        text: the answer.
-        report: tokens and milliseconds by stage, sampled frames, caps that bound.
-        clip: what the gate kept, for overlays; its pixel rows are gone.
-        tokens: int64 [n], ids of the answer.
-        fate: uint8 [T, h, w], what became of every token that the stock model would have had, by ``FATES`` (skipped by
-            the gate, dropped, merged into another one, kept), for overlays. Its grid is the language model's, which is
-            coarser than the gate's where a family pools.
-    """
-
-    text: str
-    report: Report
-    clip: Clip
-    tokens: Tensor
-    fate: np.ndarray
-
-    def __str__(self) -> str:
-        return self.text
 
 
 def ask(
@@ -111,15 +84,22 @@ def ask_many(
     native_fps: float | None = None,
     max_frames: int | None = None,
     progress: Progress | None = None,
+    memory: ClipMemory | None = None,
     **generate: Any,
 ) -> list[Answer]:
-    """Answer several questions about one video, which is decoded and gated once and encoded once a batch.
+    """Answer several questions about one video, which is decoded, gated, encoded and prefilled once.
+
+    Greedy answers share one prefill of the video and run packed behind it (``packing``); the ids are those of ``ask``,
+    up to rounding. Where that cannot be, ``generate`` runs on batches of whole prompts and the video is encoded once a
+    batch: a plan that looks at the question, other ways to generate, layers with a sliding window or linear attention.
 
     Args:
         questions: texts of the user's turns.
-        batch: prompts that run together.
+        batch: questions that run together.
+        memory: what earlier calls about the same video kept of it, and where this one keeps it; see ``ClipMemory``.
 
-    The other arguments and errors are those of ``ask``. The reports of a batch share its milliseconds evenly.
+    The other arguments and errors are those of ``ask``. Tokens of a report are those of one question's prompt; its
+    milliseconds are one question's even share, so that the reports of all questions add up to the call.
     """
     if video is None:
         raise InputError("video=None: ask needs a video; for text alone call model.generate")
@@ -135,62 +115,24 @@ def ask_many(
             f"vtoken.ask does not know how {family.title} takes a video; call model.generate with what its own "
             "processor makes"
         )
-    read = Report(str(chosen))
     sampling = Sampling(fps, start, end, backend, native_fps, max_frames)
-    clip = read_clip(video, _preprocessor(family, model, processor), chosen, read, sampling, _dtype(model), progress)
-    prompts = [prompt(family, model, processor, clip, q) for q in questions]
-    out: list[Answer] = []
-    options = {"max_new_tokens": 128, "do_sample": False} | generate
-    for first in range(0, len(prompts), batch):
-        if progress is not None:
-            progress("encode", first / len(prompts))
-        out += _answer(model, processor, clip, prompts[first : first + batch], chosen, read, options, len(prompts))
-    clip.rows = clip.rows[:0]
-    return out
 
+    def make(report: Report) -> Clip:
+        preprocess = _preprocessor(family, model, processor)
+        return read_clip(video, preprocess, chosen, report, sampling, _dtype(model), progress)
 
-def _answer(
-    model: Any,
-    processor: Any,
-    clip: Clip,
-    prompts: list[dict[str, Any]],
-    plan: Plan,
-    read: Report,
-    options: dict[str, Any],
-    questions: int,
-) -> list[Answer]:
-    """Answers of one batch of prompts about one clip."""
-    inputs = stack(prompts, pad_id(model))
-    inputs = {n: v.to(model.device) if isinstance(v, Tensor) else v for n, v in inputs.items()}
-    report = Report(str(plan))
-    call = inputs | options | {CLIPS: [clip] * len(prompts), PLAN: plan, REPORT: report}
-    if isinstance(vars(model).get("vtoken"), Session):
-        made = model.generate(**call)
+    if memory is None:
+        read = Report()
+        clip = make(read)
     else:
-        with wrapped(model, plan):
-            made = model.generate(**call)
-    sequences = made if isinstance(made, Tensor) else made.sequences
-    new = sequences[:: len(sequences) // len(prompts), inputs["input_ids"].shape[1] :].cpu()
-    texts = tokenizer_of(processor).batch_decode(new, skip_special_tokens=True)
-    fates, report.fates = [fate.numpy() for fate in report.fates], []
-    share = _share(report, read, len(prompts), questions)
-    return [
-        Answer(t.strip(), copy.deepcopy(share), clip, ids, fate) for t, ids, fate in zip(texts, new, fates, strict=True)
-    ]
-
-
-def _share(report: Report, read: Report, prompts: int, questions: int) -> Report:
-    """One prompt's part of a batch, and one question's part of reading the clip."""
-    counts = ("cells", "encoded", "tokens", "prompt")
-    for name in counts:
-        setattr(report, name, getattr(report, name) // prompts)
-    report.milliseconds = {stage: ms / questions for stage, ms in read.milliseconds.items()} | {
-        stage: ms / prompts for stage, ms in report.milliseconds.items()
-    }
-    report.frames = read.frames
-    for note in read.notes:
-        report.note(note)
-    return report
+        clip, read = memory.read((model, processor, video), chosen, sampling, make)
+    told = prompts(family, model, processor, clip, questions)
+    options = {"max_new_tokens": 128, "do_sample": False} | generate
+    asked = Asked(model, tokenizer_of(processor), clip, told, chosen, read, options, batch, memory, progress)
+    out = together(asked, family) or by_batches(asked)
+    if memory is None:
+        clip.rows = clip.rows[:0]
+    return out
 
 
 def _plan(

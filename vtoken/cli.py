@@ -12,8 +12,10 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from vtoken.bench import accuracy_cli
+from vtoken.bench.kernels import command as kernels
 from vtoken.demos import command as demo
 from vtoken.errors import InputError, VtokenError
+from vtoken.pathways import command as jepa
 from vtoken.version import __version__
 
 KEEP = 0.1  # budget of bench where none is given
@@ -28,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; default those of the process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["bench"] and words[1:2] and words[1] in ("gate", *accuracy_cli.NAMES):
+    if words[:1] == ["bench"] and words[1:2] and words[1] in ("gate", kernels.NAME, *accuracy_cli.NAMES):
         words[:2] = [f"bench {words[1]}"]
     arguments = parser().parse_args(words)
     return guarded(lambda: arguments.run(arguments))
@@ -70,7 +72,9 @@ def parser() -> argparse.ArgumentParser:
     gate.add_argument("--fps", type=_rates, default=_rates("1,2,5,10"), help="sampling rates (default 1,2,5,10)")
     gate.add_argument("--gates", default="grt", help="gates with their options, separated by ';' (default grt)")
     accuracy_cli.add(commands, _command, _rates)
+    kernels.add(commands, _command)
     demo.add(commands, _command)
+    jepa.add(commands, _command)
     methods_ = _command(
         commands, "methods", methods, "every gate, pruner and merger", "vtoken methods --family qwen3_vl"
     )
@@ -123,7 +127,7 @@ def _bench_arguments(to: argparse.ArgumentParser) -> None:
         "videos",
         metavar="VIDEO",
         nargs="+",
-        help="video files or folders of images; with gate, accuracy, dive or make-data first: see vtoken bench gate -h",
+        help="video files or folders of images; or gate, kernels, accuracy, dive, make-data: see vtoken bench gate -h",
     )
     to.add_argument("--fps", type=_rates, default=_rates("1,2,5,10"), help="sampling rates (default 1,2,5,10)")
     to.add_argument("--plans", default=PLANS, help=f"plans, separated by ';' (default {PLANS!r})")

@@ -42,6 +42,12 @@ class Plan:
                 f"plan {str(self)!r}: at most one method acts inside the encoder, and it stands before those that act "
                 "after it"
             )
+        if inside and self.gate is not None and "reuse" in (self.gate.apply, self.gate.anchor_source):
+            raise InputError(
+                f"plan {str(self)!r}: apply=reuse and anchor_source=reuse take features of earlier cells, which "
+                f"{self.stages[1].name} may let leave inside the encoder; use methods that act after it, such as "
+                "divprune"
+            )
         if self.budget is not None and not self.takes_budget:
             raise InputError(
                 f"no stage of plan {str(self)!r} takes the budget; append a pruner or merger, for example "

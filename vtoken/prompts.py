@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,14 +13,20 @@ from vtoken.errors import InputError
 from vtoken.families.base import Clip, Family
 
 
-def prompt(family: Family, model: Any, processor: Any, clip: Clip, question: str) -> dict[str, Any]:
-    """Arguments of ``generate`` for one clip and one question, with a placeholder for every cell.
+def prompts(family: Family, model: Any, processor: Any, clip: Clip, questions: Sequence[str]) -> list[dict[str, Any]]:
+    """Arguments of ``generate`` for each question about one clip, with a placeholder for every cell.
 
     Raises:
         InputError: the processor belongs to another family.
     """
-    tokenizer = tokenizer_of(processor)
-    marks, ids, extra = family.prompt(model, tokenizer, clip)
+    written = family.prompt(model, tokenizer_of(processor), clip)
+    return [_prompt(family, model, processor, written, question) for question in questions]
+
+
+def _prompt(
+    family: Family, model: Any, processor: Any, written: tuple[list[int], list[int], dict[str, Any]], question: str
+) -> dict[str, Any]:
+    tokenizer, (marks, ids, extra) = tokenizer_of(processor), written
     text = _template(processor, tokenizer, family, tokenizer.convert_ids_to_tokens(marks), question)
     plain = tokenizer(text, add_special_tokens=not getattr(processor, "chat_template", None))["input_ids"]
     places = [i for i in range(len(plain)) if plain[i : i + len(marks)] == marks]

@@ -20,6 +20,7 @@ from vtoken.video.preprocess import Preprocessor
 CLIPS = "vtoken_clips"  # clips that were gated while they were decoded
 PLAN = "vtoken_plan"  # the plan of this one call
 REPORT = "vtoken_report"  # the report to fill
+MEMORY = "vtoken_memory"  # gives the features of clips that were encoded for another plan
 
 
 class Session:
@@ -53,9 +54,10 @@ class Session:
         """Encode, reduce and cut: the arguments with which the stock model runs."""
         plan, family = inputs.pop(PLAN, None) or self._plan, self.family
         clips, report = inputs.pop(CLIPS, None), inputs.pop(REPORT, None) or Report(str(plan))
+        memory = inputs.pop(MEMORY, None)
         _refuse(inputs)
         positions = _positions(model, inputs, generating)
-        rows = stages.encode(family, model, plan, inputs, clips, self.fps, self.preprocess, report)
+        rows = stages.encode(family, model, plan, inputs, clips, self.fps, self.preprocess, report, memory)
         cut = stages.reduce(family, model, plan, inputs, rows, report)
         inputs = {k: v for k, v in inputs.items() if k not in family.drops}
         if positions is not None:

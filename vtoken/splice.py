@@ -22,14 +22,43 @@ class Cut:
         slots: per sample int64 [n], columns whose ids, masks and labels are kept, ascending.
         content: per sample int64 [n], column whose M-RoPE position the slot takes; equals ``slots`` unless a method
             reorders tokens.
+        asked: whether a method looked at the question, so that the choice holds for this prompt alone.
     """
 
     slots: list[Tensor]
     content: list[Tensor]
+    asked: bool = False
 
     def removed(self, length: int) -> int:
         """Columns by which the padded batch gets shorter."""
         return length - max(len(s) for s in self.slots)
+
+
+def cut_of(slots: list[list[Tensor]], content: list[list[Tensor]], visual: Tensor, mask: Tensor | None) -> Cut:
+    """The cut that leaves these columns and all text.
+
+    Args:
+        slots, content: per sample and modality int64 [n], columns as in ``Cut``.
+        visual: bool [B, N], placeholders.
+        mask: [B, N], 0 for padding, or None.
+    """
+    kept = [torch.cat(s) for s in slots]
+    same = all(
+        bool((s == c).all())
+        for sample, source in zip(slots, content, strict=True)
+        for s, c in zip(sample, source, strict=True)
+    )
+    if same and sum(map(len, kept)) == int(visual.sum()):
+        columns = [torch.arange(visual.shape[1]) for _ in kept]
+        return Cut(columns, columns)
+    final, source = [], []
+    for b, own in enumerate(kept):
+        text = ~visual[b] if mask is None else ~visual[b] & mask[b].bool()
+        plain = text.nonzero().squeeze(1).cpu()
+        order = torch.cat([own, plain]).argsort()
+        final.append(torch.cat([own, plain])[order])
+        source.append(torch.cat([torch.cat(content[b]), plain])[order])
+    return Cut(final, source)
 
 
 def cut_inputs(inputs: dict[str, Any], cut: Cut, pad_id: int, right: bool) -> dict[str, Any]:

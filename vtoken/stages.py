@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 
 from vtoken.errors import InputError
 from vtoken.families.base import Clip, Family, Features, Layout, has_pixels
-from vtoken.families.clips import encode_each_once
+from vtoken.families.clips import Memory, encode_each_once
+from vtoken.families.runs import stand
 from vtoken.goals import thinning
 from vtoken.plan import Plan
 from vtoken.pruners.base import Context
 from vtoken.report import FATES, Report
-from vtoken.splice import Cut
+from vtoken.splice import Cut, cut_of
 from vtoken.types import Tokens
 
 MODALITIES = ("image", "video")
@@ -32,6 +34,7 @@ class Rows:
         features: what the encoder gave.
         parts: after reduction, per sample the feature rows in the order of their slots.
         gated: whether the rows are of clips that were gated while they were decoded.
+        stand: int64 [R], the placeholder row in which the token of each row stands; None for its own.
     """
 
     modality: str
@@ -40,6 +43,7 @@ class Rows:
     features: Features
     parts: list[Tensor]
     gated: bool = False
+    stand: Tensor | None = None
 
 
 def encode(
@@ -51,8 +55,12 @@ def encode(
     fps: float | None,
     preprocess: Any,
     report: Report,
+    memory: Memory | None = None,
 ) -> list[Rows]:
     """Run the encoder for every modality, on the kept patches only where the plan has a gate.
+
+    Args:
+        memory: see ``encode_each_once``.
 
     Raises:
         InputError: the prompt's placeholders and the features do not match.
@@ -71,7 +79,10 @@ def encode(
         with report.stage("encode", device):
             features = _encode_thin(family, model, plan, modality, inputs, given, sample, fps, report)
             if features is None and given is not None:
-                features = encode_each_once(family, model, given, plan.wants)
+                reuse = plan.gate is not None and plan.gate.apply == "reuse"
+                features = encode_each_once(family, model, given, plan.wants, reuse, memory)
+                if reuse:
+                    _note_reuse(given, report)
             elif features is None:
                 features = family.encode(model, modality, inputs, plan.wants)
         if plan.gate is not None:
@@ -83,8 +94,14 @@ def encode(
                 f"the prompt has {len(sample)} {modality} placeholders, the {modality}s make "
                 f"{len(features.layout.position)} rows; were ids and pixels made by the same processor?"
             )
-        found.append(Rows(modality, sample, column, features, [], clips is not None and given is clips))
+        where = stand(features.layout, plan.gate.run_position) if plan.gate is not None else None
+        found.append(Rows(modality, sample, column, features, [], clips is not None and given is clips, where))
     return found
+
+
+def _note_reuse(clips: list[Clip], report: Report) -> None:
+    kept, cells = sum(int(c.gate.keep.sum()) for c in clips), sum(c.gate.keep.size for c in clips)
+    report.note(f"apply=reuse: {kept} of {cells} patch groups were projected, the encoder ran on all")
 
 
 def _encode_thin(
@@ -148,7 +165,9 @@ def reduce(
             rows[m].features.signals.setdefault(f"kept.{name}", value[:0])
             previous = rows[m].features.signals[f"kept.{name}"]
             rows[m].features.signals[f"kept.{name}"] = torch.cat([previous, value])
-    return _cut(slots, content, visual, inputs.get("attention_mask"))
+    cut = cut_of(slots, content, visual, inputs.get("attention_mask"))
+    cut.asked = isinstance(context.text, Watched) and context.text.read
+    return cut
 
 
 def outputs(family: Family, rows: list[Rows]) -> dict[str, Any]:
@@ -228,7 +247,21 @@ def _seconds(layout: Layout, owner: Tensor, sample: int) -> float:
     return length or math.nan
 
 
-def _text(model: nn.Module, inputs: dict[str, Any], rows: list[Rows], units: list[tuple[int, int]]) -> list[Tensor]:
+class Watched(list[Tensor]):
+    """A list that knows whether an entry was read."""
+
+    read = False
+
+    def __getitem__(self, index: Any) -> Any:
+        self.read = True
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.read = True
+        return super().__iter__()
+
+
+def _text(model: nn.Module, inputs: dict[str, Any], rows: list[Rows], units: list[tuple[int, int]]) -> Watched:
     """Embeddings of each unit's text, for methods that weigh tokens by the question."""
     ids, mask = inputs["input_ids"], inputs.get("attention_mask")
     plain = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
@@ -236,13 +269,16 @@ def _text(model: nn.Module, inputs: dict[str, Any], rows: list[Rows], units: lis
     for r in rows:
         plain[r.sample, r.column] = False
     table = model.get_input_embeddings()  # type: ignore[operator]
-    return [table(ids[b][plain[b]]).detach() for b, _ in units]
+    return Watched(table(ids[b][plain[b]]).detach() for b, _ in units)
 
 
 def _fill(rows: Rows, kept: Tokens, sample: int) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
     """Slots of one unit (ascending columns), the column that gives each its position, and its features."""
     f, layout = rows.features, rows.features.layout
     place = kept.signals[ROW].cpu()
+    if rows.stand is not None:
+        place, moved = rows.stand[place].sort()
+        kept = kept.take(moved.to(kept.x.device))
     alive = layout.line[place].unique()
     extra = layout.structural & (rows.sample.cpu() == sample) & torch.isin(layout.line, alive[alive >= 0])
     structural = extra.nonzero().squeeze(1)
@@ -260,23 +296,3 @@ def _fill(rows: Rows, kept: Tokens, sample: int) -> tuple[Tensor, Tensor, Tensor
         if name.startswith("deepstack.")
     }
     return slot, source, x, stack
-
-
-def _cut(slots: list[list[Tensor]], content: list[list[Tensor]], visual: Tensor, mask: Tensor | None) -> Cut:
-    kept = [torch.cat(s) for s in slots]
-    same = all(
-        bool((s == c).all())
-        for sample, source in zip(slots, content, strict=True)
-        for s, c in zip(sample, source, strict=True)
-    )
-    if same and sum(map(len, kept)) == int(visual.sum()):
-        columns = [torch.arange(visual.shape[1]) for _ in kept]
-        return Cut(columns, columns)
-    final, source = [], []
-    for b, own in enumerate(kept):
-        text = ~visual[b] if mask is None else ~visual[b] & mask[b].bool()
-        plain = text.nonzero().squeeze(1).cpu()
-        order = torch.cat([own, plain]).argsort()
-        final.append(torch.cat([own, plain])[order])
-        source.append(torch.cat([torch.cat(content[b]), plain])[order])
-    return Cut(final, source)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from vtoken.errors import InputError
+from vtoken.kernels.merge import Folding
 
 
 @dataclass
@@ -140,35 +140,20 @@ class Tokens:
         size = self.size[members].float()
         if bool((size <= 0).any()):
             raise InputError("merge: every size must be above 0")
-        total = size.new_zeros(count).index_add_(0, target, size)
-        share = size / total[target]
-        given = share if weight is None else weight[members].float()
-        heaviest = self._heaviest(target, members, size if weight is None else given, count)
-
-        def mean(value: Tensor, share: Tensor) -> Tensor:
-            if not value.is_floating_point():
-                return value[heaviest]
-            wide = value[members].to(torch.promote_types(value.dtype, torch.float32))
-            wide = wide * share.view(-1, *[1] * (value.dim() - 1))
-            return wide.new_zeros((count, *value.shape[1:])).index_add(0, target, wide).to(value.dtype)
-
+        fold = Folding(group, self.size.float(), ordered=True, weight=None if weight is None else weight.float())
+        features = [n for n in self.signals if weight is None or n.startswith("deepstack.")]
+        others = [n for n in self.signals if n not in features]
+        stacks, rest = [self.signals[n] for n in features], [self.signals[n] for n in others]
+        if weight is None:  # one share for everything, so all at once
+            x, position, time, *merged = fold.all([self.x, self.position, self.time, *stacks], gather=(1, 2))
+        else:
+            x, *merged = fold.all([self.x, *stacks], by_weight=True)
+            position, time, *rest = fold.all([self.position, self.time, *rest], gather=(0, 1))
+            merged += rest
+        done = dict(zip(features + others, merged, strict=True))
         moved = torch.cat([group, group.new_full((1,), -1)])[self.source]  # source -1 reads the last slot
-        return Tokens(
-            mean(self.x, given),
-            self.position[heaviest],
-            self.time[heaviest],
-            total.to(self.size.dtype),
-            moved,
-            _offsets(owner, self.samples),
-            {n: mean(v, given if n.startswith("deepstack.") else share) for n, v in self.signals.items()},
-        )
-
-    @staticmethod
-    def _heaviest(target: Tensor, members: Tensor, weight: Tensor, count: int) -> Tensor:
-        best = weight.new_full((count,), -math.inf).scatter_reduce(0, target, weight, "amax")
-        first = torch.where(weight == best[target], members, members.new_full((), torch.iinfo(torch.long).max))
-        start = members.new_full((count,), torch.iinfo(torch.long).max)
-        return start.scatter_reduce(0, target, first, "amin")
+        signals = {n: done[n] for n in self.signals}
+        return Tokens(x, position, time, fold.size.to(self.size.dtype), moved, _offsets(owner, self.samples), signals)
 
     def _rows(self, index: Tensor, batch: Tensor) -> Tokens:
         inverse = torch.full((len(self) + 1,), -1, dtype=torch.long, device=self.x.device)

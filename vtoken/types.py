@@ -133,6 +133,8 @@ class GateMap:
         scene: int32 [T], number of the scene of each step.
         score: float32 [T, h, w], change against the reference; inf where the whole step is refreshed.
         forced: bool [T, h, w], cells kept whatever the score says (time anchors, forced refresh).
+        repeated: bool [T, h, w], cells that are not encoded but sent all the same, with the features of the cell that
+            they repeat (time anchors that skip the encoder); none unless given.
 
     Raises:
         InputError: arrays of different shapes.
@@ -143,9 +145,12 @@ class GateMap:
     scene: np.ndarray
     score: np.ndarray
     forced: np.ndarray
+    repeated: np.ndarray = None  # type: ignore[assignment]  # an array of its own from __post_init__ on
 
     def __post_init__(self) -> None:
-        for name in ("keep", "reference", "score", "forced"):
+        if self.repeated is None:
+            self.repeated = np.zeros(self.keep.shape, bool)
+        for name in ("keep", "reference", "score", "forced", "repeated"):
             if getattr(self, name).shape != (len(self.scene), *self.keep.shape[1:]) or self.keep.ndim != 3:
                 shapes = {f.name: list(getattr(self, f.name).shape) for f in fields(self)}
                 raise InputError(f"GateMap arrays must be [T, h, w] and scene [T], got {shapes}")
@@ -154,6 +159,11 @@ class GateMap:
     def kept(self) -> float:
         """Share of the cells that are kept."""
         return float(self.keep.mean()) if self.keep.size else 0.0
+
+    @property
+    def sent(self) -> np.ndarray:
+        """bool [T, h, w], cells that have a token: those kept and those repeated."""
+        return self.keep | self.repeated
 
     @classmethod
     def full(cls, steps: int, rows: int, columns: int) -> GateMap:
@@ -180,7 +190,10 @@ class GateMap:
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
     def runs(self) -> np.ndarray:
-        """int32 [T, h, w]: for a kept cell, how many time steps it stands for; 0 for a skipped one."""
+        """int32 [T, h, w]: for a cell with a token, how many time steps it stands for; 0 for a skipped one."""
         steps, h, w = self.keep.shape
-        cell = self.reference.astype(np.int64) * (h * w) + np.arange(h * w).reshape(h, w)
+        start = self.reference.astype(np.int64)
+        if self.repeated.any():  # a repeated cell begins a run of its own
+            start = np.maximum.accumulate(np.where(self.repeated, np.arange(steps)[:, None, None], start))
+        cell = start * (h * w) + np.arange(h * w).reshape(h, w)
         return np.bincount(cell.ravel(), minlength=steps * h * w).astype(np.int32).reshape(steps, h, w)

@@ -98,6 +98,16 @@ def test_answers_and_tokens_are_those_of_ask(data: Data, made: tuple[Path, list[
     assert all(r["tokens"] == grt[r["clip"], r["fps"]] for r in matched) and len(set(grt.values())) > 1
 
 
+def test_plans_share_the_encoder(data: Data, tmp_path: Path) -> None:
+    runs: list[int] = []
+    hook = model_of(FAMILY).base_model.visual.merger.register_forward_hook(lambda *_: runs.append(1))
+    try:
+        run(data, tmp_path)
+    finally:
+        hook.remove()
+    assert len(runs) == 1 + len(data.clips) * len(RATES) * 2  # one warms up; without and with the gate
+
+
 def test_the_hint_stands_behind_the_question_and_long_answers_are_cut(data: Data, tmp_path: Path) -> None:
     model = model_of(FAMILY)
     run(data, tmp_path, PLANS[:1], hint="one word", new_tokens=2)
@@ -372,7 +382,7 @@ def test_the_commands(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert cli.main(["bench", "make-data", str(tmp_path / "data"), "--split", "validation", "--clips", "2"]) == 0
     out = tmp_path / "out"
     words = ["bench", "accuracy", "--model", str(checkpoint), "--plans", "grt", "--max-new-tokens", "2"]
-    words += ["--clips", "1", "--out", str(out), "--fps", "1,2", "--tokens", "4,8"]
+    words += ["--clips", "1", "--out", str(out), "--fps", "1,2", "--tokens", "4,8", "--threads", "1"]
     assert cli.main([*words, "--data", str(tmp_path / "data")]) == 0
     told = capsys.readouterr()
     assert {p.name for p in out.iterdir()} == {
@@ -389,6 +399,7 @@ def test_the_commands(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFi
     }
     assert {r["clip"] for r in rows} == {"validation-000000.mp4"}
     assert all(r["tokens"] == 4 for r in rows if r["plan"] == "random tokens=4")
+    assert "1 thread," in (out / "report.md").read_text()
     assert "accuracy by task" in told.out and "vtoken: " not in told.err and "\x1b" not in told.out
     assert json.loads((out / "summary.jsonl").read_text().splitlines()[0])["score"]["questions"] == len(rows) / 12
     assert cli.main([*words, "--seed", "3"]) == 2
@@ -405,6 +416,7 @@ def test_the_commands(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFi
         (["--plans", "grt@evs"], "no stage"),
         (["--keep", "0.5,2"], "keep=2"),
         (["--out", "{file}"], "not a folder"),
+        (["--threads", "0"], "threads=0"),
     ],
 )
 def test_bad_arguments(

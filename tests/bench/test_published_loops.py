@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import made, published
 from vtoken import registry
+from vtoken.bench import made, published
 from vtoken.types import Budget
 
 ROOT = Path(__file__).resolve().parents[2]

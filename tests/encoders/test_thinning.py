@@ -17,11 +17,12 @@ from tests.encoders.test_qwen import GRID, full, pixel_rows
 from tests.encoders.test_qwen import ragged as ragged_cells
 from tests.encoders.towers import PATCH, QWEN, clip, clip_masked, keep_cells, qwen, qwen_masked
 from tests.kernels.test_bipartite import tome_by_hand
-from vtoken.encoders import Encoded, varlen
+from vtoken.encoders import Encoded
 from vtoken.encoders import clip as clip_encoder
 from vtoken.encoders import qwen as qwen_encoder
 from vtoken.encoders.packed import Step, Thinning
 from vtoken.errors import InputError, UnsupportedError
+from vtoken.kernels import varlen
 from vtoken.thinners.base import Decision, Thinner
 from vtoken.thinners.flowcut import FlowCut
 from vtoken.thinners.pitome import PiToMe
@@ -246,8 +247,10 @@ def test_bias_of_keys_as_further_channels(dtype: torch.dtype) -> None:
         score = torch.einsum("qhd,khd->hqk", q[a:b].float(), k[a:b].float()) * 0.25 + bias[a:b]
         expected.append(torch.einsum("hqk,khd->qhd", score.softmax(-1), v[a:b].float()))
     near = {"atol": 1e-5 if dtype == torch.float32 else 3e-2, "rtol": 1e-2}
-    torch.testing.assert_close(varlen.attend(q, k, v, segments, 0.25, bias).float(), torch.cat(expected), **near)
-    wide = varlen.attend(*varlen.widened(q, k, v, bias / 0.25), segments, 0.25)
+    torch.testing.assert_close(
+        varlen.varlen_attention(q, k, v, segments, 0.25, bias).float(), torch.cat(expected), **near
+    )
+    wide = varlen.varlen_attention(*varlen.widened(q, k, v, bias / 0.25), segments, 0.25)
     assert wide.shape[-1] == 24 and not bool(wide[..., 16:].any())
     torch.testing.assert_close(wide[..., :16].float(), torch.cat(expected), **near)
 

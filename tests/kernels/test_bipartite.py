@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from vtoken.kernels.bipartite import Folding, bipartite_match, energy, energy_match, groups, unmerge
+from vtoken.kernels.bipartite import bipartite_match, energy, energy_match, groups, unmerge
 from vtoken.kernels.flowcut import flow_score, prune_count
+from vtoken.kernels.merge import Folding
 from vtoken.thinners.tome import schedule
 
 

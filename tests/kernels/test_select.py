@@ -1,67 +1,12 @@
-"""Fast selection kernels against the reference, and their promises where ties make the reference no guide."""
+"""Cosines with the frame before and choices of exact numbers of rows, against the reference and plain loops."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.functional import normalize
 
 from vtoken.kernels import cosine, reference, topk
-from vtoken.kernels import kcenter as fast
-
-SHAPES = [(1, 8, 1), (2, 8, 1), (2, 8, 2), (127, 64, 32), (128, 64, 128), (131, 33, 77), (700, 24, 300)]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("n", "width", "k"), SHAPES)
-def test_kcenter_equals_the_reference(n, width, k, dtype):
-    x = torch.randn(n, width, generator=torch.Generator().manual_seed(n)).to(dtype)
-    assert fast.kcenter(x, k).tolist() == reference.kcenter(x, k).tolist()
-
-
-@pytest.mark.parametrize("batch", [1, 2, 16])
-def test_kcenter_does_not_depend_on_what_is_computed_ahead(batch, monkeypatch):
-    x = torch.randn(300, 16, generator=torch.Generator().manual_seed(0))
-    wanted = reference.kcenter(x, 200).tolist()
-    monkeypatch.setattr(fast, "BATCH", batch)
-    monkeypatch.setattr(fast, "STRIP", 1000)  # strips of three rows
-    assert fast.kcenter(x, 200).tolist() == wanted
-
-
-@given(st.integers(2, 60), st.integers(1, 6), st.data())
-@settings(deadline=None)
-def test_kcenter_with_copies(n, distinct, data):
-    """Every pick is, to rounding, as far from the earlier ones as any row can be, and copies come last."""
-    base = torch.randn(distinct, 5, generator=torch.Generator().manual_seed(distinct))
-    x = base[torch.tensor([data.draw(st.integers(0, distinct - 1)) for _ in range(n)])]
-    k = data.draw(st.integers(1, n))
-    picks = fast.kcenter(x, k).tolist()
-    assert len(set(picks)) == k
-    unit = normalize(x, dim=1)
-    for i in range(1, k):
-        gap = (1 - unit @ unit[picks[:i]].T).amin(1)
-        gap[picks[:i]] = -1
-        assert gap[picks[i]] >= gap.max() - 1e-5
-    assert len(x[picks].unique(dim=0)) == min(k, len(x.unique(dim=0)))
-
-
-def test_kcenter_memory_stays_linear(monkeypatch):
-    """No intermediate is larger than the features or the strip."""
-    largest = 0
-    matmul = torch.Tensor.__matmul__
-
-    def spy(a, b):
-        nonlocal largest
-        out = matmul(a, b)
-        largest = max(largest, out.numel())
-        return out
-
-    monkeypatch.setattr(torch.Tensor, "__matmul__", spy)
-    monkeypatch.setattr(fast, "STRIP", 1 << 14)
-    fast.kcenter(torch.randn(1000, 32), 50)
-    assert 0 < largest <= max(1 << 14, fast.BATCH * 1000)
 
 
 @given(st.integers(0, 40), st.integers(0, 99))

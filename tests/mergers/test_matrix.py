@@ -55,6 +55,39 @@ def test_a_token_stands_where_one_of_its_members_stood(row):
         assert bool((out.signals["row"].diff() > 0).all())  # raster order
 
 
+@pytest.mark.parametrize("options", [{"anchors": 1}, {"anchors": 2, "anchor_at": "random", "anchor_seed": 3}], ids=str)
+def test_anchors_stay_alone(row, options):
+    if row["options"].get("exact"):
+        pytest.skip("published counts")
+    part = sample(67, 2, [*row["signals"], "deepstack.0"])
+    part.signals["deepstack.0"] = part.x.clone()
+    plain = {n: v for n, v in row["options"].items() if not n.startswith("anchor")}
+    method = registry.build(row["name"], **plain, **options)
+    assert isinstance(method, Merger)
+    anchors = method.anchor_rows(part)
+    k = len(anchors) + 9
+    out = method.reduce(part, Budget(tokens=k), context())
+    assert len(out) == k
+    lone = out.source[anchors]  # their tokens: nobody else's, with their features, sizes and places
+    assert bool((torch.bincount(out.source, minlength=k)[lone] == 1).all())
+    assert torch.equal(out.x[lone], part.x[anchors]) and torch.equal(out.size[lone], part.size[anchors])
+    assert torch.equal(out.signals["row"][lone], anchors)
+    assert torch.equal(out.x, out.signals["deepstack.0"])
+    assert bool((out.signals["row"].diff() > 0).all())
+    torch.testing.assert_close(out.size.sum(), part.size.sum())
+    # the others fare as they would without the anchors
+    rest = torch.tensor([i for i in range(67) if i not in anchors.tolist()])
+    bare = registry.build(row["name"], **plain)
+    assert isinstance(bare, Merger)
+    alone = bare.reduce(part.take(rest), Budget(tokens=9), context())
+    mixed = torch.tensor([i for i in range(k) if i not in lone.tolist()])
+    assert torch.equal(out.x[mixed], alone.x) and torch.equal(out.signals["row"][mixed], alone.signals["row"])
+    few = method.reduce(part, Budget(tokens=3), context())
+    assert len(few) == 3 and set(few.signals["row"].tolist()) < set(anchors.tolist())
+    assert torch.equal(few.x, part.x[few.signals["row"]]) and bool((few.source >= 0).all())
+    torch.testing.assert_close(few.size.sum(), part.size.sum())
+
+
 def test_single_tokens_keep_their_features(row):
     if row["name"].startswith("prumerge"):
         pytest.skip("adds neighbours to what it keeps")

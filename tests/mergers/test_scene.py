@@ -234,7 +234,7 @@ def test_the_plan_brings_stage_two():
     assert [str(s) for s in Plan.parse("grt").reducers] == ["scene"]
     assert [str(s) for s in Plan.parse("grt | divprune", keep=0.5).reducers] == ["scene", "divprune"]
     assert Plan.parse("grt:merge=none").reducers == [] and str(Plan.parse("grt:merge=none")) == "grt:merge=none"
-    assert [str(s) for s in Plan.parse("grt:merge_delta=0.1,anchors=2").reducers] == ["scene:delta=0.1,anchors=2"]
+    assert [str(s) for s in Plan.parse("grt:merge_delta=0.1,anchors=2").reducers] == ["scene:anchors=2,delta=0.1"]
     written = Plan.parse("grt | scene:delta=0.2,neighbours=all")
     assert [str(s) for s in written.reducers] == ["scene:delta=0.2,neighbours=all"]
     assert Plan.parse("mad | scene").reducers and not Plan.parse("mad").reducers

@@ -46,6 +46,34 @@ def test_anchors_are_kept_in_every_step(options: dict, cells: list[int]) -> None
         assert np.flatnonzero(made.keep[t]).tolist() == np.flatnonzero(made.forced[t]).tolist() == cells
 
 
+def test_random_anchors_are_drawn_anew_for_each_step_and_always_the_same() -> None:
+    clip, other = (static(blocks(np.random.default_rng(i), 56, 84), 30) for i in (0, 1))
+    options = {"refresh_seconds": None, "anchors": 2, "anchor_at": "random"}
+    made = run(gate("grt", **options), clip, GRID)
+    assert (made.keep[1:].sum(axis=(1, 2)) == 2).all() and len(np.unique(made.forced[1:], axis=0)) > 20
+    assert np.array_equal(made.keep, run(gate("mad", **options), other, GRID).keep)
+    assert not np.array_equal(made.keep, run(gate("grt", **options, anchor_seed=1), clip, GRID).keep)
+
+
+def test_anchors_that_skip_the_encoder_are_repeated_not_kept() -> None:
+    clip = static(blocks(np.random.default_rng(0), 56, 84), 12)
+    clip[6:, 44:56, 72:84] ^= 64  # the last cell, the anchor, changes once
+    clip[8:, :14, :14] ^= 64
+    made = run(gate("grt", refresh_seconds=None, anchor_source="reuse"), clip, GRID)
+    check_invariants(made, GRID, 12)
+    assert np.argwhere(made.keep[1:]).tolist() == [[5, 3, 5], [7, 0, 0]]
+    assert np.argwhere(made.repeated).tolist() == [[t, 3, 5] for t in range(1, 12) if t != 6]
+    assert np.array_equal(made.sent, made.keep | made.repeated) and not made.forced.any()
+    assert (made.reference[1:, 3, 5] == [0] * 5 + [6] * 6).all()
+    assert (made.runs()[:, 3, 5] == 1).all() and made.runs()[:, 0, 0].tolist() == [8, *[0] * 7, 4, 0, 0, 0]
+    encoded = run(gate("grt", refresh_seconds=None), clip, GRID)
+    assert np.array_equal(encoded.keep, made.sent) and not encoded.repeated.any()
+    # a drifting anchor is judged against what was encoded, not against what was sent again
+    drift = np.clip(60 + np.arange(40)[:, None, None] + np.zeros((40, 56, 84)), 0, 255).astype(np.float32)
+    drifting = run(gate("mad", **(BARE | {"anchors": 1}), anchor_source="reuse"), drift, GRID)
+    assert drifting.keep[:, 3, 5].sum() == drifting.keep[:, 0, 0].sum() > 1
+
+
 def test_timed_refresh_covers_every_cell_in_its_period_without_bursts() -> None:
     clip, fps, period = static(blocks(np.random.default_rng(0), 56, 84), 81), 10.0, 2.0
     keep = run(gate("grt", anchors=0, refresh_seconds=period), clip, GRID, fps).keep
@@ -78,7 +106,8 @@ def test_chunk_borders_change_nothing(name: str, grid: Grid, data: st.DataObject
     clip = noisy(blocks(rng, grid.height, grid.width), 13, 5, rng)
     clip[5:, 10:30, 10:40] = 250
     clip[9:] = 255 - clip[9:]
-    made = gate(name, refresh_seconds=0.5)
+    options = data.draw(st.sampled_from([{}, {"anchor_at": "random", "anchors": 2}, {"anchor_source": "reuse"}]))
+    made = gate(name, refresh_seconds=0.5, **options)
     whole = run(made, clip, grid)
     check_invariants(whole, grid, 13)
     cuts = sorted(data.draw(st.lists(st.integers(0, 13), max_size=5)))
@@ -89,7 +118,7 @@ def test_chunk_borders_change_nothing(name: str, grid: Grid, data: st.DataObject
         parts.append(stream.push(chunk, np.arange(a, b) / 10))
         chunk[:] = 0  # the stream must not look at a chunk again
     joined = GateMap.concatenate([*parts, stream.finish()])
-    for field in ("keep", "reference", "scene", "score", "forced"):
+    for field in ("keep", "reference", "scene", "score", "forced", "repeated"):
         assert np.array_equal(getattr(joined, field), getattr(whole, field)), field
 
 
@@ -181,6 +210,10 @@ def test_a_gate_of_ones_own_is_a_few_lines() -> None:
         ({"cut_kept": -0.1}, "cut_kept=-0.1"),
         ({"noise_cap": float("inf")}, "noise_cap=inf"),
         ({"anchor_at": "middle"}, "middle"),
+        ({"anchor_seed": -1}, "anchor_seed=-1"),
+        ({"anchor_source": "keep"}, "keep"),
+        ({"apply": "drop"}, "drop"),
+        ({"run_position": "late"}, "late"),
         ({"reference": "next"}, "next"),
         ({"motion": "raft"}, "raft"),
     ],

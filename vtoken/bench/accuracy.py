@@ -22,6 +22,7 @@ from vtoken.bench.files import folder, write_text
 from vtoken.bench.progress import progress
 from vtoken.errors import InputError, require
 from vtoken.loading import load
+from vtoken.memory import ClipMemory
 from vtoken.plan import Plan
 from vtoken.session import check
 from vtoken.version import __version__
@@ -38,6 +39,7 @@ def run(
     command: str = "vtoken bench accuracy",
     device: str = "auto",
     dtype: str = "auto",
+    threads: int | None = None,
     **options: Any,
 ) -> list[Line]:
     """Ask, print the tables, and write answers, summary, report and plots to ``out``.
@@ -48,6 +50,7 @@ def run(
     Args:
         budgets: each plan that needs a budget comes once with each.
         model: hub id or folder of a checkpoint, or "reference".
+        threads: CPU threads; None for what torch chooses.
         **options: see ``measure``.
 
     Raises:
@@ -55,6 +58,10 @@ def run(
         MissingExtraError: matplotlib is missing.
     """
     require("matplotlib", "bench", "the plots of vtoken bench accuracy")
+    if threads is not None:
+        if threads < 1:
+            raise InputError(f"threads={threads} must be at least 1")
+        torch.set_num_threads(threads)
     made = entries(plans, budgets)
     target = folder(out)
     net, processor = load(model, device, dtype)
@@ -137,6 +144,7 @@ def _clip(
     source = clip.source()
     asked = [f"{q.text} {hint}".strip() for q in clip.questions]
     for fps in rates:
+        memory = ClipMemory()  # plans share what they read and encode alike
         for entry in plans:
             if (clip.name, entry.name, fps) in results.done:
                 continue
@@ -146,7 +154,7 @@ def _clip(
             if not warm:  # what every process pays once is paid before the first time is taken
                 ask_many(model, processor, source, asked, **given)
                 warm = True
-            answers = ask_many(model, processor, source, asked, **given)
+            answers = ask_many(model, processor, source, asked, memory=memory, **given)
             results.add(_records(clip, entry, plan, fps, answers))
             yield f"{clip.name} at {fps:g} fps: {entry.name}"
 

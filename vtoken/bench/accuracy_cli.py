@@ -57,6 +57,7 @@ def _shared(to: argparse.ArgumentParser, rates: Rates, fps: str, out: str) -> No
     to.add_argument("--batch", type=int, default=32, metavar="N", help="questions that run together (default 32)")
     to.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default auto)")
     to.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default auto)")
+    to.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: what torch chooses)")
     text = "folder of answers, summary, report and plots; a run that was interrupted goes on there"
     to.add_argument("--out", default=out, help=f"{text} (default {out})")
 
@@ -122,6 +123,7 @@ def _run(arguments: argparse.Namespace, data: Any) -> None:
         command=shlex.join(["vtoken", *sys.argv[1:]]),
         device=arguments.device,
         dtype=arguments.dtype,
+        threads=arguments.threads,
         hint=arguments.hint,
         new_tokens=arguments.max_new_tokens,
         batch=arguments.batch,

@@ -27,7 +27,8 @@ class Record:
         stock: visual tokens without any reduction; ``tokens`` those that reached the language model, ``encoded`` those
             whose patches went through the encoder.
         frames: sampled frames.
-        milliseconds: wall time by stage for this question; questions of a clip share its decoding and encoding.
+        milliseconds: wall time by stage for this question, its even share of what the questions of the clip took;
+            what several plans read and encode alike was timed once and counts for each.
         notes: caps, fallbacks and warnings.
     """
 

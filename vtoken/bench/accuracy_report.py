@@ -93,7 +93,9 @@ def captions(lines: Sequence[Line], data: Data) -> list[str]:
     out = [
         f"{data.name}: {x.clips} clips, {x.score.questions} questions ({counts})",
         "score: mean over the tasks; intervals: 95 % bootstrap over clips, paired where two plans are compared",
-        "tokens, frames: mean over clips; time: mean for one question, where the questions of a clip share its reading",
+        "tokens, frames: mean over clips",
+        "time: mean for one question of a clip, which share its reading and prefill; plans share reading and encoding, "
+        "timed once",
     ]
     if x.dense is not None:
         out.append(f"dense: mean over {', '.join(t for t in data.dense if t in x.tasks)}")

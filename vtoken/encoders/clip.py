@@ -20,8 +20,8 @@ from vtoken.encoders.names import by_layer, check_signals
 from vtoken.encoders.packed import Packed, Step, Thinning, begin, ended, run_block, thinned
 from vtoken.encoders.project import project
 from vtoken.encoders.signals import layer_index, measure
-from vtoken.encoders.varlen import Segments, attend
 from vtoken.errors import InputError, UnsupportedError
+from vtoken.kernels.varlen import Segments, varlen_attention
 
 Layer = int | Sequence[int]
 
@@ -101,7 +101,7 @@ def encode_reuse(
     A skipped patch takes the patch embedding, before its position is added, of the same place in the previous frame,
     and every patch of every frame goes through the encoder (GRT, released code, gated patch embedding).
 
-    Args and errors as in ``encode``; the first frame must be kept whole.
+    Args and errors as in ``encode``; the first frame of every clip must be kept whole.
 
     Returns:
         ``x`` [T * n, D].
@@ -188,7 +188,7 @@ def _block(block: Any, state: Packed, wanted: dict[str, str], layer: int, last: 
         if wanted:
             found = measure(q, k, attention.scale, state.frames, set(wanted.values()), state.has_cls)
             state.cells.update({name: found[base] for name, base in wanted.items()})
-        mixed = attend(q, k, v, state.frames, attention.scale, state.key_bias)
+        mixed = varlen_attention(q, k, v, state.frames, attention.scale, state.key_bias)
         x = x + attention.out_proj(mixed.flatten(1))
         if layer <= last:
             x = thinned(x, Step(state, layer, last, q, k, v, k, attention.scale))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtoken.encoders.varlen import Segments
+from vtoken.kernels.varlen import Segments
 
 
 @dataclass

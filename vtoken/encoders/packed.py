@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from vtoken.encoders.varlen import Segments
 from vtoken.errors import InputError
-from vtoken.kernels.bipartite import Folding
+from vtoken.kernels.merge import Folding
+from vtoken.kernels.varlen import Segments
 
 
 @dataclass

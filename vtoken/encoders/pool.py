@@ -1,7 +1,8 @@
 """Pooled cells of LLaVA-OneVision videos (bilinear 27 x 27 -> 14 x 14) and LLaVA-NeXT-Video (2 x 2 pooler).
 
 The gate decides on patches, the language model sees pooled cells. A pooled cell is kept when any patch that contributes
-to it is kept; the skipped patches that contribute take their features from the step where they were last encoded.
+to it is kept or sent again; the skipped patches that contribute take their features from the step where they were last
+encoded.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def pool(x: Tensor, gate: GateMap, pooling: Pooling, chunk: int = 32) -> tuple[T
     """
     if len(x) != int(gate.keep.sum()):
         raise InputError(f"{len(x)} rows of features, but the gate keeps {int(gate.keep.sum())} patches")
-    keep = pooled_keep(gate.keep, pooling)
+    keep = pooled_keep(gate.sent, pooling)
     busy = np.flatnonzero(keep.any(axis=1))  # frames with nothing kept are never built
     index = torch.from_numpy(packed_rows(gate.keep, gate.reference, busy)).flatten(1)
     rows = []

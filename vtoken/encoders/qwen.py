@@ -20,8 +20,8 @@ from vtoken.encoders.names import by_layer, check_signals
 from vtoken.encoders.packed import Packed, Step, Thinning, begin, ended, run_block, thinned
 from vtoken.encoders.project import project
 from vtoken.encoders.signals import collect, measure, merge_cells, rotary_of, usual_layer
-from vtoken.encoders.varlen import attend
 from vtoken.errors import InputError, UnsupportedError
+from vtoken.kernels.varlen import varlen_attention
 
 Keep = Sequence[Tensor | np.ndarray]
 TOWERS = frozenset(
@@ -159,7 +159,7 @@ def _block(block: Any, state: Packed, wanted: dict[str, str], layer: int, last: 
             found = measure(q, k, attention.scaling, segments, set(wanted.values()), has_cls=False)
             found = merge_cells(found, state.unit)
             state.cells.update({name: found[base] for name, base in wanted.items()})
-        x = x + attention.proj(attend(q, k, v, segments, attention.scaling, state.key_bias).flatten(1))
+        x = x + attention.proj(varlen_attention(q, k, v, segments, attention.scaling, state.key_bias).flatten(1))
         x = thinned(x, Step(state, layer, last, q, k, v, keys, attention.scaling, windowed))
         return x + block.mlp(block.norm2(x))
 

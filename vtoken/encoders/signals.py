@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from vtoken.encoders.names import by_layer, check_signals, within
-from vtoken.encoders.varlen import Segments
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.kernels.attention import cls_attention, cls_logits, received_attention
+from vtoken.kernels.varlen import Segments
 
 
 def measure(

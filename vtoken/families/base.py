@@ -39,6 +39,7 @@ class Layout:
         line: int64 [R], rows of one line share a number; a structural row stays as long as its line has a token.
         time: float32 [R], seconds from the clip's start, nan where unknown.
         seconds: length of each item in seconds, nan where unknown.
+        run: int32 [R], time steps that a row's token stands for, 0 where a gate left none; None without a gate.
     """
 
     lengths: list[int]
@@ -47,6 +48,7 @@ class Layout:
     line: Tensor
     time: Tensor
     seconds: list[float]
+    run: Tensor | None = None
 
     @classmethod
     def of_grids(cls, grids: list[tuple[int, int, int]], seconds_per_step: list[float] | None = None) -> Layout:
@@ -253,9 +255,14 @@ class Family:
         )
 
     def encode_clips(
-        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None
+        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None, reuse: bool = False
     ) -> Features:
-        """Run the encoder on the kept patches alone, with ``thin`` on fewer and fewer of them."""
+        """Run the encoder on the kept patches alone, with ``thin`` on fewer and fewer of them.
+
+        Args:
+            reuse: run it on all patches, of which the skipped take the embeddings of the last kept ones in their
+                place (``Gate.apply``); not with ``thin``.
+        """
         raise UnsupportedError(f"{self.title} cannot skip patches before its encoder; 'evs' drops after it")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +14,13 @@ from torch import Tensor, nn
 from vtoken.encoders import Encoded
 from vtoken.families.base import Clip, Family, Features, Layout
 from vtoken.families.rows import join
-from vtoken.kernels.bipartite import Folding
+from vtoken.families.runs import run_lengths
+from vtoken.kernels.merge import Folding
 from vtoken.tokenizers.base import Gate
 from vtoken.types import GateMap, Grid
 from vtoken.video.preprocess import Preprocessor
 
+Memory = Callable[[Clip, frozenset[str], Callable[[], Features]], Features]
 UNKNOWN_FPS = 2.0  # Hugging Face video processors sample at 2 frames a second unless told otherwise
 
 
@@ -48,12 +51,14 @@ def adapt(preprocess: Preprocessor, patch: int, merge: int = 1, temporal: int = 
 
 
 def layout_of(clips: list[Clip], keeps: list[np.ndarray] | None = None) -> Layout:
-    """Placeholder rows of clips; ``keeps`` [T, h, w] where the language model's cells are not the gate's."""
-    shapes = [k.shape for k in keeps or [c.gate.keep for c in clips]]
+    """Placeholder rows of clips; ``keeps`` bool [T, h, w] where the language model's cells are not the gate's."""
+    sent = keeps or [c.gate.sent for c in clips]
+    shapes = [k.shape for k in sent]
     layout = Layout.of_grids([(s[0], s[1], s[2]) for s in shapes], [math.nan] * len(clips))
     layout.seconds = [c.seconds for c in clips]
     times = [np.repeat(c.times, s[1] * s[2]) for c, s in zip(clips, shapes, strict=True)]
     layout.time = torch.from_numpy(np.concatenate(times)).float()
+    layout.run = torch.from_numpy(np.concatenate([run_lengths(k).ravel() for k in sent]))
     return layout
 
 
@@ -77,10 +82,10 @@ def scene_numbers(clips: list[Clip], keeps: list[np.ndarray]) -> Tensor:
 
 
 def gate_signals(clips: list[Clip], device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run lengths (sizes) of every kept cell, its ``motion`` (gate score) and its ``scene``, on the gate's own grid."""
-    size = np.concatenate([c.gate.runs()[c.gate.keep] for c in clips])
-    score = np.concatenate([c.gate.score[c.gate.keep] for c in clips])
-    scene = scene_numbers(clips, [c.gate.keep for c in clips])
+    """Run lengths (sizes) of every cell sent, its ``motion`` (gate score) and its ``scene``, on the gate's own grid."""
+    size = np.concatenate([c.gate.runs()[c.gate.sent] for c in clips])
+    score = np.concatenate([c.gate.score[c.gate.sent] for c in clips])
+    scene = scene_numbers(clips, [c.gate.sent for c in clips])
     return torch.from_numpy(size).float(), {"motion": torch.from_numpy(score).to(device), "scene": scene.to(device)}
 
 
@@ -97,13 +102,33 @@ def thinned(out: Encoded, index: Tensor, size: Tensor, signals: dict[str, Tensor
     return index[out.index.cpu()], fold.size, signals
 
 
-def encode_each_once(family: Family, model: Any, clips: list[Clip], wants: frozenset[str]) -> Features:
-    """``Family.encode_clips``, in which a clip that stands in several prompts is encoded once."""
+def encode_each_once(
+    family: Family,
+    model: Any,
+    clips: list[Clip],
+    wants: frozenset[str],
+    reuse: bool = False,
+    memory: Memory | None = None,
+) -> Features:
+    """``Family.encode_clips``, in which a clip that stands in several prompts is encoded once.
+
+    Args:
+        memory: gives the features of a clip that was encoded for another plan.
+    """
     unique = list({id(c): c for c in clips}.values())
-    if len(unique) == len(clips):
-        return family.encode_clips(model, clips, wants)
-    known = {id(c): family.encode_clips(model, [c], wants) for c in unique}
+    if memory is None and len(unique) == len(clips):
+        return family.encode_clips(model, clips, wants, reuse=reuse)
+
+    def one(clip: Clip) -> Features:
+        def make() -> Features:
+            return family.encode_clips(model, [clip], wants, reuse=reuse)
+
+        return make() if memory is None else memory(clip, wants, make)
+
+    known = {id(c): one(c) for c in unique}
     parts = [known[id(c)] for c in clips]
+    if len(parts) == 1:
+        return parts[0]
     starts = np.cumsum([0] + [len(p.layout.position) for p in parts])
     return Features(
         torch.cat([p.x for p in parts]),

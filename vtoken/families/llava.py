@@ -32,6 +32,7 @@ from vtoken.families.clips import (
     vision_dtype,
 )
 from vtoken.families.rows import anyres_layout, join, pack, tile_counts, video_layout
+from vtoken.families.runs import again, run_lengths, whole
 from vtoken.tokenizers.base import Gate
 from vtoken.types import GateMap, Grid
 from vtoken.video.preprocess import Preprocessor
@@ -116,21 +117,24 @@ class Llava(Family):
         return out
 
     def encode_clips(
-        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None
+        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None, reuse: bool = False
     ) -> Features:
-        out = self._encoded(model, clips, wants, thin)
+        out = self._encoded(model, clips, wants, thin, reuse)
+        out, clips = (out, whole(clips)) if reuse else (again(clips, out), clips)
         keeps = [c.gate.keep for c in clips]
-        entered = kept_index(keeps)
-        index, size, own = thinned(out, entered, *gate_signals(clips, out.x.device))
+        index = kept_index([c.gate.sent for c in clips])
+        index, size, own = thinned(out, index, *gate_signals(clips, out.x.device))
         layout = layout_of(clips)
         # one item an image, as the model sees them
         layout.seconds = [c.seconds / len(c.gate.keep) for c in clips for _ in c.gate.keep]
         layout.lengths = [k[0].size for k in keeps for _ in k]
         x = model.base_model.multi_modal_projector(out.x)
-        return Features(x, index, layout, size, own | out.signals, len(entered))
+        return Features(x, index, layout, size, own | out.signals, sum(int(k.sum()) for k in keeps))
 
-    def _encoded(self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None) -> Encoded:
-        """Hidden states and signals of the kept patches of all clips, before the projector."""
+    def _encoded(
+        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None, reuse: bool
+    ) -> Encoded:
+        """Hidden states and signals of the kept patches of all clips (of all with ``reuse``), before the projector."""
         tower = self.tower(model, self.clip_modality)
         has_cls = hasattr(getattr(tower, "vision_model", tower).embeddings, "class_embedding")
         if has_cls != (model.config.vision_feature_select_strategy == "default"):
@@ -140,7 +144,10 @@ class Llava(Family):
             )
         keep = np.concatenate([c.gate.keep.reshape(len(c.gate.keep), -1) for c in clips])
         rows = torch.cat([c.rows for c in clips]).to(model.device, vision_dtype(tower))
-        return encoder.encode(tower, rows, keep, self.layer(model), self.available(tower, wants), thin=thin)
+        wants = self.available(tower, wants)
+        if reuse:
+            return encoder.encode_reuse(tower, rows, keep, self.layer(model), wants)
+        return encoder.encode(tower, rows, keep, self.layer(model), wants, thin=thin)
 
 
 @dataclass(frozen=True)
@@ -184,11 +191,12 @@ class LlavaNext(Llava):
         return len(clip.gate.keep) * self.pooled(model, first).shape[1]
 
     def encode_clips(
-        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None
+        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None, reuse: bool = False
     ) -> Features:
         if thin is not None:
             raise UnsupportedError(f"{self.title} pools its patches, so they cannot leave inside its encoder")
-        patches = self._encoded(model, clips, wants)
+        patches = self._encoded(model, clips, wants, None, reuse)
+        clips = whole(clips) if reuse else clips
         x, signals = patches.x, patches.signals
         base: Any = model.base_model
         before = not hasattr(base, "apply_pooling")  # NeXT-Video pools before its projector, OneVision after
@@ -196,14 +204,15 @@ class LlavaNext(Llava):
             x = base.multi_modal_projector(x)
         starts = np.cumsum([0] + [int(c.gate.keep.sum()) for c in clips])
         rows, keeps, scores, sizes = [], [], [], []
-        signals = signals | {"motion": gate_signals(clips, x.device)[1]["motion"]}
+        score = np.concatenate([c.gate.score[c.gate.keep] for c in clips])
+        signals = signals | {"motion": torch.from_numpy(score).to(x.device)}
         for clip, a, b in zip(clips, starts, starts[1:], strict=False):
             pooled, keep = pool(x[a:b], clip.gate, base.vision_resampler if before else base.apply_pooling)
             side = math.isqrt(keep.shape[1])
             rows.append(pooled)
             keeps.append(keep.reshape(len(keep), side, side))
             scores.append({n: self._pool_signal(model, v[a:b], clip) for n, v in signals.items()})
-            sizes.append(_runs(keeps[-1]))
+            sizes.append(torch.from_numpy(run_lengths(keeps[-1])[keeps[-1]]).float())
         x = torch.cat(rows)
         if before:
             x = base.multi_modal_projector(x)
@@ -243,7 +252,9 @@ class LlavaOnevision(LlavaNext):
     def close(self, model: Any, clips: list[Clip], keeps: list[np.ndarray], features: Features) -> Features:
         layout = join([video_layout([k.size + 1], len(k), newline=True) for k in keeps])
         cells = (~layout.structural).nonzero().squeeze(1)
-        layout.time[cells] = features.layout.time
+        layout.time[cells], run = features.layout.time, features.layout.run
+        assert run is not None
+        layout.run = run.new_zeros(len(layout.time)).index_copy(0, cells, run)
         layout.seconds = features.layout.seconds
         index = torch.cat([cells[features.index], layout.structural.nonzero().squeeze(1)])
         order = index.argsort()
@@ -272,14 +283,3 @@ class VideoLlava(Llava):
             return super().layout(model, modality, inputs, lengths)
         frames = inputs["pixel_values_videos"].shape[1]
         return video_layout([frames * n for n in lengths[::frames]], frames, cls=True)
-
-
-def _runs(keep: np.ndarray) -> Tensor:
-    """float32 [K]: steps that each kept cell stands for, up to the next kept one at its place."""
-    steps = len(keep)
-    following = np.full(keep.shape[1:], steps)
-    run = np.zeros(keep.shape, np.float32)
-    for t in range(steps - 1, -1, -1):
-        run[t] = following - t
-        following = np.where(keep[t], t, following)
-    return torch.from_numpy(run[keep])

@@ -15,6 +15,7 @@ from vtoken.encoders.packed import Thinning
 from vtoken.encoders.signals import collect, merge_cells
 from vtoken.families.base import Clip, Family, Features, Layout
 from vtoken.families.clips import adapt, gate_signals, gated, kept_index, layout_of, thinned
+from vtoken.families.runs import again, whole
 from vtoken.tokenizers.base import Gate
 from vtoken.types import GateMap, Grid
 from vtoken.video.preprocess import Preprocessor
@@ -86,17 +87,22 @@ class Qwen(Family):
         return out
 
     def encode_clips(
-        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None
+        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None, reuse: bool = False
     ) -> Features:
         visual = model.base_model.visual
         merge = visual.spatial_merge_size
         keeps = [c.gate.keep for c in clips]
         grids = torch.tensor([[k.shape[0], k.shape[1] * merge, k.shape[2] * merge] for k in keeps])
         rows = torch.cat([c.rows for c in clips]).to(model.device, visual.dtype)
-        out = encoder.encode(visual, rows, grids.to(model.device), keeps, self.available(visual, wants), thin)
-        entered = kept_index(keeps)
-        index, size, signals = thinned(out, entered, *gate_signals(clips, out.x.device))
-        return Features(out.x, index, layout_of(clips), size, signals | out.signals, len(entered))
+        grids, wants = grids.to(model.device), self.available(visual, wants)
+        if reuse:
+            out, clips = encoder.encode_reuse(visual, rows, grids, keeps, wants), whole(clips)
+        else:
+            out = again(clips, encoder.encode(visual, rows, grids, keeps, wants, thin))
+        index = kept_index([c.gate.sent for c in clips])
+        encoded = sum(int(c.gate.keep.sum()) for c in clips)
+        index, size, signals = thinned(out, index, *gate_signals(clips, out.x.device))
+        return Features(out.x, index, layout_of(clips), size, signals | out.signals, encoded)
 
     def frames_per_step(self, model: Any) -> int:
         return getattr(model.config.vision_config, "temporal_patch_size", 1)

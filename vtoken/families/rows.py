@@ -108,6 +108,7 @@ def join(layouts: list[Layout]) -> Layout:
     """One layout of several items; times and lines count on."""
     step = line = 0
     positions, lines = [], []
+    runs = [p.run for p in layouts if p.run is not None]
     for part in layouts:
         positions.append(part.position + torch.tensor([step, 0, 0], dtype=torch.int32))
         lines.append(torch.where(part.line >= 0, part.line + line, part.line))
@@ -120,4 +121,5 @@ def join(layouts: list[Layout]) -> Layout:
         torch.cat(lines),
         torch.cat([p.time for p in layouts]),
         [s for p in layouts for s in p.seconds],
+        torch.cat(runs) if runs and len(runs) == len(layouts) else None,
     )

@@ -1,6 +1,6 @@
 """Which rows are merged into which: ToMe's bipartite soft matching and PiToMe's, which protects informative rows.
 
-Both only decide. ``fold`` applies a decision to any row-aligned tensor.
+Both only decide; ``kernels.merge.Folding`` applies a decision to any row-aligned tensor.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import elu, normalize
 
+from vtoken.errors import InputError
+from vtoken.kernels.dispatch import use_triton
+
 BLOCK = 1 << 24  # similarities held at once: 64 MiB
+CACHED = 1 << 18  # similarities that stay in a CPU's cache: 1 MiB
 
 
 class Match(NamedTuple):
@@ -30,33 +34,33 @@ class Match(NamedTuple):
 def bipartite_match(metric: Tensor, r: Tensor, class_token: bool = False, distill_token: bool = False) -> Match:
     """ToMe: of the even rows, the ``r`` most similar to an odd one are merged into it (arXiv 2210.09461).
 
+    Cosines in float32, a block of rows at a time; the matrix of all of them is never in memory.
+
     Args:
-        metric: [S, n, d], rows of S segments of one length.
+        metric: [S, n, d], rows of S segments of one length, any floating dtype.
         r: int64 [S], rows to merge away, cut to half of what is not protected.
         class_token, distill_token: the first row, and the one after it, merge with nobody.
 
     Returns:
         ``Match``; its order is unmerged even rows by falling similarity (rising row with a class token), odd rows.
+
+    Raises:
+        InputError: shapes that do not fit.
     """
-    parts = [
-        _bipartite(m, c, class_token, distill_token) for m, c in zip(*_blocks(metric, r, metric.shape[1]), strict=True)
-    ]
-    return Match(*(torch.cat(p) for p in zip(*parts, strict=True)))
-
-
-def _bipartite(metric: Tensor, r: Tensor, class_token: bool, distill_token: bool) -> Match:
+    if metric.dim() != 3 or r.shape != metric.shape[:1]:
+        raise InputError(f"bipartite_match: metric [S, n, d] and r [S], got {list(metric.shape)} and {list(r.shape)}")
     segments, n, _ = metric.shape
     into = torch.arange(n, device=metric.device).repeat(segments, 1)
-    r = r.clamp(min=0, max=max(0, (n - class_token - distill_token) // 2))
-    if n < 2:
+    if n < 2 or segments == 0:
         return Match(into, into.clone())
-    unit = normalize(metric.float(), dim=-1)
-    score = unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)
+    r = r.clamp(min=0, max=(n - class_token - distill_token) // 2)
+    if use_triton(metric):
+        from vtoken.kernels.gpu.bipartite import bipartite_match as twin
+
+        return Match(*twin(metric, r, class_token, distill_token))
+    best, partner = _nearest(metric, distill_token)
     if class_token:
-        score[:, 0] = -torch.inf
-    if distill_token:
-        score[:, :, 0] = -torch.inf
-    best, partner = score.max(dim=-1)
+        best[:, 0] = -torch.inf
     place = _places(best)
     even, odd = into[:, ::2], into[:, 1::2]
     rank = torch.empty_like(into)
@@ -64,6 +68,33 @@ def _bipartite(metric: Tensor, r: Tensor, class_token: bool, distill_token: bool
     rank[:, 1::2] = n + odd
     merged = torch.where(place < r[:, None], 2 * partner + 1, even)
     return Match(into.scatter(1, even, merged), rank)
+
+
+def _nearest(metric: Tensor, distill_token: bool) -> tuple[Tensor, Tensor]:
+    """The largest cosine of every even row with an odd one, and the number of that: float32 and int64 [S, n - n // 2].
+
+    Blocks of whole segments where they are short, of rows where they are long; on a CPU a block stays in the cache.
+    """
+    segments, n, _ = metric.shape
+    block = BLOCK if metric.is_cuda else CACHED
+    rows, some = n - n // 2, max(1, block // (n * n // 4 + 1))
+    step = rows if some > 1 else max(1, block // (n // 2))
+    best = torch.empty(segments, rows, device=metric.device)
+    partner = torch.empty(segments, rows, dtype=torch.long, device=metric.device)
+    for s in range(0, segments, some):
+        unit = normalize(metric[s : s + some].float(), dim=-1)
+        odd = unit[:, 1::2].transpose(1, 2)
+        for i in range(0, rows, step):
+            score = unit[:, 2 * i : 2 * (i + step) : 2] @ odd
+            if distill_token:
+                score[:, :, 0] = -torch.inf
+            at = slice(s, s + some), slice(i, i + step)
+            if score.is_cuda:
+                best[at], partner[at] = score.max(dim=-1)
+            else:  # NumPy's argmax is five times as fast as torch's
+                partner[at] = torch.from_numpy(score.numpy().argmax(-1))
+                best[at] = score.gather(2, partner[at][..., None]).squeeze(2)
+    return best, partner
 
 
 @torch.no_grad()
@@ -143,56 +174,6 @@ def numbered(into: Tensor, key: Tensor) -> Tensor:
     number = torch.empty_like(into)
     number[roots] = torch.arange(len(roots), device=into.device)
     return number[into]
-
-
-class Folding:
-    """How rows become fewer: which join, who stands for them, and with what weight.
-
-    Args:
-        group: int64 [N], number of the new row of every row, 0..M-1, or -1 where it leaves.
-        size: float [N], above 0, what each row stands for.
-        ordered: keep the numbers; otherwise new rows are in the order of their heaviest members (the first of equals).
-
-    Attributes:
-        group: int64 [N], the final numbers.
-        head: int64 [M], the heaviest member of each new row.
-        size: float [M].
-    """
-
-    def __init__(self, group: Tensor, size: Tensor, ordered: bool = False) -> None:
-        n = len(group)
-        count = int(group.max()) + 1 if n else 0
-        members = (group >= 0).nonzero().squeeze(1)
-        target, weight = group[members], size[members]
-        total = size.new_zeros(count).index_add_(0, target, weight)
-        best = size.new_zeros(count).scatter_reduce(0, target, weight, "amax")
-        first = torch.where(weight == best[target], members, n)
-        head = first.new_full((count,), n).scatter_reduce(0, target, first, "amin")
-        if not ordered:
-            order = head.argsort()
-            number = torch.empty_like(order)
-            number[order] = torch.arange(count, device=order.device)
-            head, total, target = head[order], total[order], number[target]
-            group = torch.where(group >= 0, number[group.clamp(min=0)], -1) if count else group
-        self.group, self.head, self.size = group, head, total
-        together = torch.bincount(target, minlength=count)[target] > 1
-        self._rows, target = members[together], target[together]
-        self._new, self._slot = target.unique(return_inverse=True)
-        self._share = size[self._rows] / total[target]
-
-    def __call__(self, value: Tensor, unit: int = 1) -> Tensor:
-        """Size-weighted means of rows [N * unit, ...]; integers and booleans come from the heaviest member.
-
-        A row that stays alone keeps its bits. ``unit`` consecutive rows belong to one number and fold row by row.
-        """
-        cells = value.unflatten(0, (-1, unit))
-        out = cells[self.head]
-        if len(self._rows) and value.is_floating_point():
-            wide = cells[self._rows].to(torch.promote_types(value.dtype, torch.float32))
-            wide = wide * self._share.to(wide.dtype).view(-1, *[1] * (wide.dim() - 1))
-            mean = wide.new_zeros((len(self._new), *wide.shape[1:])).index_add(0, self._slot, wide)
-            out = out.index_copy(0, self._new, mean.to(value.dtype))
-        return out.flatten(0, 1)
 
 
 def unmerge(value: Tensor, group: Tensor) -> Tensor:

@@ -5,20 +5,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vtoken.errors import InputError
+from vtoken.kernels.dispatch import use_triton
+
 BATCH = 16  # candidates whose gains are computed together
 
 
-def greedy_cover(cover: Tensor, k: int) -> Tensor:
+def greedy_coverage(cover: Tensor, k: int) -> Tensor:
     """Rows of ``cover`` whose elementwise maximum has the largest sum, chosen greedily: int64 [k] in pick order.
 
     A pick's gain is the sum over r of max(cover[j, r] - best[r], 0); among equals the first row wins. A gain can only
     shrink as more is covered, so old gains are upper bounds, and only candidates that may still be largest are
-    computed again: the same picks as computing all gains every time.
+    computed again: the same picks as computing all gains every time (lazy greedy, Minoux 1978; MMTok, arXiv
+    2508.18264).
 
     Args:
         cover: float32 [N, R], at least 0: how well picking row j covers demand r.
         k: rows to pick, at most N.
+
+    Raises:
+        InputError: another shape or dtype, or a k that is not in 0..N.
     """
+    if cover.dim() != 2 or cover.dtype != torch.float32 or not 0 <= k <= len(cover):
+        raise InputError(f"cover must be float32 [N, R] and k in 0..N, got {list(cover.shape)} ({cover.dtype}), k={k}")
+    if use_triton(cover):
+        from vtoken.kernels.gpu import coverage as twin
+
+        return twin.greedy_coverage(cover, k)
     best = cover.new_zeros(cover.shape[1])
     gain = cover.sum(1)
     fresh = torch.ones(len(cover), dtype=torch.bool, device=cover.device)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vtoken.errors import InputError
+from vtoken.kernels.dispatch import use_triton
+
 BLOCK = 1 << 24  # distances held at a time
 NEAREST = 16  # neighbours among which a denser row is looked for before all rows are
 
@@ -19,8 +22,20 @@ def dpc_scores(x: Tensor, neighbours: int) -> Tensor:
 
     Args:
         x: [B, N, D], any floating dtype; computed in float32.
-        neighbours: nearest rows that make the density, at most N are used.
+        neighbours: nearest rows that make the density, at least 1; at most N are used.
+
+    Raises:
+        InputError: another shape or dtype, or no neighbours.
     """
+    if x.dim() != 3 or not x.is_floating_point() or neighbours < 1:
+        raise InputError(
+            f"x must be floating [B, N, D], neighbours 1 or more: {list(x.shape)} ({x.dtype}), {neighbours}"
+        )
+    if use_triton(x):
+        from vtoken.kernels.gpu import dpc_knn as twin
+
+        if min(neighbours, x.shape[1]) <= twin.MOST:  # more than that, and the blocks below do it
+            return twin.dpc_scores(_centred(x), min(neighbours, x.shape[1]))
     together = max(1, BLOCK // max(1, x.shape[1] ** 2))
     parts = [_centred(part) for part in x.split(together)]
     k = min(neighbours, x.shape[1])
@@ -79,11 +94,19 @@ def dpc_knn(x: Tensor, clusters: int, neighbours: int) -> tuple[Tensor, Tensor]:
     batch, n, _ = x.shape
     centre = dpc_scores(x, neighbours).argsort(dim=1, descending=True, stable=True)[:, :clusters]
     wide = _centred(x)
-    heads = wide.gather(1, centre[:, :, None].expand(-1, -1, wide.shape[2]))
-    step = max(1, BLOCK // (batch * clusters))
-    parts = [_squared(part, heads).argmin(-1) for part in wide.split(step, dim=1)]
+    label = _labels(wide, wide.gather(1, centre[:, :, None].expand(-1, -1, wide.shape[2])))
     own = torch.arange(clusters, device=x.device).expand(batch, clusters)
-    return centre, torch.cat(parts, dim=1).scatter(1, centre, own)
+    return centre, label.scatter(1, centre, own)
+
+
+def _labels(x: Tensor, heads: Tensor) -> Tensor:
+    """Number of the nearest of the heads [B, C, D] for every row of [B, N, D]: int64 [B, N], the first among equals."""
+    if use_triton(x):
+        from vtoken.kernels.gpu import dpc_knn as twin
+
+        return twin.dpc_labels(x, heads)
+    step = max(1, BLOCK // max(1, heads.shape[0] * heads.shape[1]))
+    return torch.cat([_squared(part, heads).argmin(-1) for part in x.split(step, dim=1)], dim=1)
 
 
 def _centred(x: Tensor) -> Tensor:

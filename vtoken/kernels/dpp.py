@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vtoken.errors import InputError
+from vtoken.kernels.dispatch import use_triton
+
 CANDIDATES = 256  # rows whose exact residuals are kept up to date between two updates of all rows
 DEPENDENT = 1e-5  # share of a row's own length below which float32 cannot tell what is left of it from nothing
 
 
-def greedy_map(v: Tensor, k: int) -> Tensor:
+def greedy_dpp(v: Tensor, k: int) -> Tensor:
     """Rows whose kernel v v^T has a large determinant, chosen greedily: int64 [<= k] in pick order.
 
     Each pick is the row with the largest squared residual after projection on the rows picked so far; among equals
@@ -23,7 +26,17 @@ def greedy_map(v: Tensor, k: int) -> Tensor:
     Args:
         v: [N, D] rows of any floating dtype; computed in float32.
         k: rows to pick, at most N.
+
+    Raises:
+        InputError: another shape or dtype, or a k that is not in 0..N.
     """
+    if v.dim() != 2 or not v.is_floating_point() or not 0 <= k <= len(v):
+        raise InputError(f"v must be floating [N, D] and k in 0..N, got {list(v.shape)} ({v.dtype}), k={k}")
+    if use_triton(v):
+        from vtoken.kernels.gpu import dpp as twin
+
+        picks, count = twin.greedy_dpp(v, k, DEPENDENT)
+        return picks[: int(count)]
     v = v.float()
     n = len(v)
     residual = v.square().sum(1)

@@ -2,45 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from vtoken.errors import InputError
+from vtoken.kernels.dispatch import use_triton
 
 STRIP = 1 << 22  # similarities held at a time
 BATCH = 64  # picks whose distances are computed together, at most
 AHEAD = 4  # candidates for each of them
 
 
-def kcenter(x: Tensor, k: int, first: Tensor | None = None) -> Tensor:
-    """Greedy max-min selection by cosine distance: int64 [k] in pick order, each row once.
+def kcenter(x: Tensor, k: int | Sequence[int], first: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
+    """Greedy max-min selection by cosine distance: int64 rows in pick order, each once, segment after segment.
 
     The first pick is the row whose nearest other row is farthest (0 for a single row), or the one of the highest
     ``first``, which saves O(N^2 D); among equals the first row wins. Time O(N^2 D + k N D), memory O(N D): the
-    distances to the picked rows are a running minimum, never an N x N matrix.
+    distances to the picked rows are a running minimum, never an N x N matrix (DivPrune, arXiv 2503.02175; Gonzalez
+    1985).
 
     Args:
         x: [N, D] features of any floating dtype; computed in float32.
-        k: rows to pick, at most N.
+        k: rows to pick of each segment, at most its length: one number for all, or one a segment.
         first: [N], how good each row is as the first pick.
+        cu_seqlens: integers [S + 1], offsets of the segments that are picked from apart; None is one segment.
+
+    Raises:
+        InputError: shapes or numbers that do not match.
     """
-    unit = normalize(x.float(), dim=1)
-    return _greedy(unit, 1 - _nearest(unit) if first is None else first.float(), k, torch.minimum)
+    return _select(x, k, first, cu_seqlens, add=False)
 
 
-def max_sum(x: Tensor, k: int, first: Tensor) -> Tensor:
-    """Greedy max-sum selection by cosine distance: int64 [k] in pick order, each row once.
+def max_sum(x: Tensor, k: int | Sequence[int], first: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+    """Greedy max-sum selection by cosine distance: int64 rows in pick order, each once, segment after segment.
 
     Each pick has the largest sum of distances to the picked rows; among equals the first row wins. Time O(k N D),
-    memory O(N D).
-
-    Args:
-        x: [N, D] features of any floating dtype; computed in float32.
-        k: rows to pick, at most N.
-        first: [N], how good each row is as the first pick.
+    memory O(N D) (ToDRE, arXiv 2505.18757). Arguments and errors as in ``kcenter``.
     """
-    return _greedy(normalize(x.float(), dim=1), first.float(), k, torch.add)
+    return _select(x, k, first, cu_seqlens, add=True)
+
+
+def _select(x: Tensor, k: int | Sequence[int], first: Tensor | None, cu_seqlens: Tensor | None, add: bool) -> Tensor:
+    counts = _check(x, k, first, cu_seqlens)
+    if use_triton(x):
+        return _by_triton(x, counts, first, cu_seqlens, add)
+    offsets = [0, len(x)] if cu_seqlens is None else cu_seqlens.tolist()
+    picks = [torch.empty(0, dtype=torch.long, device=x.device)]
+    for start, stop, count in zip(offsets[:-1], offsets[1:], counts, strict=True):
+        if count:
+            unit = normalize(x[start:stop].float(), dim=1)
+            score = 1 - _nearest(unit) if first is None else first[start:stop].float()
+            picks.append(_greedy(unit, score, count, torch.add if add else torch.minimum) + start)
+    return torch.cat(picks)
+
+
+def _check(x: Tensor, k: int | Sequence[int], first: Tensor | None, cu_seqlens: Tensor | None) -> list[int]:
+    """Rows to pick of every segment; offsets on a GPU are not read where that would wait for it."""
+    if x.dim() != 2 or not x.is_floating_point() or first is not None and first.shape != x.shape[:1]:
+        shape = None if first is None else list(first.shape)
+        raise InputError(f"x must be floating [N, D] and first [N], got {list(x.shape)} ({x.dtype}) and {shape}")
+    segments = 1 if cu_seqlens is None else len(cu_seqlens) - 1
+    counts = [k] * segments if isinstance(k, int) else list(k)
+    if len(counts) != segments or min(counts, default=0) < 0:
+        raise InputError(f"k must be at least 0, one number or one for each of {segments} segments, got {k}")
+    if cu_seqlens is None or not (cu_seqlens.is_cuda and use_triton(x)):
+        offsets = [0, len(x)] if cu_seqlens is None else cu_seqlens.tolist()
+        if segments < 0 or offsets[0] != 0 or offsets[-1] != len(x) or sorted(offsets) != offsets:
+            raise InputError(f"cu_seqlens must rise from 0 to {len(x)}, got {offsets[:3]}...{offsets[-1:]}")
+        for start, stop, count in zip(offsets[:-1], offsets[1:], counts, strict=True):
+            if count > stop - start:
+                raise InputError(f"k={count} rows cannot be picked from {stop - start}; lower k")
+    return counts
+
+
+def _by_triton(x: Tensor, counts: list[int], first: Tensor | None, cu_seqlens: Tensor | None, add: bool) -> Tensor:
+    from vtoken.kernels.gpu import kcenter as twin  # registers the operator
+
+    steps = torch.arange(len(counts) + 1, device=x.device)  # no copy from the host where the counts are equal
+    offsets = steps * len(x) if cu_seqlens is None else cu_seqlens.to(x.device, torch.long)
+    equal = len(set(counts)) <= 1
+    stops = steps * sum(counts[:1]) if equal else torch.tensor([0, *counts], device=x.device).cumsum(0)
+    return twin.kcenter(x, first, offsets, stops, sum(counts), add)
 
 
 def _greedy(unit: Tensor, score: Tensor, k: int, join: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vtoken.errors import InputError
+from vtoken.kernels.topk import others, spread
 from vtoken.pruners.base import Context, Reducer
 from vtoken.types import Tokens
 
@@ -19,10 +20,12 @@ class Groups(NamedTuple):
     Attributes:
         number: int64 [N], as ``Merger.group`` returns.
         weight: float32 [N], how much of each row goes into its fused token; the largest gives the position.
+        anchors: int64 [m], rows that stay alone because they are time anchors; the base sets it.
     """
 
     number: Tensor
     weight: Tensor | None = None
+    anchors: Tensor | None = None
 
 
 @dataclass(kw_only=True)
@@ -31,10 +34,14 @@ class Merger(Reducer):
 
     The fused token is the size-weighted mean at the position of its heaviest member (``Tokens.merge``). A method with
     other weights returns ``Groups``, one whose value is no weighted sum of the members writes ``fuse``. The group
-    decides, ``fuse`` computes, and sizes always add up.
+    decides, ``fuse`` computes, and sizes always add up. Time anchors stay alone, and the method sees the other tokens.
+
+    Attributes:
+        own_anchors: True where ``group`` itself sees to the anchors.
     """
 
     kind: ClassVar[str] = "merger"
+    own_anchors: ClassVar[bool] = False
 
     @property
     def own_count(self) -> bool:
@@ -57,17 +64,28 @@ class Merger(Reducer):
         n = len(sample)
         if self.is_identity(n, k):
             return Groups(torch.arange(n, device=tokens.x.device))
+        anchors = self.anchor_rows(sample)
+        if len(anchors) == 0 or self.own_anchors:
+            return self._grouped(sample, k, context)
+        if self.needs_budget and k <= len(anchors):
+            return _absorbed(anchors[spread(len(anchors), k, anchors.device)], n)
+        rest = others(anchors, n)
+        if len(rest) == 0:
+            return Groups(torch.arange(n, device=tokens.x.device))
+        return _beside(self._grouped(sample.take(rest), k - len(anchors), context), rest, anchors, sample.size)
+
+    def _grouped(self, sample: Tokens, k: int, context: Context) -> Groups:
         made = self.group(sample, k, context)
         made = made if isinstance(made, Groups) else Groups(made)
-        if made.number.shape != (n,):
-            raise InputError(f"{self.name}: group numbers must be [{n}], got {list(made.number.shape)}")
+        if made.number.shape != (len(sample),):
+            raise InputError(f"{self.name}: group numbers must be [{len(sample)}], got {list(made.number.shape)}")
         if not self.own_count and int(made.number.max()) + 1 != k:
             raise InputError(f"{self.name} made {int(made.number.max()) + 1} tokens for k={k}")
         return made
 
     def apply(self, tokens: Tokens, decisions: list[Groups], context: Context) -> Tokens:
         numbers, start = [], 0
-        for number, _ in decisions:
+        for number, _, _ in decisions:
             numbers.append(torch.where(number >= 0, number + start, number))
             start += int(number.max()) + 1 if len(number) else 0
         number = torch.cat(numbers)
@@ -82,10 +100,10 @@ class Merger(Reducer):
     @staticmethod
     def _weights(tokens: Tokens, decisions: list[Groups]) -> Tensor | None:
         """The weights of all samples; where some sample has none of its own, each row's share of its group's size."""
-        if all(weight is None for _, weight in decisions):
+        if all(weight is None for _, weight, _ in decisions):
             return None
         parts = []
-        for b, (number, weight) in enumerate(decisions):
+        for b, (number, weight, _) in enumerate(decisions):
             size = tokens.size[tokens.batch[b] : tokens.batch[b + 1]].float()
             parts.append(shares_of(number, size) if weight is None else weight.float())
         return torch.cat(parts)
@@ -93,15 +111,51 @@ class Merger(Reducer):
     def _fused(self, tokens: Tokens, decisions: list[Groups], merged: Tokens, name: str, context: Context) -> Tensor:
         plain = merged.x if name == "x" else merged.signals[name]
         parts = [plain[merged.batch[b] : merged.batch[b + 1]] for b in range(merged.samples)]
-        for b, (own, _) in enumerate(decisions):
+        for b, (own, _, anchors) in enumerate(decisions):
             context.sample = b
             if torch.equal(own, torch.arange(len(own), device=own.device)):
                 continue  # nothing fused in this sample
-            x = self.fuse(tokens.sample(b), own, context)
-            if x is not None and x.shape != parts[b].shape:
-                raise InputError(f"{self.name}: fused features must be {list(parts[b].shape)}, got {list(x.shape)}")
-            parts[b] = parts[b] if x is None else x.to(parts[b].dtype)
+            sample, place = tokens.sample(b), None
+            if anchors is not None:
+                rest = others(anchors, len(own))
+                if len(rest) == 0:
+                    continue
+                sample, own, place = sample.take(rest), *_compact(own[rest])
+            x, wanted = self.fuse(sample, own, context), parts[b] if place is None else parts[b][place]
+            if x is not None and x.shape != wanted.shape:
+                raise InputError(f"{self.name}: fused features must be {list(wanted.shape)}, got {list(x.shape)}")
+            if x is not None:
+                x = x.to(parts[b].dtype)
+                parts[b] = x if place is None else parts[b].index_copy(0, place, x)
         return torch.cat(parts)
+
+
+def _absorbed(anchors: Tensor, n: int) -> Groups:
+    """Anchors alone, for a budget that holds no more: every other row counts to the nearest anchor before it, whose
+    features stay as they are (the first anchor takes what comes before)."""
+    rows = torch.arange(n, device=anchors.device)
+    weight = torch.zeros(n, device=anchors.device).index_fill(0, anchors, 1.0)
+    return Groups((torch.searchsorted(anchors, rows, right=True) - 1).clamp(min=0), weight, rows)
+
+
+def _beside(made: Groups, rest: Tensor, anchors: Tensor, size: Tensor) -> Groups:
+    """The groups of the other rows with the anchors between them, in the order of the rows that lead them."""
+    number = torch.full((len(size),), -1, dtype=torch.long, device=rest.device)
+    number[rest] = made.number
+    number[anchors] = int(made.number.max()) + 1 + torch.arange(len(anchors), device=anchors.device)
+    weight = None
+    if made.weight is not None:
+        weight = torch.ones(len(size), device=rest.device)
+        weight[rest] = made.weight.float()
+    kept = number >= 0
+    number[kept] = in_order(number[kept], (size if weight is None else weight)[kept])
+    return Groups(number, weight, anchors)
+
+
+def _compact(number: Tensor) -> tuple[Tensor, Tensor]:
+    """The same groups numbered from 0 without gaps, -1 left as it is, and the numbers that they had."""
+    had = number[number >= 0].unique()
+    return torch.where(number >= 0, torch.searchsorted(had, number), -1), had
 
 
 def shares_of(group: Tensor, size: Tensor) -> Tensor:

@@ -28,12 +28,14 @@ class Chain:
     Attributes:
         clip: number of its clip within the sample.
         row: int64 [C], the row that leads each cell, -1 where the key step lacks it.
+        free: bool [C], cells whose token is no anchor.
         x, weight: float32 [C, D] and [C], mean of the key tokens of each cell and the source cells behind it.
         pooled: float32 [D], mean of the key tokens; averaged anew with every scene, as the released code does.
     """
 
     clip: int
     row: Tensor
+    free: Tensor
     x: Tensor
     weight: Tensor
     pooled: Tensor
@@ -57,8 +59,8 @@ class Scene(Merger):
         delta: largest divergence that merges, in nats (0 to 0.69); None for 0.05, and 0.4 with ``exact``.
         cell_delta: a key token whose own divergence is not below this counts as changed and stays (ours: a new line
             of text on a slide is not averaged away); None averages all of them, as the paper does.
-        anchors: the last tokens in raster order of a key step that stay on their own, so that the language model keeps
-            the clock (ours); 0 for the paper's rule.
+        anchors: tokens of a key step that stay on their own, by default the last in raster order, so that the language
+            model keeps the clock (ours); 0 for the paper's rule.
         neighbours: "next" compares a scene with the one before; "all" with every earlier one of the clip, and joins the
             nearest (ours).
         exact: compare as the released code does: features are averaged over the key frame and sent through the language
@@ -71,6 +73,7 @@ class Scene(Merger):
     paper: ClassVar[str] = "Gated Residual Tokenization, stage 2 (arXiv 2509.14199)"
     needs: ClassVar[frozenset[str]] = frozenset({"scene"})
     needs_budget: ClassVar[bool] = False
+    own_anchors: ClassVar[bool] = True  # they count in the divergence of two scenes
 
     delta: float | None = None
     cell_delta: float | None = 0.05
@@ -80,11 +83,9 @@ class Scene(Merger):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("delta", "cell_delta", "anchors"):
+        for field in ("delta", "cell_delta"):
             value = getattr(self, field)
-            if value is not None and not (
-                isinstance(value, int if field == "anchors" else (int, float)) and value >= 0
-            ):
+            if value is not None and not (isinstance(value, (int, float)) and value >= 0):
                 raise InputError(f"{self.name}:{field}={value!r} must be a number of 0 or more")
         if self.neighbours not in ("next", "all"):
             raise InputError(f"{self.name}:neighbours={self.neighbours!r} must be next or all")
@@ -98,7 +99,7 @@ class Scene(Merger):
     def group(self, tokens: Tokens, k: int, context: Context) -> Tensor:
         group = torch.arange(len(tokens), device=tokens.x.device)
         chains: list[Chain] = []
-        for scene in _scenes(tokens):
+        for scene in _scenes(tokens, self.anchor_rows(tokens)):
             if not chains or scene.clip != chains[-1].clip:
                 chains = [scene]  # scenes of different clips never merge
                 continue
@@ -117,7 +118,8 @@ class Scene(Merger):
     def _compare(self, a: Chain, b: Chain, context: Context) -> tuple[float, Tensor]:
         """Divergence of two scenes, and the cells (int64) whose key tokens would be averaged."""
         shared = ((a.row >= 0) & (b.row >= 0)).nonzero().squeeze(1)
-        averaged = shared[: len(shared) - self.anchors] if self.anchors else shared
+        free = (a.free & b.free)[shared]
+        averaged = shared[free]
         if len(averaged) == 0:
             return math.inf, shared
         if self.exact:
@@ -130,12 +132,13 @@ class Scene(Merger):
             logits = head(torch.stack([a.pooled, b.pooled]).to(next(head.parameters()).dtype)).float()
             return float(reversed_jensen_shannon(*logits.log_softmax(-1))), averaged
         each = jensen_shannon(*feature_distributions(torch.stack([a.x[shared], b.x[shared]])))
-        alike = averaged if self.cell_delta is None else averaged[each[: len(averaged)] < self.cell_delta]
+        alike = averaged if self.cell_delta is None else averaged[each[free] < self.cell_delta]
         return float(each.mean()), alike
 
 
-def _scenes(tokens: Tokens) -> Iterator[Chain]:
+def _scenes(tokens: Tokens, anchors: Tensor) -> Iterator[Chain]:
     """Every scene of a sample as a chain of its own, in order."""
+    free = torch.ones(len(tokens), dtype=torch.bool, device=anchors.device).index_fill(0, anchors, False)
     place, step = cells(tokens.position), tokens.position[:, 0].long()
     count = int(place.max()) + 1
     numbers, scene = tokens.signals["scene"].unique(return_inverse=True)
@@ -149,7 +152,7 @@ def _scenes(tokens: Tokens) -> Iterator[Chain]:
         x = tokens.x.new_zeros(count, tokens.x.shape[1], dtype=torch.float32)
         x[place[rows]] = tokens.x[rows].float()
         weight = torch.where(row >= 0, tokens.size[row].float(), 0.0)
-        yield Chain(own, row, x, weight, tokens.x[rows].float().mean(0))
+        yield Chain(own, row, (row < 0) | free[row], x, weight, tokens.x[rows].float().mean(0))
 
 
 def _join(chain: Chain, scene: Chain, alike: Tensor, group: Tensor) -> None:
@@ -160,6 +163,6 @@ def _join(chain: Chain, scene: Chain, alike: Tensor, group: Tensor) -> None:
     chain.x[alike] += share * (scene.x[alike] - chain.x[alike])
     chain.weight[alike] = total
     new = ((chain.row < 0) & (scene.row >= 0)).nonzero().squeeze(1)
-    for name in ("row", "x", "weight"):
+    for name in ("row", "free", "x", "weight"):
         getattr(chain, name)[new] = getattr(scene, name)[new]
     chain.pooled = (chain.pooled + scene.pooled) / 2

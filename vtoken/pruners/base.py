@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from vtoken.errors import InputError
-from vtoken.kernels.topk import last_of_steps, others, spread, top
+from vtoken.kernels.topk import others, spread, top
+from vtoken.pruners.anchors import PLACES, anchor_rows
 from vtoken.registry import Method
 from vtoken.types import Budget, Tokens
 
@@ -55,23 +56,36 @@ class Context:
 
 @dataclass(kw_only=True)
 class Reducer(Method):
-    """What pruners and mergers share: the loop over samples and the exact budget.
+    """What pruners and mergers share: the loop over samples, the exact budget and the time anchors.
 
     Attributes:
         keep, tokens, per_second: a budget of this stage's own (at most one of them). It wins over the plan's, and a
             share counts from the tokens that enter the stage.
+        anchors: rows of each time step that stay as they are whatever the method says. They count within the budget;
+            where it is smaller, evenly spaced anchors are what is kept.
+        anchor_at: their place among the step's tokens in raster order: "last", "first", "spread" evenly, or "random".
+        anchor_seed: of the random place.
         needs_budget: False for methods that decide themselves how many tokens remain.
 
     Raises:
-        InputError: a budget out of range, two of them, or one where none is taken.
+        InputError: a budget out of range, two of them, or one where none is taken; anchors that make no sense.
     """
 
     keep: float | None = None
     tokens: int | None = None
     per_second: float | None = None
+    anchors: int = 0
+    anchor_at: Literal["last", "first", "spread", "random"] = "last"
+    anchor_seed: int = 0
     needs_budget: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        for name in ("anchors", "anchor_seed"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise InputError(f"{self.name}:{name}={value!r} must be a whole number of at least 0")
+        if self.anchor_at not in PLACES:
+            raise InputError(f"{self.name}:anchor_at={self.anchor_at!r} must be one of {', '.join(PLACES)}")
         if (own := self.own_budget()) and not self.needs_budget:
             raise InputError(f"{self.name} decides itself how many tokens remain and takes no budget, got {own}")
 
@@ -120,6 +134,10 @@ class Reducer(Method):
         """Apply the decisions of all samples at once."""
         raise NotImplementedError(type(self).__name__)
 
+    def anchor_rows(self, sample: Tokens) -> Tensor:
+        """Rows of the time anchors of one sample: int64 ascending."""
+        return anchor_rows(sample.position, self.anchors, self.anchor_at, self.anchor_seed)
+
     def is_identity(self, n: int, k: int) -> bool:
         """Whether nothing is to be decided: no rows, or a budget that keeps all."""
         return n == 0 or (self.needs_budget and k >= n)
@@ -127,23 +145,9 @@ class Reducer(Method):
 
 @dataclass(kw_only=True)
 class Pruner(Reducer):
-    """A method that drops tokens; subclasses write ``select``.
-
-    Attributes:
-        anchors: rows of each time step, the last in raster order, that are kept whatever the method says. They count
-            within the budget; where it is smaller, evenly spaced anchors are what is kept.
-
-    Raises:
-        InputError: ``anchors`` is no whole number of at least 0.
-    """
+    """A method that drops tokens; subclasses write ``select``."""
 
     kind: ClassVar[str] = "pruner"
-    anchors: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.anchors, bool) or not isinstance(self.anchors, int) or self.anchors < 0:
-            raise InputError(f"{self.name}:anchors={self.anchors!r} must be a whole number of at least 0")
 
     def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
         """Rows of one sample to keep: int64 [k], unique, in the order in which the language model should see them."""
@@ -160,7 +164,7 @@ class Pruner(Reducer):
         n = len(sample)
         if self.is_identity(n, k):
             return torch.arange(n, device=tokens.x.device)
-        anchors = last_of_steps(sample.position, self.anchors)
+        anchors = self.anchor_rows(sample)
         if len(anchors) == 0:
             index = self.select(sample, k, context)
         elif k <= len(anchors):

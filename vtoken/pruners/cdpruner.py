@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vtoken.errors import InputError
-from vtoken.kernels.dpp import greedy_map
+from vtoken.kernels.dpp import greedy_dpp
 from vtoken.kernels.topk import others, top
 from vtoken.pruners.base import Context, Count, Pruner
 from vtoken.pruners.signals import text_of
@@ -56,7 +56,7 @@ class CDPruner(Pruner):
         else:
             text = normalize(text_of(context, self.name, tokens.x.shape[1]), dim=1)
             relevance = scaled(normalize(tokens.x.float(), dim=1) @ text.mean(0))
-        picks = greedy_map(normalize(tokens.x.float(), dim=1) * relevance[:, None], k)
+        picks = greedy_dpp(normalize(tokens.x.float(), dim=1) * relevance[:, None], k)
         rest = others(picks, len(tokens))
         return torch.cat([picks, rest[top(relevance[rest], k - len(picks))]]).sort().values
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vtoken.errors import InputError
-from vtoken.kernels.coverage import greedy_cover
+from vtoken.kernels.coverage import greedy_coverage
 from vtoken.pruners.base import Context, Pruner
 from vtoken.pruners.signals import text_of
 from vtoken.registry import register
@@ -59,4 +59,4 @@ class MMTok(Pruner):
         # the logits are symmetric, so the softmax over visual tokens can be taken down the columns in place
         total = among.logsumexp(0)
         among.sub_(total).exp_().mul_(self.alpha / n)
-        return greedy_cover(cover, k).sort().values
+        return greedy_coverage(cover, k).sort().values

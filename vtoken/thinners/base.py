@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from vtoken.encoders.packed import Step
-from vtoken.encoders.varlen import Segments
 from vtoken.errors import InputError
-from vtoken.kernels.bipartite import Folding, Match, numbered
+from vtoken.kernels.bipartite import Match, numbered
+from vtoken.kernels.merge import Folding
+from vtoken.kernels.varlen import Segments
 from vtoken.registry import Method
 from vtoken.types import Budget
 

@@ -25,9 +25,17 @@ class Gate(Method):
     """A method that decides which cells of a video are encoded at all; subclasses write ``score``.
 
     Attributes:
-        anchors: cells of every time step that are always kept, so that the language model keeps the clock; more
+        anchors: cells of every time step that always have a token, so that the language model keeps the clock; more
             than a step has means all.
-        anchor_at: their place in raster order: "last", "first", or "spread" evenly.
+        anchor_at: their place in raster order: "last", "first", "spread" evenly, or "random", drawn anew for each step.
+        anchor_seed: of the random place; equal seeds and grids give the same cells, whatever the clip.
+        anchor_source: "encode" keeps an anchor, "reuse" sends the last features of its cell again where it did not
+            change, so that it costs the encoder nothing.
+        apply: "skip" neither encodes nor sends what did not change. "reuse" is what the released GRT code does: all
+            cells are encoded and sent, and only the patch projection of skipped ones is saved, whose embeddings are
+            those of the last kept cell in their place.
+        run_position: where the token of a run of unchanged cells stands in time: at the "start" of the run, in the
+            "middle" (the earlier one of two) or at its "end". What pruners and mergers decide does not depend on it.
         refresh_seconds: every cell is kept at least this often, in turns, by presentation time; None for never.
         reference: compare with the content at the "refreshed" (last kept) step of each cell, which bounds the error by
             the threshold, or with the "previous" step, which loses slow changes.
@@ -41,16 +49,25 @@ class Gate(Method):
     stream_class: ClassVar[type[GateStream]] = GateStream
 
     anchors: int = 1
-    anchor_at: Literal["last", "first", "spread"] = "last"
+    anchor_at: Literal["last", "first", "spread", "random"] = "last"
+    anchor_seed: int = 0
+    anchor_source: Literal["encode", "reuse"] = "encode"
+    apply: Literal["skip", "reuse"] = "skip"
+    run_position: Literal["start", "middle", "end"] = "start"
     refresh_seconds: float | None = 10.0
     reference: Literal["refreshed", "previous"] = "refreshed"
     cut_histogram: float = 0.25
     cut_kept: float = 0.8
 
     def __post_init__(self) -> None:
-        if isinstance(self.anchors, bool) or not isinstance(self.anchors, int) or self.anchors < 0:
-            raise InputError(f"{self.name}: anchors={self.anchors!r} must be a whole number of cells, 0 or more")
-        self._choice("anchor_at", "last", "first", "spread")
+        for field in ("anchors", "anchor_seed"):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise InputError(f"{self.name}: {field}={value!r} must be a whole number, 0 or more")
+        self._choice("anchor_at", "last", "first", "spread", "random")
+        self._choice("anchor_source", "encode", "reuse")
+        self._choice("apply", "skip", "reuse")
+        self._choice("run_position", "start", "middle", "end")
         self._choice("reference", "refreshed", "previous")
         self._number("refresh_seconds", "None switches timed refresh off", above=True)
         self._number("cut_histogram", "1 switches scene cuts by histogram off")
@@ -141,9 +158,11 @@ class Gate(Method):
         parts = [stream.push(p[None], frames.pts[i : i + 1]) for i, p in enumerate(resized(frames, grid, self.signal))]
         return GateMap.concatenate([*parts, stream.finish()])
 
-    def anchor_cells(self, grid: Grid) -> np.ndarray:
-        """Raster numbers of the anchors in a time step: int64 [min(anchors, cells)]."""
+    def anchor_cells(self, grid: Grid, step: int) -> np.ndarray:
+        """Raster numbers of the anchors in a time step by its number: int64 [min(anchors, cells)]."""
         n, cells = min(self.anchors, grid.cells), grid.cells
+        if self.anchor_at == "random":
+            return np.random.default_rng((self.anchor_seed, step)).permutation(cells)[:n]
         if self.anchor_at == "spread":
             return (2 * np.arange(n) + 1) * cells // (2 * max(n, 1))
         return np.arange(n) + (cells - n if self.anchor_at == "last" else 0)

@@ -120,7 +120,10 @@ class Grt(Gate):
         self._number("merge_delta", "merge=none switches the merging of scenes off")
 
     def second_stage(self) -> tuple[str, dict[str, Any]] | None:
-        return None if self.merge == "none" else ("scene", {"delta": self.merge_delta, "anchors": self.anchors})
+        if self.merge == "none":
+            return None
+        anchors = {name: getattr(self, name) for name in ("anchors", "anchor_at", "anchor_seed")}
+        return "scene", {"delta": self.merge_delta, **anchors}
 
     def score(self, current: np.ndarray, reference: np.ndarray, grid: Grid) -> np.ndarray:
         k = side(grid.cell, SUB_BLOCK)

@@ -42,7 +42,6 @@ class GateStream:
         self._step = 0
         self._scene = -1
         self._source = np.zeros((grid.rows, grid.columns), np.int32)  # step of the last keep of each cell
-        self._anchors = gate.anchor_cells(grid)
         self._start = 0.0
         self._turn = 0  # how many turns of the timed refresh have passed since the start
         # the frame before the step at hand
@@ -127,16 +126,17 @@ class GateStream:
         if cut:
             self._scene += 1
             self.restart()
-        forced = np.zeros(self.grid.cells, bool)
-        forced[self._anchors] = True
-        forced[due] = True
-        forced = forced.reshape(shape)
+        forced, anchors = np.zeros(shape, bool), np.zeros(shape, bool)
+        forced.flat[due] = True
+        anchors.flat[self.gate.anchor_cells(self.grid, self._step)] = True
+        if self.gate.anchor_source == "encode":
+            forced |= anchors
         keep = keep | forced
         self.refresh(step, keep)
         self._source[keep] = self._step
         self._remember(step[-1])
         self._step += 1
-        return keep, self._source.copy(), np.int32(self._scene), score, forced
+        return keep, self._source.copy(), np.int32(self._scene), score, forced, anchors & ~keep
 
     def _due(self, at: float) -> np.ndarray:
         """Raster numbers of the cells whose turn came since the last step: cell i at (i + 1) / cells of each period."""
@@ -195,5 +195,4 @@ class GateStream:
     def _map(self, steps: list[tuple[Any, ...]]) -> GateMap:
         if not steps:
             return GateMap.full(0, self.grid.rows, self.grid.columns)
-        keep, reference, scenes, score, forced = map(np.stack, zip(*steps, strict=True))
-        return GateMap(keep, reference, scenes, score, forced)
+        return GateMap(*map(np.stack, zip(*steps, strict=True)))

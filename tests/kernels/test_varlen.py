@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vtoken.encoders.varlen import Segments, attend
+from vtoken.kernels.varlen import Segments, varlen_attention
 
 
 def dense(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scale: float, key_bias: Tensor | None = None) -> Tensor:
@@ -24,12 +24,12 @@ def dense(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], scale: float, key
 def test_any_lengths_equal_a_dense_mask(lengths, seed):
     generator = torch.Generator().manual_seed(seed)
     q, k, v = torch.randn(3, sum(lengths), 2, 8, generator=generator)
-    got = attend(q, k, v, Segments(lengths, q.device), 0.5)
+    got = varlen_attention(q, k, v, Segments(lengths, q.device), 0.5)
     assert got.shape == v.shape
     if len(q):
         assert (got - dense(q, k, v, lengths, 0.5)).abs().max() <= 1e-5
         bias = 4 * torch.rand(len(q), generator=generator)
-        got = attend(q, k, v, Segments(lengths, q.device), 0.5, bias)
+        got = varlen_attention(q, k, v, Segments(lengths, q.device), 0.5, bias)
         assert (got - dense(q, k, v, lengths, 0.5, bias)).abs().max() <= 1e-5
 
 
@@ -39,7 +39,7 @@ def test_gradients_equal_those_of_a_dense_mask():
     q, k, v = qkv.unbind(0)
     weight = torch.randn(12, 2, 8)
     (expected,) = torch.autograd.grad((dense(q, k, v, lengths, 0.3) * weight).sum(), qkv)
-    (got,) = torch.autograd.grad((attend(q, k, v, Segments(lengths, qkv.device), 0.3) * weight).sum(), qkv)
+    (got,) = torch.autograd.grad((varlen_attention(q, k, v, Segments(lengths, qkv.device), 0.3) * weight).sum(), qkv)
     assert (got - expected).abs().max() <= 1e-5
 
 
@@ -50,10 +50,10 @@ def test_gpu_equals_a_dense_mask(dtype, width):
     lengths = [7, 130, 1, 0, 130, 64]
     q, k, v = torch.randn(3, sum(lengths), 4, width, device="cuda", dtype=dtype)
     for scale in (width**-0.5, 0.2):
-        got = attend(q, k, v, Segments(lengths, q.device), scale)
+        got = varlen_attention(q, k, v, Segments(lengths, q.device), scale)
         assert got.dtype == dtype
         assert (got - dense(q, k, v, lengths, scale)).abs().max() <= (1e-4 if dtype == torch.float32 else 2e-2)
         bias = torch.randint(1, 60, (len(q),), device="cuda").float().log()
-        got = attend(q, k, v, Segments(lengths, q.device), scale, bias)
+        got = varlen_attention(q, k, v, Segments(lengths, q.device), scale, bias)
         expected = dense(q, k, v, lengths, scale, bias)
         assert (got - expected).abs().max() <= (1e-4 if dtype == torch.float32 else 3e-2)

@@ -55,7 +55,9 @@ class Segments:
         return None if torch.equal(order, place) else order.argsort()
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, key_bias: Tensor | None = None) -> Tensor:
+def varlen_attention(
+    q: Tensor, k: Tensor, v: Tensor, segments: Segments, scale: float, key_bias: Tensor | None = None
+) -> Tensor:
     """Softmax attention of every segment within itself.
 
     On a GPU in half precision it is one call of flash-attn or of torch's varlen attention; elsewhere segments of one

@@ -1,4 +1,4 @@
-"""Token reduction as the published code computes it, in plain torch: what ``reducers.py`` measures against.
+"""Token reduction as the published code computes it, in plain torch: what the benchmarks measure against.
 
 Written from the rules in the papers and from what is known of how the released code loops, not from that code. Each
 function takes one sample of full frames on a grid and the tokens to keep, and gives rows (pruners) or features
@@ -28,12 +28,16 @@ def cosine_distance(x: Tensor) -> Tensor:
 
 def divprune(tokens: Tokens, k: int, text: Tensor) -> Tensor:
     """Every pick gathers the distances of all picks before it: O(k^2 N)."""
-    distance = cosine_distance(tokens.x)
-    picks = torch.empty(k, dtype=torch.long)
+    return far_apart(cosine_distance(tokens.x), k).sort().values
+
+
+def far_apart(distance: Tensor, k: int) -> Tensor:
+    """The loop of ``divprune`` over a matrix [N, N]: int64 [k] in pick order."""
+    picks = torch.empty(k, dtype=torch.long, device=distance.device)
     picks[0] = distance.topk(2, dim=0, largest=False).values[1].argmax()
     for i in range(1, k):
         picks[i] = distance.index_select(0, picks[:i]).amin(0).argmax()
-    return picks.sort().values
+    return picks
 
 
 def kcenter(tokens: Tokens, k: int, text: Tensor) -> Tensor:
@@ -65,15 +69,19 @@ def cdpruner(tokens: Tokens, k: int, text: Tensor) -> Tensor:
     unit = normalize(tokens.x, dim=1)
     like = unit @ normalize(text, dim=1).mean(0)
     relevance = (like - like.min() + 1e-6) / (like.max() - like.min())
-    kernel = relevance[:, None] * (unit @ unit.T) * relevance
-    factor, left = torch.zeros(k, len(unit)), kernel.diagonal().clone()
-    picks = torch.empty(k, dtype=torch.long)
+    return by_cholesky(relevance[:, None] * (unit @ unit.T) * relevance, k).sort().values
+
+
+def by_cholesky(kernel: Tensor, k: int) -> Tensor:
+    """The loop of ``cdpruner`` over a kernel [N, N]: int64 [k] in pick order."""
+    factor, left = kernel.new_zeros(k, len(kernel)), kernel.diagonal().clone()
+    picks = torch.empty(k, dtype=torch.long, device=kernel.device)
     for i in range(k):
         pick = int(left.argmax())
         row = (kernel[pick] - factor[:i, pick] @ factor[:i]) / left[pick].sqrt()
         factor[i], left = row, left - row.square()
         left[pick], picks[i] = -torch.inf, pick
-    return picks.sort().values
+    return picks
 
 
 def mmtok(tokens: Tokens, k: int, text: Tensor) -> Tensor:
@@ -81,13 +89,18 @@ def mmtok(tokens: Tokens, k: int, text: Tensor) -> Tensor:
     unit, words = normalize(tokens.x, dim=1), normalize(text, dim=1)
     by_text = (words @ unit.T / 0.02).softmax(1) / len(words)
     cover = torch.cat([by_text, 0.5 * (unit @ unit.T / 0.2).softmax(1) / len(unit)])
-    best, picks = torch.zeros(len(cover)), []
+    return by_all_gains(cover, k).sort().values
+
+
+def by_all_gains(cover: Tensor, k: int) -> Tensor:
+    """The loop of ``mmtok`` over what [R, N] the tokens cover: int64 [k] in pick order."""
+    best, picks = cover.new_zeros(len(cover)), []
     for _ in range(k):
         gain = (cover - best[:, None]).clamp(min=0).sum(0)
         gain[picks] = -torch.inf
         picks.append(int(gain.argmax()))
         best = torch.maximum(best, cover[:, picks[-1]])
-    return torch.tensor(picks).sort().values
+    return torch.tensor(picks, device=cover.device)
 
 
 def vispruner(tokens: Tokens, k: int, text: Tensor) -> Tensor:
@@ -142,7 +155,7 @@ def density_peaks(x: Tensor, clusters: int, neighbours: int) -> Peaks:
     parent = (distance * denser + distance.max() * (1 - denser)).amin(1)
     centre = (parent * density).argsort(descending=True, stable=True)[:clusters]
     label = distance[centre].argmin(0)
-    label[centre] = torch.arange(clusters)
+    label[centre] = torch.arange(clusters, device=x.device)
     return Peaks(centre, label)
 
 

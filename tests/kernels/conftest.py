@@ -1,0 +1,45 @@
+"""The three implementations of an operation, each test with all of them: reference, plain torch and Triton.
+
+Without a GPU the Triton twins run in Triton's interpreter, which must be switched on before Triton is first imported.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """Where the operations are tested: the GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(params=["reference", "torch", "triton"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of the implementation; the last two run by the public function, which follows ``VTOKEN_KERNELS``."""
+    if request.param == "triton":
+        _needs_triton()
+    if request.param != "reference":
+        monkeypatch.setenv("VTOKEN_KERNELS", request.param)
+    return request.param
+
+
+@pytest.fixture
+def triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of the Triton twin alone."""
+    _needs_triton()
+    monkeypatch.setenv("VTOKEN_KERNELS", "triton")
+
+
+def _needs_triton() -> None:
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed; pip install 'vtoken[kernels]'")
+    if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("no GPU, and TRITON_INTERPRET is set to something else than 1")

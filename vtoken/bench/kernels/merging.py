@@ -1,0 +1,173 @@
+"""Cases of the operations along time, on pixels, and of merging."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
+
+from vtoken.bench.kernels.case import Case, Form, Setting, Target
+from vtoken.kernels import reference
+from vtoken.kernels.bipartite import bipartite_match, groups
+from vtoken.kernels.cosine import adjacent_cosine
+from vtoken.kernels.merge import Folding, merge_tokens
+from vtoken.kernels.patch_gate import patch_gate
+
+CELL, WIDTH, HEAD = 14, 1152, 72
+BANDWIDTH = Target("share of the measured copy", lambda r: r.share, ">=", 0.8, "cuda")
+
+
+def pixels(setting: Setting) -> Case:
+    """The gate on a clip in which a quarter of every frame moves."""
+    frames, side = setting.pick(512 if setting.cuda else 64, 4), setting.pick(448, 56)
+    g = torch.Generator().manual_seed(0)
+    clip = torch.randint(256, (1, side, side, 3), generator=g, dtype=torch.uint8).repeat(frames, 1, 1, 1)
+    for t in range(frames):
+        clip[t, : side // 2, : side // 2] = torch.randint(256, (side // 2, side // 2, 3), generator=g)
+    clip = clip.to(setting.device)
+    plain = Form.of("differences, means and masks of whole frames in torch", lambda: _plain_gate(clip))
+    return Case(
+        op="patch_gate",
+        size=f"{frames} frames of {side} x {side}, a quarter moves",
+        run=lambda: patch_gate(clip, cell=CELL),
+        moved=clip.numel() * 1.25,  # every pixel is read once, the moving ones are written to the reference
+        plain=plain,
+        frames=frames,
+        targets=(Target("ms a frame", lambda r: r.ms / r.frames, "<=", 0.5, "cpu"), BANDWIDTH),
+    )
+
+
+def _plain_gate(clip: Tensor) -> Any:
+    forced = torch.zeros(len(clip), *(s // CELL for s in clip.shape[1:3]), dtype=torch.bool, device=clip.device)
+    forced[0] = True
+    return reference.patch_gate(clip, clip[0], forced, CELL, CELL // 2, 6.0, 1)
+
+
+def steps(setting: Setting) -> Case:
+    """Cosine of every token with the one before it in its place."""
+    frames, places = setting.pick(256 if setting.cuda else 64, 4), setting.pick(196, 36)
+    x = setting.randn(frames, places, setting.pick(WIDTH, 64))
+
+    def chain() -> Tensor:
+        unit = normalize(x.float(), dim=-1)
+        like = (unit[1:] * unit[:-1]).sum(-1)
+        return torch.cat([torch.full_like(like[:1], -torch.inf), like])
+
+    first = x.new_full((1, places), -torch.inf, dtype=torch.float32)
+    return Case(
+        op="adjacent_cosine",
+        size=f"{frames} steps of {places}, D={x.shape[2]:,}",
+        run=lambda: adjacent_cosine(x),
+        moved=float(x.numel() * x.element_size() + 4 * frames * places),
+        flops=6.0 * x.numel(),
+        plain=Form.of("cosine_similarity of shifted halves", lambda: torch.cat([first, _shifted(x)])),
+        published=Form.of("normalise, multiply, sum, cat (EVS)", chain),
+        targets=(BANDWIDTH,),
+    )
+
+
+def _shifted(x: Tensor) -> Tensor:
+    return cosine_similarity(x[1:].float(), x[:-1].float(), dim=-1)
+
+
+def matching(setting: Setting) -> Case:
+    """ToMe's matching of the tokens of one large frame by their keys."""
+    n = setting.pick(4096, 256)
+    metric = setting.randn(1, n, HEAD)
+    r = torch.tensor([n // 4], device=setting.device)
+    tome = Form.of("score matrix, max, argsort", lambda: _tome_match(metric[0], n // 4))
+    return Case(
+        op="bipartite_match",
+        size=f"N={n:,}, r={n // 4:,}, keys of {HEAD}",
+        run=lambda: bipartite_match(metric, r),
+        moved=float(metric.numel() * metric.element_size() + 16 * n),
+        flops=2.0 * (n // 2) ** 2 * HEAD,
+        plain=tome,
+        published=tome,
+    )
+
+
+def merging(setting: Setting) -> Case:
+    """Weighted means of matched tokens and their signals."""
+    n = setting.pick(65_536 if setting.cuda else 12_544, 256)
+    values, size = _values(setting, n)
+    r = n // 4
+    into = groups(bipartite_match(setting.randn(16, n // 16, HEAD), torch.full((16,), r // 16, device=setting.device)))
+    folding = Folding(into.flatten(), size)
+    share, head = folding.share, folding.head
+    left = len(head)
+
+    def scattered() -> list[Tensor]:
+        out = []
+        for value in values:
+            wide = value.float() * size.view(-1, *[1] * (value.dim() - 1))
+            total = wide.new_zeros(left, *value.shape[1:]).index_add_(0, folding.group, wide)
+            out.append((total / folding.size.view(-1, *[1] * (value.dim() - 1))).to(value.dtype))
+        return out
+
+    row = sum(v[:1].numel() * v.element_size() for v in values)
+    form = Form.of("weigh, index_add, divide, tensor by tensor", scattered)
+    return Case(
+        op="merge_tokens",
+        size=f"N={n:,} to {left:,}, D={values[0].shape[1]:,} and {len(values) - 1} signals",
+        run=lambda: merge_tokens(values, folding.rows, folding.offsets, share, head),
+        moved=float(row * (n + left) + 12 * n + 16 * left),
+        flops=2.0 * sum(v.numel() for v in values),
+        plain=form,
+        published=form,
+        targets=(BANDWIDTH,),
+    )
+
+
+def match_and_merge(setting: Setting) -> Case:
+    """Both, from keys to merged tokens."""
+    n = setting.pick(4096, 256)
+    metric = setting.randn(1, n, HEAD)
+    values, size = _values(setting, n)
+    r = torch.tensor([n // 4], device=setting.device)
+
+    def ours() -> list[Tensor]:
+        return Folding(groups(bipartite_match(metric, r)).flatten(), size).all(values)
+
+    def tome() -> list[Tensor]:
+        gone, to, stay = _tome_match(metric[0], n // 4)
+        return [_tome_merge(value, size, gone, to, stay) for value in values]
+
+    form = Form.of("score matrix, argsort, gather, scatter_reduce (ToMe)", tome)
+    return Case(
+        op="match + merge",
+        size=f"N={n:,}, r={n // 4:,}, D={values[0].shape[1]:,} and {len(values) - 1} signals",
+        run=ours,
+        moved=float(metric.numel() * metric.element_size() + 1.75 * sum(v.numel() * v.element_size() for v in values)),
+        flops=2.0 * (n // 2) ** 2 * HEAD,
+        plain=form,
+        published=form,
+        targets=(Target("times faster than plain", lambda r: r.times("plain"), ">=", 2, "cpu"),),
+    )
+
+
+def _values(setting: Setting, n: int) -> tuple[list[Tensor], Tensor]:
+    """Features, keys and a score, and what each row stands for."""
+    size = 1 + 3 * torch.rand(n, generator=torch.Generator().manual_seed(1)).to(setting.device)
+    width = setting.pick(WIDTH, 64)
+    return [setting.randn(n, width), setting.randn(n, HEAD), setting.randn(n, dtype=torch.float32)], size
+
+
+def _tome_match(metric: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Even rows that go, odd rows they go to, even rows that stay."""
+    unit = normalize(metric, dim=-1)
+    best, partner = (unit[::2] @ unit[1::2].T).max(dim=-1)
+    order = best.argsort(descending=True)
+    return order[:r], partner[order[:r]], order[r:]
+
+
+def _tome_merge(value: Tensor, size: Tensor, gone: Tensor, to: Tensor, stay: Tensor) -> Tensor:
+    """Size-weighted means as ToMe takes them: of the values times size, over the merged sizes."""
+    sums = []
+    for x in (value * size.view(-1, *[1] * (value.dim() - 1)).to(value.dtype), size):
+        even, odd = x[::2], x[1::2]
+        index = to.view(-1, *[1] * (x.dim() - 1)).expand(-1, *x.shape[1:])
+        sums.append(torch.cat([even[stay], odd.scatter_reduce(0, index, even[gone], "sum")]))
+    return sums[0] / sums[1].view(-1, *[1] * (value.dim() - 1)).to(value.dtype)

@@ -1,0 +1,77 @@
+"""What the token of a gated cell stands for: the run of time steps in which its cell stays as it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vtoken.encoders import Encoded
+from vtoken.encoders.dense import packed_rows
+from vtoken.families.base import Clip, Layout
+from vtoken.types import GateMap
+
+
+def run_lengths(keep: np.ndarray) -> np.ndarray:
+    """int32 [T, h, w]: steps from each cell with a token up to the next one in its place; 0 where there is no token.
+
+    Args:
+        keep: bool [T, h, w], the cells that have a token.
+    """
+    steps = len(keep)
+    following = np.full(keep.shape[1:], steps)
+    run = np.zeros(keep.shape, np.int32)
+    for t in range(steps - 1, -1, -1):
+        run[t] = np.where(keep[t], following - t, 0)
+        following = np.where(keep[t], t, following)
+    return run
+
+
+def stand(layout: Layout, where: str) -> Tensor | None:
+    """int64 [R]: the placeholder row in which the token of each row stands; None where every one stands in its own.
+
+    A token takes the row of its own cell in another step of its run, so it is moved in the prompt and takes the
+    position and the time stamp there. Runs of one place never overlap, hence no two tokens meet.
+
+    Args:
+        layout: rows of clips behind a gate, or of anything else, which does not move.
+        where: "start", "middle" (the earlier of two) or "end" of the run.
+    """
+    if where == "start" or layout.run is None:
+        return None
+    shift = (layout.run.long() - 1).clamp(min=0)
+    shift = shift // 2 if where == "middle" else shift
+    step, h, w = layout.position.long().unbind(1)
+    cells = (int(h.max()) + 1) * (int(w.max()) + 1)
+    key = step * cells + h * (int(w.max()) + 1) + w
+    row = torch.arange(len(key))
+    content = ~layout.structural
+    table = torch.full((int(key.max()) + 1,), -1)
+    table[key[content]] = row[content]
+    return torch.where(content, table[key + shift * cells], row)
+
+
+def again(clips: list[Clip], out: Encoded) -> Encoded:
+    """The encoder's rows of every cell that is sent, in raster order: repeated cells take those of what they repeat.
+
+    Args:
+        out: rows of the kept cells.
+    """
+    if not any(c.gate.repeated.any() for c in clips):
+        return out
+    rows, start = [], 0
+    for clip in clips:
+        gate = clip.gate
+        rows.append(start + packed_rows(gate.keep, gate.reference)[gate.sent])
+        start += int(gate.keep.sum())
+    pick = torch.from_numpy(np.concatenate(rows)).to(out.x.device)
+    return Encoded(out.x[pick], {name: value[pick] for name, value in out.signals.items()})
+
+
+def whole(clips: list[Clip]) -> list[Clip]:
+    """The clips as if the gate had kept every cell; its scenes and scores stay."""
+    full = [GateMap.full(*c.gate.keep.shape) for c in clips]  # type: ignore[misc]
+    gates = [replace(f, scene=c.gate.scene, score=c.gate.score) for f, c in zip(full, clips, strict=True)]
+    return [replace(c, gate=g) for c, g in zip(clips, gates, strict=True)]

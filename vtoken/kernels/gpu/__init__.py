@@ -1,0 +1,1 @@
+"""Triton twins of the operations; imported by dispatch alone, where Triton is there."""

@@ -1,0 +1,162 @@
+"""Rows that become fewer: who joins whom, who stands for each group, and everything that moves with the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from vtoken.errors import InputError
+from vtoken.kernels.dispatch import use_triton
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def merge_tokens(
+    values: Sequence[Tensor],
+    rows: Tensor,
+    offsets: Tensor,
+    share: Tensor,
+    head: Tensor,
+    gather: Sequence[bool] | None = None,
+) -> list[Tensor]:
+    """Weighted sums of groups of rows, of any number of row-aligned tensors at once; one launch per 8 on a GPU.
+
+    Sums run in float32 (float64 for float64), in the order of ``rows``, and have gradients for values and shares. A
+    row that is alone in its group with share 1 keeps its bits. Integers and booleans come from the head.
+
+    Args:
+        values: tensors [N, ...].
+        rows: int64 [M], the members of the first group, then of the second, and so on.
+        offsets: int64 [K + 1], where each group's members begin in ``rows``.
+        share: floating [M], weight of each member.
+        head: int64 [K], the row that stands for each group.
+        gather: of each value, whether it comes from the head though it is floating.
+
+    Returns:
+        The values [K, ...], in their dtypes.
+
+    Raises:
+        InputError: values of different length, or groups that do not fit each other.
+    """
+    gather = [False] * len(values) if gather is None else gather
+    if rows.shape != share.shape or len(offsets) != len(head) + 1 or len(gather) != len(values):
+        raise InputError(
+            f"merge_tokens: {len(values)} values with {len(gather)} gather flags, {len(rows)} rows with {len(share)} "
+            f"shares, {len(head)} heads with {len(offsets)} offsets (one more than heads)"
+        )
+    if len({len(v) for v in values}) > 1:
+        raise InputError(f"merge_tokens: values must have one length, got {[len(v) for v in values]}")
+    if not values:
+        return []
+    mean = [v.is_floating_point() and not g for v, g in zip(values, gather, strict=True)]
+    if use_triton(values[0]):
+        from vtoken.kernels.gpu.merge import merge_tokens as twin
+
+        return twin(list(values), rows, offsets, share, head, mean)
+    groups = _Groups(rows, offsets, share, head)
+    return [groups.sum(v) if m else v.index_select(0, head) for v, m in zip(values, mean, strict=True)]
+
+
+class _Groups:
+    """The plain torch path: a bag of rows for each group, which makes no weighted copy of the rows."""
+
+    def __init__(self, rows: Tensor, offsets: Tensor, share: Tensor, head: Tensor) -> None:
+        self.rows, self.offsets, self.share, self.head = rows, offsets, share, head
+        self._changed: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+
+    def sum(self, value: Tensor) -> Tensor:
+        flat = value.flatten(1) if value.dim() > 1 else value[:, None]
+        if len(self.head) == 0 or flat.shape[1] == 0:
+            return value.index_select(0, self.head)
+        if value.dtype in HALF:
+            out = self._half(flat)
+        else:
+            out = _bags(flat, self.rows, self.offsets, self.share.to(flat.dtype))
+        return out.view(len(self.head), *value.shape[1:])
+
+    def _half(self, flat: Tensor) -> Tensor:
+        """Rows that stay as they are are copied; a bag of halves would round the shares."""
+        if self._changed is None:
+            count = self.offsets.diff()
+            owner = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
+            scaled = (self.share != 1) | self.share.requires_grad
+            other = (count != 1).index_put((owner[scaled],), count.new_ones((), dtype=torch.bool))
+            members = other[owner].nonzero().squeeze(1)
+            ends = count[other].cumsum(0)
+            self._changed = other.nonzero().squeeze(1), members, ends, self.share[members].float()
+        number, members, ends, share = self._changed
+        out = flat.index_select(0, self.head)
+        if len(number) == 0:
+            return out
+        wide = flat.index_select(0, self.rows[members]).float()
+        own = torch.arange(len(members), device=flat.device)
+        sums = _bags(wide, own, torch.cat([ends.new_zeros(1), ends]), share)
+        return out.index_copy(0, number, sums.to(flat.dtype))
+
+
+def _bags(value: Tensor, rows: Tensor, offsets: Tensor, share: Tensor) -> Tensor:
+    return embedding_bag(rows, value, offsets, mode="sum", per_sample_weights=share, include_last_offset=True)
+
+
+class Folding:
+    """How rows become fewer: which join, who stands for them, and with what weight.
+
+    Args:
+        group: int64 [N], number of the new row of every row, 0..M-1 without gaps, or -1 where it leaves.
+        size: float [N], above 0, what each row stands for.
+        ordered: keep the numbers; otherwise new rows are in the order of their heaviest members (the first of equals).
+        weight: float [N], weights of the sums, by which the heaviest member is found; by default each row's share of
+            its new row's size.
+
+    Attributes:
+        group: int64 [N], the final numbers.
+        head: int64 [M], the heaviest member of each new row.
+        size: float [M].
+        rows, offsets: the members of each new row, as in ``merge_tokens``.
+        share: float [N - left], each member's share of its new row's size.
+        weight: float [N - left], each member's weight.
+    """
+
+    def __init__(self, group: Tensor, size: Tensor, ordered: bool = False, weight: Tensor | None = None) -> None:
+        n = len(group)
+        count = int(group.max()) + 1 if n else 0
+        members = (group >= 0).nonzero().squeeze(1)
+        target, mass = group[members], size[members]
+        total = size.new_zeros(count).index_add_(0, target, mass)
+        heavy = mass if weight is None else weight[members]
+        best = heavy.new_full((count,), -torch.inf).scatter_reduce(0, target, heavy, "amax")
+        first = torch.where(heavy == best[target], members, n)
+        head = first.new_full((count,), n).scatter_reduce(0, target, first, "amin")
+        if not ordered:
+            order = head.argsort()
+            number = torch.empty_like(order)
+            number[order] = torch.arange(count, device=order.device)
+            head, total, target = head[order], total[order], number[target]
+            group = torch.where(group >= 0, number[group.clamp(min=0)], -1) if count else group
+        self.group, self.head, self.size = group, head, total
+        order = target.argsort(stable=True)
+        self.rows, target = members[order], target[order]
+        sizes = torch.bincount(target, minlength=count)
+        self.offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+        self.share = size[self.rows] / total[target]
+        self.weight = self.share if weight is None else weight[self.rows]
+
+    def __call__(self, value: Tensor, unit: int = 1) -> Tensor:
+        """Size-weighted means of rows [N * unit, ...]; integers and booleans come from the heaviest member.
+
+        A row that stays alone keeps its bits. ``unit`` consecutive rows belong to one number and fold row by row.
+        """
+        return self.all([value.unflatten(0, (-1, unit))])[0].flatten(0, 1)
+
+    def all(self, values: Sequence[Tensor], gather: Sequence[int] = (), by_weight: bool = False) -> list[Tensor]:
+        """Several tensors [N, ...] at once.
+
+        Args:
+            gather: numbers of the floating ones that come from the heaviest member too.
+            by_weight: sums by ``weight`` instead of means by size.
+        """
+        share, flags = self.weight if by_weight else self.share, [i in gather for i in range(len(values))]
+        return merge_tokens(values, self.rows, self.offsets, share, self.head, flags)

@@ -1,0 +1,275 @@
+"""``python -m vtoken.pathways.pretrain``: a small V-JEPA 2 from nothing, on a CPU, resumable.
+
+The class is ``VJEPA2Model`` of transformers. The objective is V-JEPA 2's: predict the features that an exponential
+moving average of the encoder gives to hidden tokens, layer-normed without weights, under L1. A part of the steps
+forecasts: past and future are encoded apart, as the dense pathway does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import json
+import math
+import os
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vtoken.errors import InputError
+from vtoken.pathways import masks, probe
+from vtoken.pathways.corpus import Pool
+from vtoken.pathways.hands.inputs import CROP, MEAN, STD
+
+WEIGHTS = Path(__file__).parent / "weights" / "vjepa"
+FRAMES = 16  # of a window, 8 time steps
+KINDS = {"short": 0.35, "long": 0.2, "forecast": 0.45}  # share of the steps
+POOL = (160, 160)  # episodes with hands, clips of DenseQA
+MOMENTUM = 0.996  # of the teacher; a faster one loses dimensions within a hundred steps
+FLOOR = 0.1  # variance below which patches are not blown up
+PROBE = (300, 100)  # episodes that the probe of the hands is fitted to and measured on
+SAVE, TELL = 60.0, 100  # seconds between checkpoints, steps between reports
+
+
+@dataclass
+class State:
+    """Everything a checkpoint holds."""
+
+    model: Any
+    teacher: Any  # the encoder whose features are predicted
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    score: dict[str, float] = field(default_factory=dict)  # running losses by kind
+    log: list[dict[str, float]] = field(default_factory=list)
+
+
+def config(**sizes: int) -> Any:
+    """VJEPA2Config: 64x64 pixels, 16 tokens a time step of two frames."""
+    from transformers import VJEPA2Config
+
+    small: dict[str, Any] = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
+    small |= {"pred_hidden_size": 96, "pred_num_hidden_layers": 4, "pred_num_attention_heads": 4}
+    return VJEPA2Config(crop_size=CROP, frames_per_clip=FRAMES, pred_num_mask_tokens=2, **small | sizes)
+
+
+def start(seed: int, **sizes: int) -> State:
+    """A fresh state."""
+    from transformers import VJEPA2Model
+
+    torch.manual_seed(seed)
+    model: Any = VJEPA2Model(config(**sizes))
+    teacher = copy.deepcopy(model.encoder).requires_grad_(False).eval()
+    plain = [p for p in model.parameters() if p.dim() < 2 or p is model.predictor.embeddings.mask_tokens]
+    chosen = {id(p) for p in plain}
+    matrices = [p for p in model.parameters() if id(p) not in chosen]
+    groups = [{"params": matrices, "weight_decay": 0.04}, {"params": plain, "weight_decay": 0.0}]
+    return State(model, teacher, torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), fused=True))
+
+
+def encode(encoder: Any, video: Tensor, seen: Tensor | None = None) -> Tensor:
+    """Features of the tokens ``seen`` alone, which see nothing else; of all where it is None.
+
+    Args:
+        video: float32 [B, T, 3, 64, 64].
+        seen: int64 [B, n].
+    """
+    x = encoder.embeddings(video)
+    if seen is not None:
+        x = x.gather(1, seen[..., None].expand(-1, -1, x.shape[-1]))
+    for layer in encoder.layer:
+        x = layer(x, seen)[0]
+    return encoder.layernorm(x)
+
+
+def loss(model: Any, teacher: Any, video: Tensor, kind: str, rng: np.random.Generator) -> Tensor:
+    """L1 between predicted and observed layer-normed features."""
+    cells, steps = (CROP // model.config.patch_size) ** 2, video.shape[1] // model.config.tubelet_size
+    if kind == "forecast":
+        past = int(rng.integers(2, steps - 1))
+        seen, hidden = masks.forecast(past, steps, cells, len(video))
+        cut = past * model.config.tubelet_size
+        context = encode(model.encoder, video[:, :cut])
+        with torch.no_grad():
+            goal = encode(teacher, video[:, cut:])
+    else:
+        seen, hidden = masks.multiblock(rng, kind, len(video), CROP // model.config.patch_size, steps)
+        context = encode(model.encoder, video, seen)
+        with torch.no_grad():
+            goal = encode(teacher, video)
+            goal = goal.gather(1, hidden[..., None].expand(-1, -1, goal.shape[-1]))
+    found = predict(model.predictor, context, seen, hidden)
+    return functional.l1_loss(found, functional.layer_norm(goal, goal.shape[-1:]))
+
+
+def predict(predictor: Any, context: Tensor, seen: Tensor, hidden: Tensor) -> Tensor:
+    """The predictor on features of the tokens ``seen`` alone: float32 [B, m, width] for the tokens ``hidden``.
+
+    transformers gathers the context from a whole clip, so the features are put where it looks for them.
+    """
+    whole = context.new_zeros(len(context), int(seen.max()) + 1, context.shape[-1])
+    whole = whole.scatter(1, seen[..., None].expand_as(context), context)
+    return predictor(whole, [seen], [hidden]).last_hidden_state
+
+
+@torch.no_grad()
+def whiten(model: Any, video: Tensor) -> None:
+    """Start the patch embedding at the whitened principal components of patches: fine detail counts from the start.
+
+    Without it a short training leaves features of few dimensions, which tell the light of a scene and little else.
+
+    Args:
+        video: float32 [B, T, 3, 64, 64].
+    """
+    proj = model.encoder.embeddings.patch_embeddings.proj
+    b, n, _, side, _ = video.shape
+    t, p = model.config.tubelet_size, model.config.patch_size
+    cells = video.view(b, n // t, t, 3, side // p, p, side // p, p).permute(0, 1, 4, 6, 3, 2, 5, 7)
+    rows = cells.reshape(-1, 3 * t * p * p)
+    mean = rows.mean(0)
+    values, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
+    width = len(proj.weight)
+    basis = vectors.flip(1)[:, :width] / (values.flip(0)[:width] + FLOOR).sqrt()
+    mix = torch.linalg.qr(torch.randn(width, width)).Q
+    proj.weight.copy_((basis @ mix).T.reshape(proj.weight.shape))
+    proj.bias.copy_(-(mean @ basis @ mix))
+
+
+def rate(step: int, steps: int, peak: float = 6e-4, warm: int = 80) -> float:
+    """Warm up, then a half cosine down to a hundredth."""
+    done = min(1.0, max(0.0, (step - warm) / max(1, steps - warm)))
+    return peak * min(1.0, (step + 1) / warm) * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
+
+
+def train_step(state: State, pool: Pool, seed: int, steps: int, size: int) -> float:
+    """One step; everything random comes from the seed and the step's number."""
+    rng = np.random.default_rng((seed, state.step, 3))
+    kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    video = torch.from_numpy(pool.batch(rng, size, FRAMES))
+    state.model.train()
+    value = loss(state.model, state.teacher, video, kind, rng)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate(state.step, steps)
+    state.optimizer.zero_grad(set_to_none=True)
+    value.backward()
+    torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
+    state.optimizer.step()
+    with torch.no_grad():
+        for slow, fast in zip(state.teacher.parameters(), state.model.encoder.parameters(), strict=True):
+            slow.lerp_(fast, 1 - MOMENTUM)
+    state.step += 1
+    held = float(value.detach())
+    state.score[kind] = 0.95 * state.score.get(kind, held) + 0.05 * held
+    return held
+
+
+def save(state: State, path: Path) -> None:
+    """Write a checkpoint under a temporary name, then rename it."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    held = {name: getattr(state, name).state_dict() for name in ("model", "teacher", "optimizer")}
+    torch.save(held | {name: getattr(state, name) for name in ("step", "score", "log")}, part)
+    os.replace(part, path)
+
+
+def load(state: State, path: Path) -> State:
+    """Continue from a checkpoint."""
+    held = torch.load(path, weights_only=True)
+    for name in ("model", "teacher", "optimizer"):
+        getattr(state, name).load_state_dict(held[name])
+    state.step, state.score, state.log = held["step"], held["score"], held["log"]
+    return state
+
+
+def released(state: State) -> Any:
+    """The model to use: the teacher's encoder, as V-JEPA 2 releases it, with the predictor."""
+    model = copy.deepcopy(state.model).eval()
+    model.encoder.load_state_dict(state.teacher.state_dict())
+    return model
+
+
+def write(state: State, folder: Path) -> None:
+    """A Hugging Face folder in float16; it appears whole or not at all."""
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    released(state).to(torch.float16).save_pretrained(part)
+    for file in part.iterdir():
+        file.chmod(0o644)  # safetensors writes for the owner alone
+    size = {"height": CROP, "width": CROP}
+    how = {"video_processor_type": "VJEPA2VideoProcessor", "crop_size": size, "size": {"shortest_edge": CROP}}
+    how |= {"image_mean": list(MEAN), "image_std": list(STD), "rescale_factor": 1 / 255}
+    (part / "video_preprocessor_config.json").write_text(json.dumps(how, indent=2) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(part, folder)
+
+
+def run(args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "checkpoint.pt"
+    if path.is_file() and not (args.resume or args.export):
+        raise InputError(f"{path} is there already: go on with --resume, or give another --out")
+    if args.export and not path.is_file():
+        raise InputError(f"{path} is missing: train first, without --export")
+    state = start(args.seed)
+    if path.is_file():
+        state = load(state, path)
+    if not args.export:
+        _train(state, args, path)
+    write(state, args.weights)
+    print(f"weights of step {state.step}: {args.weights}", flush=True)
+
+
+def _train(state: State, args: argparse.Namespace, path: Path) -> None:
+    pool = Pool(*args.pool, seed=args.seed)
+    train, test = probe.views("train", PROBE[0]), probe.views("validation", PROBE[1])
+    if state.step == 0:
+        rng = np.random.default_rng((args.seed, 1))
+        whiten(state.model, torch.from_numpy(pool.batch(rng, 64, FRAMES)))
+        state.teacher.load_state_dict(state.model.encoder.state_dict())
+    saved = began = time.time()
+    while state.step < args.steps:
+        train_step(state, pool, args.seed, args.steps, args.batch)
+        if state.step % TELL == 0 or state.step == args.steps:
+            found = probe.wrists(released(state), train, test)
+            state.log.append({"step": state.step, "seconds": round(time.time() - began)} | state.score | found)
+            print(" ".join(f"{k}={v:.4g}" for k, v in state.log[-1].items()), flush=True)
+            curves(state.log, args.out)
+        if time.time() - saved > SAVE or state.step == args.steps:
+            save(state, path)
+            saved = time.time()
+
+
+def curves(log: list[dict[str, float]], folder: Path) -> None:
+    """``curves.csv``, with every loss, spread and probe."""
+    part = folder / f".curves.{os.getpid()}.part"
+    with part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(k for row in log for k in row)))
+        writer.writeheader()
+        writer.writerows(log)
+    os.replace(part, folder / "curves.csv")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m vtoken.pathways.pretrain", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("out/vjepa"), help="checkpoint and curves")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the finished model is written")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--pool", type=int, nargs=2, default=POOL, help="episodes with hands, clips of DenseQA")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--export", action="store_true", help="write the weights of the checkpoint, and no more")
+    run(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    main()
