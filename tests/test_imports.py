@@ -23,7 +23,12 @@ LEVELS = [
     ["families"],
     ["splice", "goals", "stages", "session", "wrapping", "loading"],
     ["reading", "prompts", "memory", "packing", "answering", "asking"],
-    ["reference", "bench", "catalogue", "console", "cli", "demos", "__main__"],
+    [
+        *("reference", "bench", "catalogue", "console", "cli", "demos", "__main__"),
+        # data and programs of the second streams, which draw clips, load checkpoints and ask
+        *(f"pathways.{name}" for name in ("hands", "corpus", "probe", "pretrain", "lessons", "think")),
+        *(f"pathways.{name}" for name in ("episodes", "features", "train", "evaluate", "plot", "study", "command")),
+    ],
 ]
 LEVEL = {name: i for i, level in enumerate(LEVELS) for name in level}
 HEAVY = (
@@ -80,15 +85,19 @@ def part(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
+def level(module: str) -> int | None:
+    """The level of a module, or of the part that it belongs to."""
+    words = module.split(".")[1:]
+    return LEVEL.get(".".join(words[:2]), LEVEL.get(part(module)))
+
+
 def upward(name: str, source: str, is_package: bool) -> list[str]:
     """Imports of a module that point to a higher level."""
-    if not part(name):
+    own = level(name)
+    if own is None:
         return []  # the package's own names are lazy
-    return [
-        f"{name} imports {target}"
-        for target in imported(name, source, is_package, top_level=False)
-        if LEVEL.get(part(target), -1) > LEVEL.get(part(name), len(LEVELS))
-    ]
+    targets = imported(name, source, is_package, top_level=False)
+    return [f"{name} imports {target}" for target in targets if (found := level(target)) is not None and found > own]
 
 
 def test_every_module_has_a_level():
@@ -126,6 +135,11 @@ def test_no_circles():
 def test_the_check_sees_an_import_that_points_up(source):
     assert upward("vtoken.pruners.evs", source, False)
     assert not upward("vtoken.pruners.evs", "from vtoken.types import Tokens\nfrom .base import Pruner", False)
+
+
+def test_a_program_of_a_part_stands_above_it():
+    assert upward("vtoken.pathways.thinker", "from vtoken.pathways import features", False)
+    assert not upward("vtoken.pathways.features", "from vtoken.asking import ask", False)
 
 
 @pytest.mark.parametrize("statement", ["import vtoken", "import vtoken.types, vtoken.registry, vtoken.pruners.base"])

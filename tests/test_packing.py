@@ -214,3 +214,18 @@ def test_the_reference_model_says_the_same(plan: str, weights: Path = WEIGHTS) -
     alone = [vtoken.ask(model, processor, one.pixels, q, **options) for q in questions]
     assert len({len(a.tokens) for a in packed}) > 1
     assert [a.tokens.tolist() for a in packed] == [a.tokens.tolist() for a in alone]
+
+
+@pytest.mark.parametrize("plan", ["cdpruner:keep=0.4", "grt | divprune:keep=0.4"])
+def test_the_video_is_encoded_once_whatever_the_batches(plan: str) -> None:
+    model, runs = model_of("qwen3_vl"), list[int]()
+    hook = model.base_model.visual.merger.register_forward_hook(lambda *_: runs.append(1))
+    try:
+        many("qwen3_vl", plan=plan, batch=2)
+    finally:
+        hook.remove()
+    assert len(runs) == 1
+
+
+def test_no_question_has_no_answer() -> None:
+    assert many("qwen3_vl", [], plan="grt") == []

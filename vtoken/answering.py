@@ -57,14 +57,14 @@ class Asked:
     read: Report
     options: dict[str, Any]
     batch: int
-    memory: ClipMemory | None
+    memory: ClipMemory
     progress: Progress | None
 
     def inputs(self, prompts: list[dict[str, Any]], report: Report) -> dict[str, Any]:
         """Arguments of a wrapped ``generate`` for some of the prompts."""
         stacked, device = stack(prompts, pad_id(self.model)), self.model.device
         stacked = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in stacked.items()}
-        memory = None if self.memory is None else self.memory.recall(report, device)
+        memory = self.memory.recall(report, device)
         return stacked | {CLIPS: [self.clip] * len(prompts), PLAN: self.plan, REPORT: report, MEMORY: memory}
 
     def tell(self, answered: int) -> None:
@@ -74,7 +74,7 @@ class Asked:
     def answers(self, ids: list[Tensor], reports: list[Report], fates: list[Tensor]) -> list[Answer]:
         """What ``ask_many`` returns; the clip goes without its pixels."""
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        clip = self.clip if self.memory is None else replace(self.clip, rows=self.clip.rows[:0])
+        clip = replace(self.clip, rows=self.clip.rows[:0])
         made = zip(texts, ids, reports, fates, strict=True)
         return [Answer(text.strip(), report, clip, one, fate.numpy()) for text, one, report, fate in made]
 
@@ -83,10 +83,12 @@ def together(asked: Asked, family: Family) -> list[Answer] | None:
     """Answers behind one prefill of the video; None where that cannot be."""
     model, told = asked.model, asked.prompts
     rules = greedy(model, asked.options) if len(told) > 1 else None
+    if rules is None:
+        return None
     ids = [p["input_ids"][0] for p in told]
     columns = _shared(ids)
     visual = family.placeholders(model, family.clip_modality, told[0]["input_ids"], told[0])[0]
-    if rules is None or bool(visual[columns:].any()):
+    if bool(visual[columns:].any()):
         return None
     report, session = Report(str(asked.plan)), vars(model).get("vtoken")
     Report.reset_memory(model.device)
@@ -101,7 +103,7 @@ def together(asked: Asked, family: Family) -> list[Answer] | None:
     found = pack(model, inputs, length, tails, rules, asked.batch, report, asked.tell)
     report.measure_memory(model.device)
     session.report, n = report, len(told)
-    reports = [_share(report, asked.read, length + len(tail), 1, n, n) for tail in tails]
+    reports = [_share(asked, report, 1, n, length + len(tail)) for tail in tails]
     fates, report.fates = report.fates * n, []
     return asked.answers(found, reports, fates)
 
@@ -133,7 +135,7 @@ def _batch(asked: Asked, told: list[dict[str, Any]]) -> list[Answer]:
     ends, n = stops(model, asked.options), len(told)
     widths = [p["input_ids"].shape[1] for p in told]
     gone = (sum(widths) - report.prompt) // n
-    reports = [_share(report, asked.read, width - gone, n, n, len(asked.prompts)) for width in widths]
+    reports = [_share(asked, report, n, n, width - gone) for width in widths]
     fates, report.fates = report.fates, []
     return asked.answers([_until(ids, ends) for ids in new], reports, fates)
 
@@ -144,16 +146,17 @@ def _until(ids: Tensor, stops: frozenset[int]) -> Tensor:
     return ids[: end + 1]
 
 
-def _share(report: Report, read: Report, columns: int, prompts: int, sharing: int, questions: int) -> Report:
+def _share(asked: Asked, report: Report, prompts: int, questions: int, columns: int) -> Report:
     """One question's report.
 
     Args:
-        report: of the run; its counts are those of ``prompts`` prompts, ``sharing`` questions share its milliseconds.
-        read: of reading the clip, whose milliseconds ``questions`` share.
+        report: of a run; its counts are those of ``prompts`` prompts, ``questions`` share its milliseconds.
         columns: length of the question's prompt.
     """
-    spent = {stage: ms / questions for stage, ms in read.milliseconds.items()}
-    spent |= {stage: ms / sharing for stage, ms in report.milliseconds.items()}
+    read, everyone = asked.read, len(asked.prompts)
+    once = () if asked.plan.thinner else ("encode",)  # that every run takes from the first one
+    spent = {stage: ms / everyone for stage, ms in read.milliseconds.items()}
+    spent |= {stage: ms / (everyone if stage in once else questions) for stage, ms in report.milliseconds.items()}
     return replace(
         report,
         cells=report.cells // prompts,

@@ -87,11 +87,11 @@ def ask_many(
     memory: ClipMemory | None = None,
     **generate: Any,
 ) -> list[Answer]:
-    """Answer several questions about one video, which is decoded, gated, encoded and prefilled once.
+    """Answer several questions about one video, which is decoded, gated, encoded and, if it can be, prefilled once.
 
     Greedy answers share one prefill of the video and run packed behind it (``packing``); the ids are those of ``ask``,
-    up to rounding. Where that cannot be, ``generate`` runs on batches of whole prompts and the video is encoded once a
-    batch: a plan that looks at the question, other ways to generate, layers with a sliding window or linear attention.
+    up to rounding. Where that cannot be, ``generate`` runs on batches of whole prompts: for a plan that looks at the
+    question, other ways to generate, layers with a sliding window or linear attention.
 
     Args:
         questions: texts of the user's turns.
@@ -121,18 +121,12 @@ def ask_many(
         preprocess = _preprocessor(family, model, processor)
         return read_clip(video, preprocess, chosen, report, sampling, _dtype(model), progress)
 
-    if memory is None:
-        read = Report()
-        clip = make(read)
-    else:
-        clip, read = memory.read((model, processor, video), chosen, sampling, make)
+    memory = memory or ClipMemory()
+    clip, read = memory.read((model, processor, video), chosen, sampling, make)
     told = prompts(family, model, processor, clip, questions)
     options = {"max_new_tokens": 128, "do_sample": False} | generate
     asked = Asked(model, tokenizer_of(processor), clip, told, chosen, read, options, batch, memory, progress)
-    out = together(asked, family) or by_batches(asked)
-    if memory is None:
-        clip.rows = clip.rows[:0]
-    return out
+    return together(asked, family) or by_batches(asked)
 
 
 def _plan(

@@ -165,7 +165,7 @@ def _answers(
         going = [i for i, q in enumerate(asking.tolist()) if not _ended(found[q], rules)]
         asking, ids = asking[going], token[going]
         owner, last = asking, torch.arange(len(going), device=device)
-        place = lengths[asking] + max(map(len, found))
+        place = lengths[asking] + max(map(len, found)) - 1
         stage = "generate"
     return [torch.tensor(tokens) for tokens in found]
 

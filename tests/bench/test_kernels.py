@@ -57,8 +57,8 @@ def test_the_plain_gate_and_the_plain_merges_give_the_same():
     for a, b in zip(case.run(), last(case.plain), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
     case = merging.match_and_merge(QUICK)
-    for a, b in zip(case.run(), last(case.plain), strict=True):  # in another order
-        assert a.shape == b.shape and torch.allclose(a.sum(0), b.sum(0), atol=1e-3)
+    for form in (case.plain, case.published):  # the rows come in another order
+        assert torch.allclose(case.run().sort(0).values, last(form).sort(0).values, atol=1e-5)
     case = merging.matching(QUICK)
     gone, to, _ = last(case.plain)
     into = case.run().into[0]

@@ -33,18 +33,25 @@ def run(backend: str, cover: Tensor, k: int) -> list[int]:
     return (reference.greedy_coverage if backend == "reference" else greedy_coverage)(cover, k).tolist()
 
 
-@pytest.mark.parametrize(
-    ("n", "r", "k"), [(0, 3, 0), (1, 1, 1), (5, 0, 3), (127, 9, 7), (128, 1025, 2), (131, 30, 8), (4097, 3, 2)]
-)
+@pytest.mark.parametrize(("n", "r", "k"), [(0, 3, 0), (1, 1, 1), (5, 0, 3), (127, 9, 3), (128, 1025, 2), (131, 30, 4)])
 def test_takes_the_largest_gain(backend, device, n, r, k):
     cover = levels(n, r, n)
     assert run(backend, cover.to(device), k) == by_hand(cover, k)
 
 
+def test_many_rows(backend, device, monkeypatch):
+    if backend == "triton" and device.type == "cpu":  # fewer steps of the interpreter
+        monkeypatch.setattr("vtoken.kernels.gpu.coverage.ROWS", 512)
+        monkeypatch.setattr("vtoken.kernels.gpu.coverage.BLOCK", 8)
+    weight = 0.5 ** (torch.arange(4097).roll(1000) // 4)  # the gains of most rows are never computed again
+    cover = levels(4097, 5, 0) * weight.clamp(min=2.0**-60)[:, None]
+    assert run(backend, cover.to(device), 6) == by_hand(cover, 6)
+
+
 def test_softmax_of_cosines_in_strides(backend, device):
     x = torch.nn.functional.normalize(torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), dim=1)
     cover = (x @ x.T / 0.2).softmax(0)
-    assert run(backend, cover.repeat(1, 2).to(device)[:, :40], 12) == by_hand(cover, 12)
+    assert run(backend, cover.repeat(1, 2).to(device)[:, :40], 5) == by_hand(cover, 5)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e30])

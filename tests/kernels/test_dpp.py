@@ -39,7 +39,9 @@ def test_maximises_the_determinant(backend, device, n, d, k, dtype):
     assert run(backend, v.to(device), k) == by_determinant(v, k)
 
 
-def test_many_rows_in_strides(backend, device):
+def test_many_rows_in_strides(backend, device, monkeypatch):
+    if backend == "triton" and device.type == "cpu":
+        monkeypatch.setattr("vtoken.kernels.gpu.dpp.ROWS", 512)  # fewer steps of the interpreter
     v = random(4097, 12)[:, ::2].to(device)
     assert run(backend, v, 3) == by_determinant(v.cpu(), 3)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vtoken.errors import InputError
-from vtoken.kernels import reference
+from vtoken.kernels import merge, reference
 from vtoken.kernels.merge import Folding, merge_tokens
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -91,6 +91,15 @@ def test_a_long_group_is_summed_in_float32(backend, device) -> None:
     x = torch.full((n, 1), 1.001, dtype=torch.float16, device=device)
     fold = Folding(torch.zeros(n, dtype=torch.long, device=device), torch.ones(n, device=device))
     assert run(backend, [x], (fold.rows, fold.offsets, fold.share, fold.head))[0].item() == x[0].item()
+
+
+@pytest.mark.parametrize("elements", [1, 64, 333])
+def test_blocks_of_halves_are_summed_as_one(device, monkeypatch, elements: int) -> None:
+    monkeypatch.setenv("VTOKEN_KERNELS", "torch")
+    x, groups = random(131, 6).bfloat16().to(device), groups_of(131, 30, device)
+    whole = merge_tokens([x], *groups)[0]
+    monkeypatch.setattr(merge, "CACHED", elements)
+    assert torch.equal(merge_tokens([x], *groups)[0], whole)
 
 
 def test_strides_and_many_tensors(backend, device) -> None:

@@ -17,7 +17,7 @@ from vtoken.pathways.head import TrajectoryHead, held, to_camera, to_world
 from vtoken.pathways.losses import latent_loss, normed, points_loss
 from vtoken.pathways.model import ThinkJepa
 from vtoken.pathways.rollout import measure, roll
-from vtoken.pathways.settings import Design
+from vtoken.pathways.settings import POOLS, Design
 
 
 def test_errors_of_a_known_case():
@@ -75,8 +75,9 @@ def test_points_go_to_the_camera_and_back():
     assert torch.equal(held(where, 3)[:, 2], where[:, -1])
 
 
-def test_the_head_takes_one_step_at_a_time_and_starts_at_the_mean():
-    head = TrajectoryHead(32, 4, points=6).eval()
+@pytest.mark.parametrize("pool", POOLS)
+def test_the_head_takes_one_step_at_a_time_and_starts_at_the_mean(pool):
+    head = TrajectoryHead(32, 4, points=6, pool=pool, queries=2).eval()
     x = torch.randn(2, 3, 4, 32)
     out = head(x)
     assert out.shape == (2, 6, 6, 3)
@@ -135,7 +136,7 @@ def test_horizons_are_told_as_far_as_they_go():
 
 
 def test_a_saved_model_comes_back(tmp_path):
-    m = model(guidance="adaln", streams=("generated",), levels="last", queries=2)
+    m = model(guidance="adaln", streams=("generated",), levels="last", pool="attention", queries=2)
     m.save(tmp_path / "run", {"cache": "here"})
     back, notes = ThinkJepa.load(tmp_path / "run")
     past, s, where = torch.randn(2, 4, 4, 32), streams(2), poses(2, 8)

@@ -104,17 +104,27 @@ def test_forecast_goals_are_features_of_the_future_alone(pool: Pool) -> None:
         goal = (goal - goal.mean(-1, keepdim=True)) / (goal.var(-1, keepdim=True, correction=0) + 1e-5).sqrt()
         index = torch.arange(128).expand(2, -1)
         found = state.model.predictor(context, [index[:, :48]], [index[:, 48:]]).last_hidden_state
-        loss = pretrain.loss(state.model, state.teacher, video, "forecast", _Fixed())  # type: ignore[arg-type]
+        loss, _ = pretrain.loss(state.model, state.teacher, video, "forecast", _Fixed())  # type: ignore[arg-type]
     assert float(loss) == pytest.approx(float((found - goal).abs().mean()), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", pretrain.KINDS)
 def test_the_encoder_learns_and_the_teacher_does_not(kind: str, pool: Pool) -> None:
     state = pretrain.start(0, **SIZES)
-    pretrain.loss(state.model, state.teacher, _video(pool), kind, np.random.default_rng(0)).backward()
+    pretrain.loss(state.model, state.teacher, _video(pool), kind, np.random.default_rng(0))[0].backward()
     assert all(p.grad is None for p in state.teacher.parameters())
     silent = {n for n, p in state.model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
     assert not {n for n in silent if not n.endswith("key.bias")}  # softmax does not see a key's bias
+
+
+def test_features_that_are_the_same_all_over_a_clip_cost(pool: Pool) -> None:
+    torch.manual_seed(0)
+    alive, clip = torch.randn(4, 64, 24), torch.randn(4, 1, 24).expand(-1, 64, -1)
+    line = torch.randn(4, 64, 1) * torch.randn(24)
+    costs = [float(pretrain.apart(x)) for x in (alive, clip, line)]
+    assert costs[0] < 0.1
+    assert costs[1] > 0.9 * pretrain.NARROW * pretrain.SPREAD  # nothing varies within a clip
+    assert costs[2] > 5 * costs[0]  # one dimension only
 
 
 def test_the_teacher_follows_slowly(pool: Pool) -> None:
@@ -126,7 +136,8 @@ def test_the_teacher_follows_slowly(pool: Pool) -> None:
         assert torch.allclose(slow, m * old + (1 - m) * fast, atol=1e-6)
 
 
-def test_whitened_patches_have_even_features(pool: Pool) -> None:
+def test_whitened_patches_have_even_features(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrain, "FLOOR", 0.1)
     state, video = pretrain.start(0, **SIZES), _video(pool, 8)
     embed = state.model.encoder.embeddings
     with torch.no_grad():
@@ -158,7 +169,7 @@ def test_the_loss_falls(pool: Pool) -> None:
     rng = np.random.default_rng(0)
     losses = []
     for _ in range(40):
-        value = pretrain.loss(state.model, state.teacher, _video(pool), "forecast", rng)
+        value, _ = pretrain.loss(state.model, state.teacher, _video(pool), "forecast", rng)
         state.optimizer.zero_grad()
         value.backward()
         state.optimizer.step()

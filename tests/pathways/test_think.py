@@ -39,12 +39,12 @@ def test_the_inputs_are_those_of_ask(folder: Path) -> None:
         options = {"fps": "native", "native_fps": rate, "plan": "none", "max_new_tokens": 1}
         told = vtoken.ask(state.model, state.words, frames, question.text, **options)
         hook.remove()
-        batch = packer.pack([lessons.Lesson(one.features, [question])])
+        batch = packer.pack([lessons.Lesson(one.features, [question], one.places[:1])])
         asked = heard[0]["inputs_embeds"]
         n = asked.shape[1]
         assert torch.allclose(batch.embeds[:, :n], asked, atol=2e-3)  # features are kept in float16
         assert torch.equal(batch.positions[:, :, :n], heard[0]["position_ids"][-3:])
-        found, _ = lessons.logits(state.model, batch)
+        found, _, _ = lessons.answers(state.model, batch)
         assert int(found[0].argmax()) == int(told.tokens[0])
 
 
@@ -52,12 +52,37 @@ def test_questions_do_not_see_one_another(folder: Path) -> None:
     state = think.start(folder)
     packer, (one, other) = lessons.Packer(state.model, state.words), _lessons(state, 2)
     with torch.no_grad():
-        together, goals = lessons.logits(state.model, packer.pack([one, other]))
+        together, goals, _ = lessons.answers(state.model, packer.pack([one, other]))
         for row, x in enumerate((one, other)):
-            alone = [lessons.logits(state.model, packer.pack([lessons.Lesson(x.features, [q])])) for q in x.questions]
+            single = [lessons.Lesson(x.features, [q], x.places[:1]) for q in x.questions]
+            alone = [lessons.answers(state.model, packer.pack([s])) for s in single]
             part = slice(row * len(goals) // 2, (row + 1) * len(goals) // 2)
-            assert torch.equal(torch.cat([g for _, g in alone]), goals[part])
-            assert torch.allclose(torch.cat([f for f, _ in alone]), together[part], atol=1e-4)
+            assert torch.equal(torch.cat([g for _, g, _ in alone]), goals[part])
+            assert torch.allclose(torch.cat([f for f, _, _ in alone]), together[part], atol=1e-4)
+
+
+def test_attention_is_guided_to_what_tells_the_answer(folder: Path) -> None:
+    state = think.start(folder)
+    for seed in range(12):
+        episode, one = hands.episode(seed), lessons.lesson(state.model, seed, "train")
+        goal, marker, colour, *others = one.places.view(-1, 6, 4, 4)
+        first, last, _ = episode.scene.flash
+        lit = {i // 2 for i, f in enumerate(range(0, hands.NOW, hands.STRIDE)) if first <= f < last}
+        assert set(goal.nonzero()[:, 0].tolist()) == lit
+        assert torch.equal(goal, marker)
+        assert colour.sum() == 6 and all(torch.equal(colour, x) for x in others) == (
+            episode.scene.colours[episode.goal] == one.questions[-1].answer
+        )
+        other = hands.episode(seed, goal=(episode.goal + 1) % 3)
+        pixels = (episode.sparse()[0] != other.sparse()[0]).any(-1).reshape(6, 2, 4, 28, 4, 28).any((1, 3, 5))
+        assert pixels[goal.numpy()].all()  # the cells change with the goal
+    packer = lessons.Packer(state.model, state.words)
+    known = _lessons(state, 2)
+    batch = packer.pack(known)
+    rows, columns, goals, _ = lessons.looks(batch, known)
+    for row, column, goal, (b, a, _, q) in zip(rows, columns, goals, batch.tasks, strict=True):
+        assert (int(row), int(column)) == (b, a)
+        assert torch.equal(goal[0], known[b].places[known[b].questions.index(q)])
 
 
 def test_accuracy_counts_whole_answers(folder: Path) -> None:
@@ -68,7 +93,7 @@ def test_accuracy_counts_whole_answers(folder: Path) -> None:
     right = torch.ones(n, dtype=torch.bool)
     right[1] = False  # the end of the first answer of the first row
     found = lessons.accuracy(batch, right)
-    assert found == {"goal": 0.5, "goal colour": 1.0, "goal shape": 1.0, "object": 1.0}
+    assert found == {"goal": 0.5, "marker": 1.0, "colour": 1.0, "object": 1.0}
 
 
 def test_the_language_model_learns_and_the_tower_does_not(folder: Path) -> None:

@@ -77,15 +77,20 @@ def _nearest(metric: Tensor, distill_token: bool) -> tuple[Tensor, Tensor]:
     """
     segments, n, _ = metric.shape
     block = BLOCK if metric.is_cuda else CACHED
-    rows, some = n - n // 2, max(1, block // (n * n // 4 + 1))
-    step = rows if some > 1 else max(1, block // (n // 2))
+    rows, odds = n - n // 2, n // 2
+    some = min(segments, max(1, block // (rows * odds)))
+    step = rows if some > 1 else min(rows, max(1, block // odds))
     best = torch.empty(segments, rows, device=metric.device)
     partner = torch.empty(segments, rows, dtype=torch.long, device=metric.device)
+    memory = torch.empty(
+        some * step * odds, device=metric.device
+    )  # one for all blocks: fresh pages cost more than sums
     for s in range(0, segments, some):
         unit = normalize(metric[s : s + some].float(), dim=-1)
-        odd = unit[:, 1::2].transpose(1, 2)
         for i in range(0, rows, step):
-            score = unit[:, 2 * i : 2 * (i + step) : 2] @ odd
+            even = unit[:, 2 * i : 2 * (i + step) : 2]
+            score = memory[: even.shape[0] * even.shape[1] * odds].view(*even.shape[:2], odds)
+            torch.bmm(even, unit[:, 1::2].transpose(1, 2), out=score)
             if distill_token:
                 score[:, :, 0] = -torch.inf
             at = slice(s, s + some), slice(i, i + step)

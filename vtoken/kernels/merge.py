@@ -12,6 +12,7 @@ from vtoken.errors import InputError
 from vtoken.kernels.dispatch import use_triton
 
 HALF = (torch.float16, torch.bfloat16)
+CACHED = 1 << 18  # elements in float32 that stay in a CPU's cache: 1 MiB
 
 
 def merge_tokens(
@@ -65,7 +66,7 @@ class _Groups:
 
     def __init__(self, rows: Tensor, offsets: Tensor, share: Tensor, head: Tensor) -> None:
         self.rows, self.offsets, self.share, self.head = rows, offsets, share, head
-        self._changed: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self._changed: tuple[Tensor, Tensor, Tensor, list[int]] | None = None
 
     def sum(self, value: Tensor) -> Tensor:
         flat = value.flatten(1) if value.dim() > 1 else value[:, None]
@@ -78,23 +79,30 @@ class _Groups:
         return out.view(len(self.head), *value.shape[1:])
 
     def _half(self, flat: Tensor) -> Tensor:
-        """Rows that stay as they are are copied; a bag of halves would round the shares."""
-        if self._changed is None:
-            count = self.offsets.diff()
-            owner = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
-            scaled = (self.share != 1) | self.share.requires_grad
-            other = (count != 1).index_put((owner[scaled],), count.new_ones((), dtype=torch.bool))
-            members = other[owner].nonzero().squeeze(1)
-            ends = count[other].cumsum(0)
-            self._changed = other.nonzero().squeeze(1), members, ends, self.share[members].float()
-        number, members, ends, share = self._changed
+        """Rows that stay as they are are copied, the others summed in blocks of float32: bags would round shares."""
+        number, rows, share, ends = self._changed = self._changed or self._find_changed()
         out = flat.index_select(0, self.head)
         if len(number) == 0:
             return out
-        wide = flat.index_select(0, self.rows[members]).float()
-        own = torch.arange(len(members), device=flat.device)
-        sums = _bags(wide, own, torch.cat([ends.new_zeros(1), ends]), share)
-        return out.index_copy(0, number, sums.to(flat.dtype))
+        most = len(number) if flat.is_cuda else max(1, CACHED * len(number) // (flat.shape[1] * max(1, len(rows))))
+        for k in range(0, len(number), most):
+            part = ends[k : k + most + 1]
+            first, last = part[0], part[-1]
+            wide = flat.index_select(0, rows[first:last]).float()
+            offsets = torch.tensor([e - first for e in part], device=flat.device)
+            sums = _bags(wide, torch.arange(last - first, device=flat.device), offsets, share[first:last])
+            out.index_copy_(0, number[k : k + most], sums.to(flat.dtype))
+        return out
+
+    def _find_changed(self) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+        """Groups that are not one row with share 1, their members and shares, and where each one's members begin."""
+        count = self.offsets.diff()
+        owner = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
+        scaled = (self.share != 1) | self.share.requires_grad
+        other = (count != 1).index_put((owner[scaled],), count.new_ones((), dtype=torch.bool))
+        members = other[owner].nonzero().squeeze(1)
+        ends = [0, *count[other].cumsum(0).tolist()]
+        return other.nonzero().squeeze(1), self.rows[members], self.share[members].float(), ends
 
 
 def _bags(value: Tensor, rows: Tensor, offsets: Tensor, share: Tensor) -> Tensor:

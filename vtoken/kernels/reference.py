@@ -166,6 +166,7 @@ def greedy_dpp(v: Tensor, k: int) -> Tensor:
 def dpc_scores(x: Tensor, neighbours: int) -> Tensor:
     """Density-peak scores [B, N]; see ``kernels.dpc_knn``."""
     distance = torch.cdist(x.double(), x.double()) / x.shape[2] ** 0.5
+    distance.diagonal(0, 1, 2).zero_()
     sparsity = distance.square().sort(dim=-1).values[:, :, :neighbours].mean(-1)
     rank = sparsity.float().argsort(dim=1, stable=True).argsort(dim=1)
     gap = distance.masked_fill(rank[:, None] >= rank[:, :, None], torch.inf).amin(-1)

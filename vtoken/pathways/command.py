@@ -10,7 +10,7 @@ from typing import Any
 
 from vtoken.errors import InputError
 from vtoken.pathways.recipe import SPLITS, Recipe
-from vtoken.pathways.settings import KINDS, LEVELS, LOSSES, MODES, NAMES, Design, Settings
+from vtoken.pathways.settings import KINDS, LEVELS, LOSSES, MODES, NAMES, POOLS, Design, Settings
 
 
 def add(commands: Any, command: Any) -> None:
@@ -60,10 +60,11 @@ def _train_arguments(to: argparse.ArgumentParser) -> None:
     how.add_argument("--levels", default=d.levels, choices=LEVELS, help="of the thinker's layers (default all)")
     how.add_argument("--gate", type=float, default=d.gate, help="where the gates start (default 0: no guidance)")
     how.add_argument("--loss", default="l1", choices=LOSSES, help="of the latents; l1 norms them (default l1)")
+    how.add_argument("--pool", default=d.pool, choices=POOLS, help="of the head over patches (default flat)")
     how.add_argument("--fresh", action="store_true", help="a predictor from nothing, not the checkpoint's")
-    how.add_argument("--steps", type=int, default=600, help="default 600")
-    how.add_argument("--batch", type=int, default=32, help="windows in a step (default 32)")
-    how.add_argument("--rate", type=float, default=1e-3, help="of the predictor (default 0.001)")
+    how.add_argument("--steps", type=int, default=Settings.steps, help=f"default {Settings.steps}")
+    how.add_argument("--batch", type=int, default=Settings.batch, help=f"windows in a step (default {Settings.batch})")
+    how.add_argument("--rate", type=float, default=Settings.rate, help=f"of the predictor (default {Settings.rate:g})")
     how.add_argument("--seed", type=int, default=0)
     how.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     how.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
@@ -83,6 +84,7 @@ def train(arguments: argparse.Namespace) -> None:
         arguments.levels,
         arguments.gate,
         normed=arguments.loss == "l1",
+        pool=arguments.pool,
     )
     settings = Settings(
         design,

@@ -62,7 +62,9 @@ class ThinkJepa(nn.Module):
         )
         self.predictor = GuidedPredictor(core, guide, design.causal)
         patches = self.predictor.patches
-        self.head = TrajectoryHead(config.hidden_size, patches, points, config.tubelet_size, design.queries)
+        self.head = TrajectoryHead(
+            config.hidden_size, patches, points, config.tubelet_size, design.pool, design.queries
+        )
 
     @property
     def guide(self) -> Pyramid:

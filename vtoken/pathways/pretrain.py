@@ -2,7 +2,9 @@
 
 The class is ``VJEPA2Model`` of transformers. The objective is V-JEPA 2's: predict the features that an exponential
 moving average of the encoder gives to hidden tokens, layer-normed without weights, under L1. A part of the steps
-forecasts: past and future are encoded apart, as the dense pathway does.
+forecasts: past and future are encoded apart, as the dense pathway does. So short a training on so few clips ends with
+features of three or four dimensions, which tell the light of a scene; VICReg's two terms keep them apart, as in C-JEPA
+(Mo and Tong 2024, arXiv:2410.19560).
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ FRAMES = 16  # of a window, 8 time steps
 KINDS = {"short": 0.35, "long": 0.2, "forecast": 0.45}  # share of the steps
 POOL = (160, 160)  # episodes with hands, clips of DenseQA
 MOMENTUM = 0.996  # of the teacher; a faster one loses dimensions within a hundred steps
-FLOOR = 0.1  # variance below which patches are not blown up
+FLOOR = 64.0  # variance of patches under which whitening fades: finer detail is noise that nothing predicts
+SPREAD, NARROW, ALIKE = 0.8, 2.0, 0.05  # deviation that is enough, and the weights of the two terms of ``apart``
 PROBE = (300, 100)  # episodes that the probe of the hands is fitted to and measured on
 SAVE, TELL = 60.0, 100  # seconds between checkpoints, steps between reports
 
@@ -57,7 +60,8 @@ def config(**sizes: int) -> Any:
 
     small: dict[str, Any] = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4}
     small |= {"pred_hidden_size": 96, "pred_num_hidden_layers": 4, "pred_num_attention_heads": 4}
-    return VJEPA2Config(crop_size=CROP, frames_per_clip=FRAMES, pred_num_mask_tokens=2, **small | sizes)
+    small |= {"crop_size": CROP, "frames_per_clip": FRAMES, "pred_num_mask_tokens": 2} | sizes
+    return VJEPA2Config(**small)
 
 
 def start(seed: int, **sizes: int) -> State:
@@ -89,8 +93,8 @@ def encode(encoder: Any, video: Tensor, seen: Tensor | None = None) -> Tensor:
     return encoder.layernorm(x)
 
 
-def loss(model: Any, teacher: Any, video: Tensor, kind: str, rng: np.random.Generator) -> Tensor:
-    """L1 between predicted and observed layer-normed features."""
+def loss(model: Any, teacher: Any, video: Tensor, kind: str, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """L1 between predicted and observed layer-normed features, and what ``apart`` adds."""
     cells, steps = (CROP // model.config.patch_size) ** 2, video.shape[1] // model.config.tubelet_size
     if kind == "forecast":
         past = int(rng.integers(2, steps - 1))
@@ -106,7 +110,21 @@ def loss(model: Any, teacher: Any, video: Tensor, kind: str, rng: np.random.Gene
             goal = encode(teacher, video)
             goal = goal.gather(1, hidden[..., None].expand(-1, -1, goal.shape[-1]))
     found = predict(model.predictor, context, seen, hidden)
-    return functional.l1_loss(found, functional.layer_norm(goal, goal.shape[-1:]))
+    near = functional.l1_loss(found, functional.layer_norm(goal, goal.shape[-1:]))
+    return near, apart(context)
+
+
+def apart(context: Tensor) -> Tensor:
+    """VICReg's variance and covariance terms (Bardes et al. 2022, section 4) on layer-normed features [B, n, width].
+
+    Features are counted from their mean over the clip, so that what is the same all over a clip does not suffice.
+    """
+    z = functional.layer_norm(context, context.shape[-1:])
+    z = (z - z.mean(1, keepdim=True)).flatten(0, 1)
+    shared = z.T @ z / (len(z) - 1)
+    own = shared.diagonal()
+    narrow = functional.relu(SPREAD - (own + 1e-4).sqrt()).mean()
+    return NARROW * narrow + ALIKE * (shared.square().sum() - own.square().sum()) / z.shape[1]
 
 
 def predict(predictor: Any, context: Tensor, seen: Tensor, hidden: Tensor) -> Tensor:
@@ -121,9 +139,9 @@ def predict(predictor: Any, context: Tensor, seen: Tensor, hidden: Tensor) -> Te
 
 @torch.no_grad()
 def whiten(model: Any, video: Tensor) -> None:
-    """Start the patch embedding at the whitened principal components of patches: fine detail counts from the start.
+    """Start the patch embedding at the principal components of patches, the strong ones made alike.
 
-    Without it a short training leaves features of few dimensions, which tell the light of a scene and little else.
+    Otherwise a short training leaves features of few dimensions, which tell the light of a scene and little else.
 
     Args:
         video: float32 [B, T, 3, 64, 64].
@@ -148,26 +166,25 @@ def rate(step: int, steps: int, peak: float = 6e-4, warm: int = 80) -> float:
     return peak * min(1.0, (step + 1) / warm) * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
 
 
-def train_step(state: State, pool: Pool, seed: int, steps: int, size: int) -> float:
+def train_step(state: State, pool: Pool, seed: int, steps: int, size: int) -> None:
     """One step; everything random comes from the seed and the step's number."""
     rng = np.random.default_rng((seed, state.step, 3))
     kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
     video = torch.from_numpy(pool.batch(rng, size, FRAMES))
     state.model.train()
-    value = loss(state.model, state.teacher, video, kind, rng)
+    value, more = loss(state.model, state.teacher, video, kind, rng)
     for group in state.optimizer.param_groups:
         group["lr"] = rate(state.step, steps)
     state.optimizer.zero_grad(set_to_none=True)
-    value.backward()
+    (value + more).backward()
     torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
     state.optimizer.step()
     with torch.no_grad():
         for slow, fast in zip(state.teacher.parameters(), state.model.encoder.parameters(), strict=True):
             slow.lerp_(fast, 1 - MOMENTUM)
     state.step += 1
-    held = float(value.detach())
-    state.score[kind] = 0.95 * state.score.get(kind, held) + 0.05 * held
-    return held
+    for name, now in ((kind, float(value.detach())), ("apart", float(more.detach()))):
+        state.score[name] = 0.95 * state.score.get(name, now) + 0.05 * now
 
 
 def save(state: State, path: Path) -> None:
@@ -262,7 +279,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("out/vjepa"), help="checkpoint and curves")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the finished model is written")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--pool", type=int, nargs=2, default=POOL, help="episodes with hands, clips of DenseQA")
     parser.add_argument("--threads", type=int, default=1)

@@ -14,6 +14,7 @@ NAMES = ("prefill", "generated")  # streams of the thinker
 LOSSES = ("mse", "l1", "smooth_l1")  # of the latents
 MODES = ("think", "jepa", "vlm")
 LEVELS = ("all", "middle", "last")
+POOLS = ("flat", "attention")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Design:
         gate: where the gates start; 0 makes the guided model equal to the unguided one.
         causal: block-causal attention by frame.
         normed: layer-normed latents as input and target, V-JEPA 2's way; False takes them as the encoder gives them.
-        queries: of the head's pooling.
+        pool: the head's pooling over patches, "flat" or "attention".
+        queries: of the attentive pooling.
 
     Raises:
         InputError: an unknown word.
@@ -41,6 +43,7 @@ class Design:
     gate: float = 0.0
     causal: bool = True
     normed: bool = False
+    pool: str = "flat"
     queries: int = 1
 
     def __post_init__(self) -> None:
@@ -48,6 +51,7 @@ class Design:
             ("mode", self.mode, MODES),
             ("guidance", self.guidance, KINDS),
             ("levels", self.levels, LEVELS),
+            ("pool", self.pool, POOLS),
             *(("streams", s, NAMES) for s in self.streams),
         ):
             if value not in known:
@@ -82,10 +86,10 @@ class Settings:
     design: Design = field(default_factory=Design)
     seed: int = 0
     steps: int = 600
-    batch: int = 32
+    batch: int = 16
     rate: float = 1e-3
     head_rate: float = 2e-3
-    gate_rate: float = 2e-2
+    gate_rate: float = 5e-2
     decay: float = 1e-4
     loss: str = "mse"
     points_weight: float = 1.0

@@ -20,10 +20,11 @@ from torch.nn import functional
 
 from vtoken.errors import InputError
 from vtoken.pathways import hands
-from vtoken.pathways.lessons import Lesson, Packer, accuracy, lesson, logits
+from vtoken.pathways.lessons import Lesson, Packer, accuracy, answers, lesson, looks
 from vtoken.reference import WEIGHTS as REFERENCE
 from vtoken.reference import model as reference
 from vtoken.reference.optimizer import Optimizer
+from vtoken.reference.train import GUIDE
 
 WEIGHTS = Path(__file__).parent / "weights" / "thinker"
 SAVE, TELL = 60.0, 20  # seconds between checkpoints, steps between reports
@@ -79,13 +80,16 @@ def train_step(state: State, lessons: list[Lesson], packer: Packer, seed: int, s
     each = max(1, len(lessons) // size)
     order = np.random.default_rng((seed, state.step // each)).permutation(len(lessons))
     chosen = order[state.step % each * size :][:size]
-    batch = packer.pack([lessons[i] for i in chosen])
-    found, goals = logits(state.model, batch)
+    taken = [lessons[i] for i in chosen]
+    batch = packer.pack(taken)
+    found, goals, away = answers(state.model, batch, looks(batch, taken))
     weight = torch.where(goals == state.words.eos_token_id, END, 1.0)
     loss = (functional.cross_entropy(found, goals, reduction="none") * weight).sum() / weight.sum()
+    assert away is not None
+    loss = loss + GUIDE * away
     state.optimizer.step(loss, rate(state.step, steps))
     state.step += 1
-    now = {"loss": float(loss.detach())} | accuracy(batch, found.argmax(1) == goals)
+    now = {"loss": float(loss.detach()), "away": float(away.detach())} | accuracy(batch, found.argmax(1) == goals)
     state.score = {k: 0.9 * state.score.get(k, v) + 0.1 * v for k, v in now.items()}
 
 
@@ -95,7 +99,7 @@ def validate(model: Any, lessons: list[Lesson], packer: Packer, size: int = 16) 
     totals: dict[str, list[float]] = {}
     for i in range(0, len(lessons), size):
         batch = packer.pack(lessons[i : i + size])
-        found, goals = logits(model, batch)
+        found, goals, _ = answers(model, batch)
         for task, value in accuracy(batch, found.argmax(1) == goals).items():
             totals.setdefault(task, []).append(value)
     return {f"val {task}": float(np.mean(values)) for task, values in totals.items()}
@@ -176,7 +180,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--from", dest="source", type=Path, default=REFERENCE, help="folder of the reference model")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the finished model is written")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=240)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--episodes", type=int, default=640, help="of the training split")
     parser.add_argument("--asked", type=int, default=100, help="validation episodes asked about at the end")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from vtoken.reference.render import Painter
 from vtoken.reference.world import FPS, FRAMES, SPAN, SPLITS, Script, script
 
 CELLS = 16
-SLOTS = ("read",) * 2 + ("transcribe",) + ("order",) * 3 + ("count",) * 3 + ("motion",) * 3 + ("scene",) * 3
+SLOTS = ("read",) * 2 + ("transcribe",) * 2 + ("order",) * 3 + ("count",) * 2 + ("motion",) * 3 + ("scene",) * 2
 END = 0.1  # weight of the token that ends an answer
 LEVELS = (((2, 3), (1, 1)), ((2, 5), (1, 2)), ((3, 8), (1, 2)))
 
@@ -137,7 +138,7 @@ class Packer:
         kept, batch = max(1, round(keep * len(visual))), len(items)
         positions = positions[:, None].expand(3, batch, total)
         if kept < len(visual):  # a random subset in each row, the same number in all
-            order = torch.rand(batch, len(visual), generator=rng).argsort(1)[:, :kept].sort(1).values
+            order = _random(batch, len(visual), kept, rng)
             flag = torch.ones(batch, total, dtype=torch.bool)
             flag[:, visual] = False
             flag.scatter_(1, visual[order], True)
@@ -185,6 +186,14 @@ class Packer:
         return torch.zeros(seen.shape).masked_fill(~allowed, float("-inf"))[None, None, prefix:]
 
 
+def _random(batch: int, n: int, kept: int, rng: torch.Generator) -> Tensor:
+    """A random choice of visual tokens, int64 [B, kept]; every place of the picture has a rate of its own, 3 to 100 %,
+    so that some things are seen all the time and some once or twice."""
+    rates = torch.exp(math.log(0.03) * torch.rand(batch, CELLS, generator=rng)).repeat(1, n // CELLS)
+    keys = torch.empty(batch, n).exponential_(generator=rng) / rates
+    return keys.argsort(1)[:, :kept].sort(1).values
+
+
 def choose(found: Item, rng: np.random.Generator, slots: tuple[str, ...] = SLOTS) -> list[Question]:
     """One question a slot; a task that the clip has not is replaced by another."""
     out = []
@@ -221,7 +230,7 @@ def looks(batch: Batch, items: list[Item]) -> tuple[Tensor, Tensor, Tensor, Tens
     """Rows int64 [n], columns int64 [n] that predict an answer's word, the visual tokens that tell it, bool [n, HEADS,
     visual tokens of a row], and whether all of those are needed, bool [n].
 
-    Words that no kept token tells are left out.
+    Words that no kept token tells are left out, here and in ``batch.targets``.
     """
     rows, columns, goals, every = [], [], [], []
     for b, a, _, q in batch.tasks:
@@ -229,7 +238,9 @@ def looks(batch: Batch, items: list[Item]) -> tuple[Tensor, Tensor, Tensor, Tens
             if goal is not None:
                 flat = torch.from_numpy(goal).flatten(1)
                 flat = flat if batch.order is None else flat[:, batch.order[b]]
-                if flat.any(1).all():
+                if not flat.any(1).all():
+                    batch.targets[b, a + j] = IGNORE
+                else:
                     rows.append(b)
                     columns.append(a + j)
                     goals.append(flat.expand(HEADS, -1))
@@ -239,8 +250,10 @@ def looks(batch: Batch, items: list[Item]) -> tuple[Tensor, Tensor, Tensor, Tens
 
 def looks_back(batch: Batch, items: list[Item]) -> tuple[Tensor, Tensor]:
     """Cells whose panel has shown another letter, int64 [B, m] numbers among a row's visual tokens, -1 where a row has
-    fewer; and the cells that show the letter before, bool [B, m, visual tokens]. For rows with every token."""
+    fewer; and the cells that show the letter before, bool [B, m, visual tokens]."""
     found = [earlier(i.script, i.frames) for i in items]
+    if batch.order is not None:
+        found = [_left(*f, kept.numpy()) for f, kept in zip(found, batch.order, strict=True)]
     width = max(1, *(len(at) for at, _ in found))
     at = torch.full((len(items), width), -1)
     goals = torch.zeros(len(items), width, batch.visual.shape[1], dtype=torch.bool)
@@ -248,3 +261,12 @@ def looks_back(batch: Batch, items: list[Item]) -> tuple[Tensor, Tensor]:
         at[b, : len(cells)] = torch.from_numpy(cells)
         goals[b, : len(cells)] = torch.from_numpy(seen)
     return at, goals
+
+
+def _left(at: np.ndarray, goals: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same for the tokens that are left."""
+    place = np.full(goals.shape[1], -1)
+    place[kept] = np.arange(len(kept))
+    at, goals = place[at], goals[:, kept]
+    known = (at >= 0) & goals.any(1)
+    return at[known], goals[known]

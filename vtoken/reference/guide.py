@@ -57,12 +57,8 @@ def _empty(frames: np.ndarray) -> np.ndarray:
 
 
 def _panel(panel: Panel, question: Question, word: str, frames: np.ndarray) -> np.ndarray:
-    if question.task == "count":  # every letter where it begins
-        firsts = [int(np.searchsorted(frames, a)) for a in panel.starts]
-        spans = [(frames[i], frames[i] + 1) for i in firsts if i < len(frames)]
-    else:
-        i = panel.symbols.index(word)
-        spans = [(panel.starts[i], panel.ends()[i])]
+    i = panel.symbols.index(word)
+    spans = [(panel.starts[i], panel.ends()[i])]
     if question.time is not None:
         middle, (a, b) = round(question.time * FPS), spans[0]
         gap = int(np.abs(frames - middle).min())

@@ -47,7 +47,6 @@ def ask_all(script: Script, rng: np.random.Generator) -> list[Question]:
     for i in range(4):
         panel = panels[i % len(panels)]
         out.append(_after(panel, rng) if i < 2 else _first(panel, rng))
-    out += [_many(panels[int(rng.integers(len(panels)))])]
     if script.lamp is not None:
         out += _flashes(script.lamp.flashes)
     if script.mover is not None:
@@ -86,11 +85,6 @@ def _first(panel: Panel, rng: np.random.Generator) -> Question:
     one, two = panel.symbols[i], panel.symbols[j]
     text = f"Which comes first in the {panel.colour} panel, {one} or {two}?"
     return Question("order", text, panel.symbols[min(i, j)], None, (one, two), False)
-
-
-def _many(panel: Panel) -> Question:
-    text = f"How many symbols does the {panel.colour} panel show?"
-    return Question("count", text, str(len(panel.symbols)), None, NUMBERS, False)
 
 
 def _flashes(flashes: tuple[tuple[int, int, str], ...]) -> list[Question]:

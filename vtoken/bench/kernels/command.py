@@ -54,6 +54,11 @@ def run(arguments: argparse.Namespace) -> None:
             arguments.clock,
             arguments.out,
             arguments.profile,
-            shlex.join(["vtoken", *sys.argv[1:]]) if sys.argv[1:2] == ["bench"] else "vtoken bench kernels",
+            shlex.join(["vtoken", "bench", NAME, *_options(sys.argv[1:])]),
         )
     )
+
+
+def _options(words: list[str]) -> list[str]:
+    """What follows the command's name, which ``benchmarks/kernels.py`` is called without."""
+    return words[words.index(NAME) + 1 :] if NAME in words[:2] else words

@@ -32,7 +32,7 @@ def pixels(setting: Setting) -> Case:
         op="patch_gate",
         size=f"{frames} frames of {side} x {side}, a quarter moves",
         run=lambda: patch_gate(clip, cell=CELL),
-        moved=clip.numel() * 1.25,  # every pixel is read once, the moving ones are written to the reference
+        moved=float(clip.numel() + 2 * clip[0].numel()),  # every pixel once; the reference in and out
         plain=plain,
         frames=frames,
         targets=(Target("ms a frame", lambda r: r.ms / r.frames, "<=", 0.5, "cpu"), BANDWIDTH),
@@ -122,28 +122,30 @@ def merging(setting: Setting) -> Case:
 
 
 def match_and_merge(setting: Setting) -> Case:
-    """Both, from keys to merged tokens."""
+    """Both, from the keys of one layer to its merged rows."""
     n = setting.pick(4096, 256)
-    metric = setting.randn(1, n, HEAD)
-    values, size = _values(setting, n)
+    metric, x = setting.randn(1, n, HEAD), setting.randn(n, setting.pick(WIDTH, 64))
+    size = torch.ones(n, device=setting.device)
     r = torch.tensor([n // 4], device=setting.device)
 
-    def ours() -> list[Tensor]:
-        return Folding(groups(bipartite_match(metric, r)).flatten(), size).all(values)
+    def ours() -> Tensor:
+        return Folding(groups(bipartite_match(metric, r)).flatten(), size, ordered=True)(x)
 
-    def tome() -> list[Tensor]:
-        gone, to, stay = _tome_match(metric[0], n // 4)
-        return [_tome_merge(value, size, gone, to, stay) for value in values]
+    def mean() -> Tensor:
+        return _tome_merge(x, *_tome_match(metric[0], n // 4), "mean")
 
-    form = Form.of("score matrix, argsort, gather, scatter_reduce (ToMe)", tome)
+    def weighted() -> Tensor:
+        match = _tome_match(metric[0], n // 4)
+        return _tome_merge(x * size[:, None].to(x.dtype), *match, "sum") / _tome_merge(size[:, None], *match, "sum")
+
     return Case(
         op="match + merge",
-        size=f"N={n:,}, r={n // 4:,}, D={values[0].shape[1]:,} and {len(values) - 1} signals",
+        size=f"N={n:,}, r={n // 4:,}, keys of {HEAD}, D={x.shape[1]:,}",
         run=ours,
-        moved=float(metric.numel() * metric.element_size() + 1.75 * sum(v.numel() * v.element_size() for v in values)),
+        moved=float(metric.numel() * metric.element_size() + 1.75 * x.numel() * x.element_size()),
         flops=2.0 * (n // 2) ** 2 * HEAD,
-        plain=form,
-        published=form,
+        plain=Form.of("score matrix, argsort, gather, scatter_reduce by mean", mean),
+        published=Form.of("the same, values and sizes summed (ToMe)", weighted),
         targets=(Target("times faster than plain", lambda r: r.times("plain"), ">=", 2, "cpu"),),
     )
 
@@ -157,17 +159,16 @@ def _values(setting: Setting, n: int) -> tuple[list[Tensor], Tensor]:
 
 def _tome_match(metric: Tensor, r: int) -> tuple[Tensor, Tensor, Tensor]:
     """Even rows that go, odd rows they go to, even rows that stay."""
-    unit = normalize(metric, dim=-1)
+    unit = metric / metric.norm(dim=-1, keepdim=True)
     best, partner = (unit[::2] @ unit[1::2].T).max(dim=-1)
     order = best.argsort(descending=True)
     return order[:r], partner[order[:r]], order[r:]
 
 
-def _tome_merge(value: Tensor, size: Tensor, gone: Tensor, to: Tensor, stay: Tensor) -> Tensor:
-    """Size-weighted means as ToMe takes them: of the values times size, over the merged sizes."""
-    sums = []
-    for x in (value * size.view(-1, *[1] * (value.dim() - 1)).to(value.dtype), size):
-        even, odd = x[::2], x[1::2]
-        index = to.view(-1, *[1] * (x.dim() - 1)).expand(-1, *x.shape[1:])
-        sums.append(torch.cat([even[stay], odd.scatter_reduce(0, index, even[gone], "sum")]))
-    return sums[0] / sums[1].view(-1, *[1] * (value.dim() - 1)).to(value.dtype)
+def _tome_merge(x: Tensor, gone: Tensor, to: Tensor, stay: Tensor, reduce: str) -> Tensor:
+    """Even rows [N, D] into odd ones, as ToMe does it."""
+    even, odd = x[::2], x[1::2]
+    wide = x.shape[1]
+    moved = even.gather(0, gone[:, None].expand(-1, wide))
+    merged = odd.scatter_reduce(0, to[:, None].expand(-1, wide), moved, reduce=reduce)
+    return torch.cat([even.gather(0, stay[:, None].expand(-1, wide)), merged])

@@ -15,8 +15,8 @@ from vtoken.bench import machine
 from vtoken.bench.files import folder, write_text
 from vtoken.bench.kernels import attention, merging, selection
 from vtoken.bench.kernels.case import Case, Setting
-from vtoken.bench.kernels.limits import measure_limits
-from vtoken.bench.kernels.row import measure_case
+from vtoken.bench.kernels.limits import Limits, measure_limits
+from vtoken.bench.kernels.row import Row, measure_case
 from vtoken.bench.kernels.table import as_text, render
 from vtoken.bench.progress import progress
 from vtoken.console import terminal
@@ -103,29 +103,33 @@ def _measured(request: Request) -> tuple[dict[str, Any], list[Group]]:
     setting, ops = request.setting, request.ops or tuple(CASES)
     ends = END_TO_END in request.ops or not request.ops and setting.cuda
     ops = tuple(op for op in ops if op != END_TO_END)
-    rows, limits = [], None
-    with torch.inference_mode(), progress(len(ops) + 1, "operations") as advance:
-        if ops:
-            advance(1, "limits")
-            limits = measure_limits(setting, request.clock)
-        for op in ops:
-            advance(0, op)
-            case = CASES[op](setting)
-            rows.append(measure_case(case, setting, limits, request.clock))
-            advance(1, op)
-    found: dict[str, Any] = {"rows": [row.to_dict() for row in rows], "clock": request.clock}
+    found: dict[str, Any] = {"clock": request.clock}
     parts = []
-    if limits:
+    if ops:
+        rows, limits = _rows(request, ops)
         captions = [f"{machine.describe(setting.device)}; {request.clock} time, smallest of several runs"]
-        captions += [limits.describe(), *LEGEND]
+        parts.append(render(rows, [*captions, limits.describe(), *LEGEND]))
         found["limits"] = {"copy": limits.copy} | {str(t).removeprefix("torch."): r for t, r in limits.product.items()}
-        parts.append(render(rows, captions))
+        found["rows"] = [row.to_dict() for row in rows]
     if ends:
         from vtoken.bench.kernels.end_to_end import measure_end_to_end
 
         table, found["end_to_end"] = measure_end_to_end(setting)
         parts.append(table)
     return found, parts
+
+
+def _rows(request: Request, ops: Sequence[str]) -> tuple[list[Row], Limits]:
+    rows = []
+    with torch.inference_mode(), progress(len(ops) + 1, "operations") as advance:
+        advance(0, "limits")
+        limits = measure_limits(request.setting, request.clock)
+        advance(1, "limits")
+        for op in ops:
+            advance(0, op)
+            rows.append(measure_case(CASES[op](request.setting), request.setting, limits, request.clock))
+            advance(1, op)
+    return rows, limits
 
 
 LEGEND = (

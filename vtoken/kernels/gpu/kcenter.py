@@ -192,7 +192,7 @@ def kcenter(x: Tensor, first: Tensor | None, offsets: Tensor, counts: Tensor, to
         first = 1 - best
     segments = len(offsets) - 1
     team, teams = team_of(x.device, n, segments)
-    most = triton.next_power_of_2(triton.cdiv(n, team))  # rows of a program
+    most = 1 << (-(-n // team) - 1).bit_length()  # rows of a program, up to a power of two
     each, span = 1 if add else max(1, TILE // team, min(EACH, CANDIDATES // team, most)), min(SPAN, most)
     options |= {"SUM": add, "TEAM": team, "EACH": each, "SPAN": span, "ROWS": min(128, max(16, span)), "TILE": TILE}
     score = first.float().clamp(min=torch.finfo(torch.float32).min)

@@ -7,26 +7,23 @@ import numpy as np
 from vtoken.pathways.hands.episode import Episode
 from vtoken.pathways.hands.layout import PLACES
 from vtoken.reference.questions import Question
-from vtoken.reference.world import COLOURS, SHAPES
+from vtoken.reference.world import COLOURS
 
 GOAL = "Where does the lamp flash?"  # what the thinker is asked
 
 
 def questions(of: Episode) -> list[Question]:
-    """All questions: the goal three ways, then objects by place, colour and shape.
+    """All questions: where the goal is, the marker's colour, the goal's colour, then an object by shape.
 
-    The tasks are "goal", "goal colour", "goal shape" and "object".
+    The tasks are "goal", "marker", "colour" and "object".
     """
     scene, names = of.scene, tuple(COLOURS)
-    out = [
+    k = int(np.random.default_rng((of.seed, 5)).integers(3))
+    shape = scene.shapes[k]
+    return [
         Question("goal", GOAL, PLACES[of.goal], None, PLACES, False),
-        Question("goal colour", "What colour is the shape at the lamp?", scene.colours[of.goal], None, names, False),
-        Question("goal shape", "Which shape is at the lamp?", scene.shapes[of.goal], None, SHAPES, False),
+        Question("marker", "What colour does the lamp flash?", scene.flash[2], None, names, False),
+        Question("colour", "What colour is the shape at the lamp?", scene.colours[of.goal], None, names, False),
+        Question("object", f"Where is the {shape}?", PLACES[k], None, PLACES, True),
+        Question("object", f"What colour is the {shape}?", scene.colours[k], None, names, True),
     ]
-    r = np.random.default_rng((of.seed, 5))
-    k = int(r.integers(3))
-    shape, colour = scene.shapes[k], scene.colours[k]
-    out.append(Question("object", f"Where is the {shape}?", PLACES[k], None, PLACES, True))
-    out.append(Question("object", f"What colour is the {shape}?", colour, None, names, True))
-    out.append(Question("object", f"Which still shape is {colour}?", shape, None, SHAPES, True))
-    return out
