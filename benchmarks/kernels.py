@@ -1,16 +1,39 @@
 """Every fused operation beside the limit of the device, the plain torch composition and the published form.
 
     OMP_WAIT_POLICY=passive python benchmarks/kernels.py --out docs/benchmarks     # this machine's CPU
+    python benchmarks/kernels.py --profile --out docs/benchmarks                   # where the methods spend their time
     python benchmarks/kernels.py --device cuda --out docs/benchmarks               # a GPU, with the end-to-end part
 
-The same as `vtoken bench kernels`, which has the options.
+The same as `vtoken bench kernels`, which has the options. Written to docs/benchmarks, the output is also pasted into
+docs/kernels.md.
 """
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 
+from vtoken.bench.files import write_text
 from vtoken.cli import main
 
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def paste(page: Path) -> None:
+    """Put every file into its block of a page, the fenced one after ``<!-- benchmarks/NAME.txt -->``."""
+
+    def block(found: re.Match[str]) -> str:
+        path = page.parent / found["path"]
+        text = path.read_text(encoding="utf-8").rstrip() if path.is_file() else "not measured yet"
+        return f"{found['head']}```text\n{text}\n```"
+
+    pattern = r"(?P<head><!-- (?P<path>benchmarks/\w+\.txt) -->\n)```text\n.*?\n```"
+    write_text(page, re.sub(pattern, block, page.read_text(encoding="utf-8"), flags=re.DOTALL))
+
+
 if __name__ == "__main__":
-    sys.exit(main(["bench", "kernels", *sys.argv[1:]]))
+    code = main(["bench", "kernels", *sys.argv[1:]])
+    if code == 0 and any(Path(word).resolve() == DOCS / "benchmarks" for word in sys.argv[1:]):
+        paste(DOCS / "kernels.md")
+    sys.exit(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.kernels import paste
 from vtoken import cli
 from vtoken.bench.kernels import attention, merging, selection
 from vtoken.bench.kernels.case import Case, Form, Setting, Target
@@ -158,6 +160,19 @@ def test_bad_arguments_are_refused(arguments, told, capsys):
 def test_a_missing_gpu_is_told():
     with pytest.raises(InputError, match="sees no GPU here; use --device cpu"):
         run(Request(Setting("cuda")))
+
+
+def test_the_page_shows_the_measured_files(tmp_path):
+    page = (ROOT / "docs/kernels.md").read_text(encoding="utf-8")
+    shown = re.findall(r"<!-- (benchmarks/\w+\.txt) -->\n```text\n(.*?)\n```", page, re.DOTALL)
+    assert [path for path, _ in shown] == ["benchmarks/kernels.txt", "benchmarks/kernels_profile.txt"]
+    for path, text in shown:
+        assert text == (ROOT / "docs" / path).read_text(encoding="utf-8").rstrip(), "see benchmarks/kernels.py"
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/a.txt").write_text("new\n")
+    (tmp_path / "page.md").write_text("x\n<!-- benchmarks/a.txt -->\n```text\nold\nlines\n```\ny\n")
+    paste(tmp_path / "page.md")
+    assert (tmp_path / "page.md").read_text() == "x\n<!-- benchmarks/a.txt -->\n```text\nnew\n```\ny\n"
 
 
 def test_names_of_options():

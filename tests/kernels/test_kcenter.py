@@ -15,8 +15,8 @@ from vtoken.kernels import kcenter as fast
 from vtoken.kernels import reference
 from vtoken.kernels.kcenter import kcenter, max_sum
 
-DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SHAPES = [(0, 4, 0), (1, 8, 1), (2, 8, 2), (127, 40, 32), (128, 16, 128), (131, 33, 40)]
+HALVES = [(*SHAPES[-1], dtype) for dtype in (torch.float16, torch.bfloat16)]
 
 
 def rows(n: int, width: int, seed: int = 0) -> Tensor:
@@ -57,8 +57,7 @@ def good(x: Tensor, picks: list[int]) -> bool:
     return len(set(picks)) == len(picks)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("n", "width", "k"), SHAPES)
+@pytest.mark.parametrize(("n", "width", "k", "dtype"), [(*s, torch.float32) for s in SHAPES] + HALVES)
 def test_picks_of_every_shape_and_dtype(backend, device, n, width, k, dtype):
     x = rows(n, width, n).to(dtype)
     assert run(backend, x.to(device), k) == by_hand(x, k, None, False)
@@ -69,7 +68,7 @@ def test_many_rows(backend, device, monkeypatch):
         monkeypatch.setattr("vtoken.kernels.gpu.kcenter.EACH", 16)
         monkeypatch.setattr("vtoken.kernels.gpu.kcenter.TILE", 16)
     x = rows(4097, 16, 1).to(device)
-    assert run(backend, x, 4, x[:, 0]) == by_hand(x.cpu(), 4, x[:, 0].cpu(), False)
+    assert run(backend, x, 3, x[:, 0]) == by_hand(x.cpu(), 3, x[:, 0].cpu(), False)
 
 
 @pytest.mark.parametrize("add", [False, True])
@@ -124,15 +123,15 @@ def test_segments_are_picked_from_apart(name, request, device, monkeypatch):
     assert kcenter(x.to(device), 0, None, cu.to(device)).tolist() == []
 
 
-@pytest.mark.parametrize(("candidates", "each"), [(16, 16), (64, 64)])
+@pytest.mark.parametrize(("candidates", "each"), [(16, 16), (32, 32)])
 def test_rounds_of_bounded_candidates(triton, device, monkeypatch, candidates, each):
     """Few candidates mean many rounds; which rows are picked does not depend on it."""
     monkeypatch.setattr("vtoken.kernels.gpu.kcenter.TILE", 16)
     monkeypatch.setattr("vtoken.kernels.gpu.kcenter.EACH", each)
     monkeypatch.setattr("vtoken.kernels.gpu.kcenter.CANDIDATES", candidates)
-    x = torch.cat([rows(40, 8, 4), rows(40, 8, 4) + 0.05 * rows(40, 8, 5)])  # near copies
-    picks = kcenter(x.to(device), 20, x[:, 0].to(device)).tolist()
-    assert picks == by_hand(x, 20, x[:, 0], False)
+    x = torch.cat([rows(25, 8, 4), rows(25, 8, 4) + 0.05 * rows(25, 8, 5)])  # near copies
+    picks = kcenter(x.to(device), 12, x[:, 0].to(device)).tolist()
+    assert picks == by_hand(x, 12, x[:, 0], False)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU itself runs programs together")

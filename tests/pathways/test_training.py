@@ -59,6 +59,8 @@ def test_a_resumed_run_is_the_same_run(tmp_path, monkeypatch):
     assert len((tmp_path / "cut" / "curves.csv").read_text().splitlines()) == 4
     with pytest.raises(InputError, match="another seed"):
         train(Settings(steps=6, batch=4, seed=1), data(), None, config(), tmp_path / "cut", resume=True)
+    with pytest.raises(InputError, match="another features"):
+        train(QUICK, data(), None, config(), tmp_path / "cut", resume=True, marks={"encoder": "newer"})
 
 
 def test_all_designs_of_a_seed_see_the_same_batches():

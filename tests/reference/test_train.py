@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vtoken.reference import batches, train
-from vtoken.reference.guide import targets
+from vtoken.reference.guide import HEADS, earlier, targets
 from vtoken.reference.labels import IGNORE, LANGUAGE, VISION, language_labels, vision_labels
 from vtoken.reference.questions import ask_all
 from vtoken.reference.world import script
@@ -67,7 +67,7 @@ def test_the_loss_falls_on_one_batch() -> None:
 def test_rounds_and_schedules_depend_on_seed_and_round_alone() -> None:
     assert train.schedule(0, 3, 2) == train.schedule(0, 3, 2)
     assert train.schedule(0, 3, 2) != train.schedule(0, 4, 2)
-    assert {fps for fps, _ in train.schedule(0, 0, 2)} == {1, 2, 4, 8, 16}
+    assert {fps for fps, _ in train.schedule(0, 0, 2)} == {0, 1, 2, 4, 8, 16}
     for fps, rows in train.schedule(0, 0, 2):
         assert len(rows) == train.ROWS[fps]
 
@@ -92,8 +92,51 @@ def test_labels_and_guides_point_at_what_is_there(fps: int) -> None:
                 place = {"scene": "shape", "motion": "moving"}.get(q.task, "panel")
                 if "lamp" in q.text:
                     place = "lamp_a"
-                assert (seen[place][goal] > 0).all(), q
-                assert goal.any()
+                assert goal.shape[1:] == seen[place].shape and len(goal) in (1, HEADS)
+                for part in goal:
+                    assert part.any() and (seen[place][part] > 0).all(), q
+
+
+@pytest.mark.parametrize("fps", [4, 16])
+def test_cells_look_back_at_the_letter_before(fps: int) -> None:
+    frames = batches.sampled(fps)
+    for seed in range(8):
+        what = script(seed)
+        seen = vision_labels(what, frames)
+        known = language_labels(what, frames, seen)
+        at, goals = earlier(what, frames)
+        assert set(at) == set((known["previous"].ravel() > 0).nonzero()[0])
+        for cell, goal in zip(at, goals, strict=True):
+            before = known["previous"].flat[cell]
+            assert goal.any() and not goal[cell // 16 * 16 + 16 :].any()
+            shown = np.stack([seen["symbol_a"].ravel()[goal], seen["symbol_b"].ravel()[goal]])
+            assert (shown == before).any(0).all()
+
+
+def test_dropped_tokens_take_their_guides_and_untold_answers_along() -> None:
+    state = train.start(0, **SIZES)
+    packer = batches.Packer(state.model, state.words)
+    items = [batches.item(state.model, s, 4, 2) for s in range(4)]
+    chosen = [batches.choose(i, np.random.default_rng(0)) for i in items]
+    whole = packer.pack(items, chosen, 1.0, torch.Generator())
+    some = packer.pack(items, chosen, 0.15, torch.Generator().manual_seed(0))
+    batches.looks(whole, items)
+    _, _, goals, _ = batches.looks(some, items)
+    assert some.order is not None and goals.shape[-1] == some.order.shape[1] and goals.any(-1).all()
+    assert (some.targets != IGNORE).sum() < (whole.targets != IGNORE).sum()
+    at, back = batches.looks_back(some, items)
+    assert at.max() < some.order.shape[1] and back.shape[-1] == some.order.shape[1]
+    assert (back.any(-1) == (at >= 0)).all()
+
+
+def test_images_are_one_step_without_a_time_stamp() -> None:
+    state = train.start(0, **SIZES)
+    packer = batches.Packer(state.model, state.words)
+    one = batches.item(state.model, 3, 0, 2)
+    batch = packer.pack([one], [batches.choose(one, np.random.default_rng(0))], 1.0, torch.Generator())
+    assert one.features.shape == (16, 192) and batch.visual.shape == (1, 16) and batch.prefix == 20
+    assert all((v == IGNORE).all() for v in one.labels.values())
+    assert {q.task for found in one.questions.values() for q in found} == {"read", "scene"}
 
 
 def test_learning_rate_warms_up_and_falls() -> None:

@@ -114,6 +114,7 @@ def train(arguments: argparse.Namespace) -> None:
         core=encoder.predictor.requires_grad_(True),
         resume=arguments.resume,
         device=arguments.device,
+        marks=recipe.marks(),
         notes={"cache": str(cache.resolve()), "thinker": features.cost(cache)},
         tell=lambda row: print(" ".join(f"{k}={v:g}" for k, v in row.items()), flush=True),
     )

@@ -51,7 +51,7 @@ def places(one: hands.Episode, question: Question) -> np.ndarray:
         which = next(k for k, shape in enumerate(scene.shapes) if shape in question.text)
     else:
         which = one.goal
-    for i, frame in enumerate(SEEN):
+    for i, frame in enumerate(SEEN.tolist()):
         lit = scene.flash[0] <= frame < scene.flash[1]
         if question.task in ("goal", "marker"):
             if lit:

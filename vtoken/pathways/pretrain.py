@@ -30,6 +30,7 @@ from vtoken.errors import InputError
 from vtoken.pathways import masks, probe
 from vtoken.pathways.corpus import Pool
 from vtoken.pathways.hands.inputs import CROP, MEAN, STD
+from vtoken.reference.optimizer import Optimizer
 
 WEIGHTS = Path(__file__).parent / "weights" / "vjepa"
 FRAMES = 16  # of a window, 8 time steps
@@ -48,7 +49,7 @@ class State:
 
     model: Any
     teacher: Any  # the encoder whose features are predicted
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     step: int = 0
     score: dict[str, float] = field(default_factory=dict)  # running losses by kind
     log: list[dict[str, float]] = field(default_factory=list)
@@ -71,11 +72,11 @@ def start(seed: int, **sizes: int) -> State:
     torch.manual_seed(seed)
     model: Any = VJEPA2Model(config(**sizes))
     teacher = copy.deepcopy(model.encoder).requires_grad_(False).eval()
-    plain = [p for p in model.parameters() if p.dim() < 2 or p is model.predictor.embeddings.mask_tokens]
-    chosen = {id(p) for p in plain}
-    matrices = [p for p in model.parameters() if id(p) not in chosen]
-    groups = [{"params": matrices, "weight_decay": 0.04}, {"params": plain, "weight_decay": 0.0}]
-    return State(model, teacher, torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), fused=True))
+    parts = (model.encoder.embeddings, model.encoder.layer, model.predictor.layer)
+    blocks = [p for part in parts for p in part.parameters()]
+    known = {id(p) for p in blocks}
+    rest = [p for p in model.parameters() if id(p) not in known]
+    return State(model, teacher, Optimizer(blocks, rest))
 
 
 def encode(encoder: Any, video: Tensor, seen: Tensor | None = None) -> Tensor:
@@ -160,7 +161,7 @@ def whiten(model: Any, video: Tensor) -> None:
     proj.bias.copy_(-(mean @ basis @ mix))
 
 
-def rate(step: int, steps: int, peak: float = 6e-4, warm: int = 80) -> float:
+def rate(step: int, steps: int, peak: float = 1.5e-3, warm: int = 30) -> float:
     """Warm up, then a half cosine down to a hundredth."""
     done = min(1.0, max(0.0, (step - warm) / max(1, steps - warm)))
     return peak * min(1.0, (step + 1) / warm) * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
@@ -173,12 +174,7 @@ def train_step(state: State, pool: Pool, seed: int, steps: int, size: int) -> No
     video = torch.from_numpy(pool.batch(rng, size, FRAMES))
     state.model.train()
     value, more = loss(state.model, state.teacher, video, kind, rng)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate(state.step, steps)
-    state.optimizer.zero_grad(set_to_none=True)
-    (value + more).backward()
-    torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
-    state.optimizer.step()
+    state.optimizer.step(value + more, rate(state.step, steps))
     with torch.no_grad():
         for slow, fast in zip(state.teacher.parameters(), state.model.encoder.parameters(), strict=True):
             slow.lerp_(fast, 1 - MOMENTUM)

@@ -71,7 +71,7 @@ def run_one(name: str, settings: Settings, recipe: Recipe, cache: Path, out: Pat
     model = Dense.load(recipe.encoder).model
     data, validation = features.load(cache, "train"), features.load(cache, "validation")
     core, resume = model.predictor.float().requires_grad_(True), (out / "checkpoint.pt").is_file()
-    made = train(settings, data, validation, model.config, out, core=core, resume=resume)
+    made = train(settings, data, validation, model.config, out, core=core, resume=resume, marks=recipe.marks())
     found = {"name": name, "settings": settings.told(), "recipe": recipe.marks()}
     found |= evaluate(made, features.load(cache, "test"))
     write_text(told, json.dumps(found, indent=1) + "\n")

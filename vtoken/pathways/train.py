@@ -137,6 +137,7 @@ def train(
     resume: bool = False,
     device: str = "cpu",
     every: int = 100,
+    marks: Any = None,
     notes: dict[str, Any] | None = None,
     tell: Any = None,
 ) -> ThinkJepa:
@@ -146,11 +147,12 @@ def train(
         config: the encoder's ``VJEPA2Config``.
         core: the checkpoint's predictor; None for a fresh one.
         every: steps between two checks on the validation split.
+        marks: of the features (``Recipe.marks``), so that no run goes on with others.
         notes: saved with the model.
         tell: called with one row of the log at a time.
 
     Raises:
-        InputError: the checkpoint to resume belongs to other settings.
+        InputError: the checkpoint to resume belongs to other settings or features.
         MissingExtraError: accelerate is not installed.
     """
     accelerate = require("accelerate", "jepa", "training")
@@ -158,9 +160,9 @@ def train(
     accelerator = accelerate.Accelerator(cpu=device == "cpu")
     model = start(settings, data, config, None if settings.fresh else core)
     optimizer = torch.optim.AdamW(groups(model, settings), weight_decay=settings.decay)
-    path, step, log = out / "checkpoint.pt", 0, []
+    path, step, log, made = out / "checkpoint.pt", 0, [], settings.told() | {"features": marks}
     if resume and path.is_file():
-        step, log = _resumed(path, model, optimizer, settings)
+        step, log = _resumed(path, model, optimizer, made)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     saved = time.time()
     while step < settings.steps:
@@ -187,24 +189,24 @@ def train(
             if tell is not None:
                 tell(row)
         if time.time() - saved > 60 or step == settings.steps:
-            _save(path, model, optimizer, step, log, settings)
+            _save(path, model, optimizer, step, log, made)
             saved = time.time()
     _curves(log, out / "curves.csv")
     model.save(out, {"settings": settings.told(), **(notes or {})})
     return model.eval()
 
 
-def _save(path: Path, model: ThinkJepa, optimizer: Any, step: int, log: list, settings: Settings) -> None:
+def _save(path: Path, model: ThinkJepa, optimizer: Any, step: int, log: list, made: dict[str, Any]) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    held_ = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "log": log}
-    torch.save(held_ | {"settings": settings.told()}, part)
+    parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(parts | {"step": step, "log": log, "made": made}, part)
     os.replace(part, path)
 
 
-def _resumed(path: Path, model: ThinkJepa, optimizer: Any, settings: Settings) -> tuple[int, list[dict[str, Any]]]:
+def _resumed(path: Path, model: ThinkJepa, optimizer: Any, made: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
     kept = torch.load(path, weights_only=True)
-    if kept["settings"] != settings.told():
-        other = ", ".join(k for k, v in settings.told().items() if kept["settings"].get(k) != v)
+    if kept["made"] != made:
+        other = ", ".join(k for k, v in made.items() if kept["made"].get(k) != v)
         raise InputError(f"{path} was made with another {other}; resume with the same, or give another --out")
     model.load_state_dict(kept["model"])
     optimizer.load_state_dict(kept["optimizer"])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vtoken.reference import model as shape
-from vtoken.reference.guide import HEADS, earlier, targets
+from vtoken.reference.guide import HEADS, earlier, flashes, targets
 from vtoken.reference.labels import IGNORE, LANGUAGE, language_labels, vision_labels
 from vtoken.reference.pairs import rows_of
 from vtoken.reference.questions import Question, ask_all, ask_image
@@ -234,18 +234,28 @@ def looks(batch: Batch, items: list[Item]) -> tuple[Tensor, Tensor, Tensor, Tens
     """
     rows, columns, goals, every = [], [], [], []
     for b, a, _, q in batch.tasks:
-        for j, goal in enumerate(targets(items[b].script, q, items[b].frames)):
-            if goal is not None:
-                flat = torch.from_numpy(goal).flatten(1)
-                flat = flat if batch.order is None else flat[:, batch.order[b]]
-                if not flat.any(1).all():
-                    batch.targets[b, a + j] = IGNORE
-                else:
-                    rows.append(b)
-                    columns.append(a + j)
-                    goals.append(flat.expand(HEADS, -1))
-                    every.append(q.task == "count")
+        script, frames = items[b].script, items[b].frames
+        order = slice(None) if batch.order is None else batch.order[b].numpy()
+        told = targets(script, q, frames)
+        if batch.order is not None and q.time is not None and not (told[0] is not None and _flat(told[0], order).any()):
+            told = targets(script, q, frames, near=FRAMES)  # what was there before is the best guess
+        whole = q.task != "count" or _flat(flashes(script, q, frames), order).any(1).all()
+        for j, goal in enumerate(told):
+            if goal is None:
+                continue
+            seen = _flat(goal, order)
+            if not (whole and seen.any(1).all()):
+                batch.targets[b, a + j] = IGNORE
+                continue
+            rows.append(b)
+            columns.append(a + j)
+            goals.append(torch.from_numpy(seen).expand(HEADS, -1))
+            every.append(q.task == "count")
     return torch.tensor(rows), torch.tensor(columns), torch.stack(goals), torch.tensor(every)
+
+
+def _flat(goal: np.ndarray, order: Any) -> np.ndarray:
+    return goal.reshape(len(goal), int(np.prod(goal.shape[1:])))[:, order]
 
 
 def looks_back(batch: Batch, items: list[Item]) -> tuple[Tensor, Tensor]:

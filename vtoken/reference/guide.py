@@ -12,23 +12,24 @@ NEAR = 4  # frames around the time asked
 HEADS = 3  # attention heads that are guided
 
 
-def targets(script: Script, question: Question, frames: np.ndarray) -> list[np.ndarray | None]:
+def targets(script: Script, question: Question, frames: np.ndarray, near: int = NEAR) -> list[np.ndarray | None]:
     """For every word of the answer the cells that tell it: bool [1 or HEADS, steps, 4, 4] each.
 
     None where no place does. Heads are told apart where two things are compared.
 
     Args:
         frames: numbers of the sampled frames [2 * steps].
+        near: frames around the time asked that count.
     """
     words = question.answer.split()
     text = question.text.replace("?", "").replace(",", "").split()
     panel = next((p for p in script.panels if f"the {p.colour} panel" in question.text), None)
     if panel is not None and "comes" in text:
-        return [_joined([_panel(panel, question, word, frames) for word in (text[-3], text[-1], words[0])])]
+        return [_joined([_panel(panel, question, word, frames, near) for word in (text[-3], text[-1], words[0])])]
     if panel is not None:
-        return [_joined([_panel(panel, question, word, frames)]) for word in words]
+        return [_joined([_panel(panel, question, word, frames, near)]) for word in words]
     if question.task == "count":
-        return [_joined([_lamp(script, text, frames)])]
+        return [_joined([flashes(script, question, frames).any(0)])]
     if question.task == "motion":
         return [_joined([_mover(script, text, frames)])]
     named = {*text, question.answer}
@@ -56,13 +57,13 @@ def _empty(frames: np.ndarray) -> np.ndarray:
     return np.zeros((len(frames) // 2, GRID, GRID), bool)
 
 
-def _panel(panel: Panel, question: Question, word: str, frames: np.ndarray) -> np.ndarray:
+def _panel(panel: Panel, question: Question, word: str, frames: np.ndarray, near: int) -> np.ndarray:
     i = panel.symbols.index(word)
     spans = [(panel.starts[i], panel.ends()[i])]
     if question.time is not None:
         middle, (a, b) = round(question.time * FPS), spans[0]
         gap = int(np.abs(frames - middle).min())
-        spans = [(max(a, middle - max(NEAR, gap)), min(b, middle + max(NEAR, gap) + 1))]
+        spans = [(max(a, middle - max(near, gap)), min(b, middle + max(near, gap) + 1))]
     out = _empty(frames)
     for i, frame in enumerate(frames):
         if any(a <= frame < b for a, b in spans):
@@ -70,14 +71,19 @@ def _panel(panel: Panel, question: Question, word: str, frames: np.ndarray) -> n
     return out
 
 
-def _lamp(script: Script, text: list[str], frames: np.ndarray) -> np.ndarray:
-    low = FRAMES // 2 if "second" in text else 0
-    high = FRAMES // 2 if "first" in text else FRAMES
-    out = _empty(frames)
-    for i, frame in enumerate(frames):
-        if script.lamp is not None and low <= frame < high and script.lamp.colour(int(frame)) is not None:
-            out[(i // 2, *cell_of(script.lamp.x, script.lamp.y))] = True
-    return out
+def flashes(script: Script, question: Question, frames: np.ndarray) -> np.ndarray:
+    """Cells that show each of the flashes that a question counts: bool [flashes, steps, 4, 4]."""
+    half = FRAMES // 2
+    low, high = half if "second" in question.text else 0, half if "first" in question.text else FRAMES
+    found = [_empty(frames)[None][:0]]
+    for a, b, _ in script.lamp.flashes if script.lamp is not None else ():
+        if low <= a < high:
+            out = _empty(frames)
+            for i, frame in enumerate(frames):
+                if script.lamp is not None and a <= frame < b:
+                    out[(i // 2, *cell_of(script.lamp.x, script.lamp.y))] = True
+            found.append(out[None])
+    return np.concatenate(found)
 
 
 def _mover(script: Script, text: list[str], frames: np.ndarray) -> np.ndarray | None:

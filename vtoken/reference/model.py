@@ -160,13 +160,11 @@ def settle(model: Any, rows: Tensor) -> None:
     last.bias.mul_(factor)
 
 
-def vision_forward(model: Any, rows: Tensor, kept: Tensor | None = None) -> Tensor:
+def vision_forward(model: Any, rows: Tensor) -> Tensor:
     """Features of whole 112x112 steps in one batch: what ``model.visual`` gives, many times faster on a CPU.
 
     Args:
         rows: float32 [steps * 64, 1176], in the processor's layout.
-        kept: bool [steps, 16], cells that are seen at all, one at least in every step; features of the others are of
-            no use.
 
     Returns:
         float32 [steps * 16, SIDE].
@@ -178,14 +176,13 @@ def vision_forward(model: Any, rows: Tensor, kept: Tensor | None = None) -> Tens
     indices, weights, positions = _geometry(visual)
     x = x.view(-1, 64, x.shape[-1]) + (visual.pos_embed(indices) * weights[:, :, None]).sum(1)
     cos, sin = visual.rotary_pos_emb(x, positions)
-    mask = None if kept is None else kept.repeat_interleave(4, 1)[:, None, None]
     for block in visual.blocks:
         attention = block.attn
         qkv = attention.qkv(block.norm1(x)).view(len(x), 64, 3, attention.num_heads, -1)
         q, k, v = qkv.unbind(2)
         q, k = apply_rotary_pos_emb_vision(q, k, cos, sin)
         q, k, v = (a.transpose(1, 2) for a in (q, k, v))
-        y = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        y = torch.nn.functional.scaled_dot_product_attention(q, k, v)
         x = x + attention.proj(y.transpose(1, 2).reshape(x.shape))
         x = x + block.mlp(block.norm2(x))
     return visual.merger(x.reshape(-1, x.shape[-1]))

@@ -30,10 +30,9 @@ ROUNDS = ({2: 12, 4: 36}, {2: 12, 4: 24, 8: 16}, {0: 16, 1: 12, 2: 12, 4: 18, 8:
 # clips by level and rate; rate 0 is one frame as an image
 ROWS = {0: 16, 1: 12, 2: 12, 4: 12, 8: 8, 16: 4}  # clips a step
 REUSE = 2  # times that a clip is used in its round
-SPARSE = 400  # steps with hidden cells after that
 SETTLE = 700  # steps of the vision stage after everything stands free
 GUIDE = 0.4  # weight of guided attention
-KEEPS = (1.0, 1.0, 0.5, 0.25, 0.12)  # random token dropping, once the curriculum is through
+KEEPS = (1.0, 1.0, 0.5, 0.3, 0.18)  # random token dropping, once the curriculum is through
 FULL = 3600  # steps of the last level before that
 DROPPED = 4  # frames a second from which tokens are dropped
 PASS = 0.75  # accuracy that ends a level
@@ -49,7 +48,6 @@ class State:
     minds: nn.ModuleDict
     step: int = 0
     seen: int = 0  # steps of the vision stage
-    sparse: int = 0  # steps with hidden cells, when the tower can see
     level: int = 0
     entered: int = 0  # step at which the level began
     round: int = 0
@@ -71,7 +69,7 @@ def start(seed: int = 0, **sizes: int) -> State:
     return State(model, words, eyes, minds)
 
 
-PLAIN = ("step", "seen", "sparse", "level", "entered", "round", "loose", "sight", "last", "score", "log")
+PLAIN = ("step", "seen", "level", "entered", "round", "loose", "sight", "last", "score", "log")
 
 
 def save(state: State, path: Path) -> None:
@@ -89,7 +87,7 @@ def load(state: State, path: Path) -> State:
     for name in ("model", "eyes", "minds"):
         getattr(state, name).load_state_dict(held[name])
     for name in PLAIN:
-        setattr(state, name, held.get(name, 0))
+        setattr(state, name, held[name])
     if held["optimizer"] is not None:
         state.optimizer = optimizer(state, vision=held["step"] == 0 and held["seen"] > 0)
         state.optimizer.load_state_dict(held["optimizer"])
@@ -144,28 +142,6 @@ def vision_step(state: State, seed: int, clips: int = 16, each: int = 6) -> dict
     if not state.last and min(loose) == 1:
         state.last = state.seen + SETTLE
     return right | {"loose": loose[0], "loose_shapes": loose[1]}
-
-
-def sparse_step(state: State, teacher: Any, seed: int, clips: int = 12, each: int = 8) -> float:
-    """One step towards features that hold where cells are missing, as NaViT trains: random cells of every step are
-    hidden, the others should look as the whole picture makes them. Gives the squared error, 1 for a mean feature."""
-    if state.sparse == 0:
-        state.optimizer = optimizer(state, vision=True)
-    assert state.optimizer is not None
-    rows, _ = pairs(seed * 100_003 + 50_000 + state.sparse, clips, each)
-    g = torch.Generator().manual_seed(seed * 1_000_003 + state.sparse)
-    steps = clips * each
-    rates = torch.rand(steps, 1, generator=g) * 1.2 + 0.08  # a quarter of the steps stays whole
-    kept = torch.rand(steps, batches.CELLS, generator=g) < rates
-    kept[torch.arange(steps), torch.randint(batches.CELLS, (steps,), generator=g)] = True
-    with torch.no_grad():
-        goal = shape.vision_forward(teacher, rows)
-    found = shape.vision_forward(state.model, rows, kept)
-    seen = kept.flatten()
-    loss = (found - goal)[seen].square().mean() / goal.var()
-    state.optimizer.step(10 * loss, rate(state.sparse, SPARSE, 1e-3, warm=10))
-    state.sparse += 1
-    return float(loss.detach())
 
 
 def round_of(state: State, seed: int, index: int) -> dict[int, list[batches.Item]]:

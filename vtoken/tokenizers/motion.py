@@ -23,6 +23,7 @@ class MotionStream(GateStream):
 
     gate: Grt
     noise: float | None = None
+    apart: np.ndarray | None = None  # how far the frames of the last step differ in the cells that were kept
 
     def restart(self) -> None:
         self.noise = None
@@ -41,7 +42,10 @@ class MotionStream(GateStream):
         return score
 
     def decide(self, step: np.ndarray, score: np.ndarray) -> np.ndarray:
-        keep = score > self._threshold(step)
+        limit = self._threshold(step)
+        keep = score > limit
+        if self.apart is not None:
+            keep |= self.apart > limit
         if self.noise is not None and self.noise < self.gate.tiny_object_noise and self.gate.tiny_object < 255:
             assert self.predicted is not None
             for frame, predicted in zip(step, self.predicted, strict=True):
@@ -54,6 +58,8 @@ class MotionStream(GateStream):
         if self.gate.motion is not None and self.predicted is not None and self.content is not None:
             np.copyto(self.content[-1], self.predicted[-1])  # moved cells show what they moved to
         super().refresh(step, keep)
+        if self.gate.settle and self.gate.motion is None and len(step) > 1:
+            self.apart = self.gate.score(step[0], step[-1], self.grid) * keep
 
     def _threshold(self, step: np.ndarray) -> float:
         """The threshold of this step, raised in noise unless the whole picture moves."""
@@ -92,6 +98,8 @@ class Grt(Gate):
         tiny_object_noise: levels of 255.
         motion: "dis" compares with content moved along the optical flow, by whole pixels per cell; a moved cell is then
             kept only where the residual exceeds the threshold. About 10 times slower. None compares in place.
+        settle: where a step has several frames (Qwen's have two), a cell that changes between them is kept in the next
+            step too: its token shows the change, and nothing else would show what it changed to. Not with ``motion``.
         merge: "scene" for both stages of the paper, "none" for stage 1 alone.
         merge_delta: scenes merge below this divergence; None for the default of ``scene``.
     """
@@ -105,6 +113,7 @@ class Grt(Gate):
     tiny_object: float = 60.0
     tiny_object_noise: float = 1.5
     motion: Literal["dis"] | None = None
+    settle: bool = True
     merge: Literal["scene", "none"] | None = "scene"
     merge_delta: float | None = None
 
@@ -115,6 +124,7 @@ class Grt(Gate):
         self._number("tiny_object", "255 switches the guard off")
         self._number("tiny_object_noise", "0 switches the guard off")
         self._choice("motion", None, "dis")
+        self._choice("settle", True, False)
         self.merge = self.merge or "none"  # a plan's text reads none as None
         self._choice("merge", "scene", "none")
         self._number("merge_delta", "merge=none switches the merging of scenes off")

@@ -37,7 +37,12 @@ def add(commands: Any, command: Any) -> None:
         default="wall",
         help="cpu: CPU time, for a busy machine (default wall)",
     )
-    to.add_argument("--out", type=Path, metavar="DIR", help="write kernels.json and kernels.txt there")
+    to.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write kernels.json and kernels.txt there (kernels_cuda.*, _profile.*)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

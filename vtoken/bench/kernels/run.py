@@ -73,7 +73,7 @@ def check_device(device: str) -> None:
 
 
 def run(request: Request) -> dict[str, Any]:
-    """Measure, print, and write ``kernels.json`` and ``kernels.txt`` to ``out``.
+    """Measure, print, and write ``kernels.json`` and ``kernels.txt`` (or ``kernels_cuda``, ``_profile``) to ``out``.
 
     Returns:
         what goes into the JSON file: machine, limits, rows, and the profile or the end-to-end rows where asked for.
@@ -87,7 +87,7 @@ def run(request: Request) -> dict[str, Any]:
         torch.set_num_threads(request.threads)
     if request.setting.cuda:
         torch.cuda.set_device(torch.device(request.setting.device))
-    name = "kernels_profile" if request.profile else "kernels"
+    name = "kernels_profile" if request.profile else "kernels_cuda" if request.setting.cuda else "kernels"
     found, parts = _profiled(request) if request.profile else _measured(request)
     found = {"command": request.command, "machine": machine.describe(request.setting.device)} | found
     console = terminal()

@@ -107,7 +107,9 @@ def _label(x, heads, x2, heads2, out, N, C, D, ROWS: tl.constexpr, COLUMNS: tl.c
 
 @torch.library.custom_op("vtoken::dpc_scores", mutates_args=())
 def dpc_scores(x: Tensor, neighbours: int) -> Tensor:
-    """Scores of ``kernels.dpc_knn.dpc_scores``, float32 [B, N]. Scratch: 4 N (D + 8) bytes a batch, for lengths and two sorts.
+    """Scores of ``kernels.dpc_knn.dpc_scores``, float32 [B, N].
+
+    Scratch: 4 N (D + 8) bytes a batch, for lengths and two sorts.
 
     Args:
         x: float32 [B, N, D], centred and over sqrt(D).

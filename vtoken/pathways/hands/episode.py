@@ -14,6 +14,7 @@ from vtoken.pathways.hands.motion import Motion, moved
 from vtoken.reference.world import BACKGROUNDS, COLOURS, SHAPES
 
 ROW, TRAYS = ((-0.24, 0.0, 0.24), -0.07), ((-0.36, 0.10), (0.0, 0.24), (0.36, 0.10))  # metres: x and z
+LAMPS = np.array([[-0.38, 0.0, -0.30], [0.0, 0.0, -0.30], [0.38, 0.0, -0.30]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +148,7 @@ def _arranged(r: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarra
     objects[:, [0, 2]] += r.uniform(-1, 1, (3, 2)) * (0.03, 0.03)
     trays = np.array([[x, 0.015, z] for x, z in TRAYS])
     trays[:, [0, 2]] += r.uniform(-0.015, 0.015, (3, 2))
-    lamps = objects * (1.1, 0, 1) - np.array([0, 0, 0.23])  # a cell of DenseQA above its object in the picture
+    lamps = LAMPS + 0.4 * (objects - [(x, 0.015, ROW[1]) for x in ROW[0]])
     return objects, trays, lamps
 
 
