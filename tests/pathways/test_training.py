@@ -125,7 +125,7 @@ def test_the_future_changes_nothing_that_the_past_sees():
     a, b = (features.encode(dense, Timeline(e).frames(range(40, 112))) for e in (one, other))
     assert torch.equal(a[0], b[0]) and all(not torch.allclose(a[i], b[i]) for i in range(1, 9))
     sparse = [Timeline(e).frames(range(0, features.NOW, features.SPARSE)) for e in (one, other)]
-    assert np.array_equal(*sparse) and len(sparse[0]) == 12
+    assert np.array_equal(sparse[0], sparse[1]) and len(sparse[0]) == 12
     last = Still()
     last.frames = one.frames.copy()
     last.frames[47] = 0  # the last past frame does count

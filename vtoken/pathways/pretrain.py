@@ -38,8 +38,8 @@ KINDS = {"short": 0.35, "long": 0.2, "forecast": 0.45}  # share of the steps
 POOL = (160, 160)  # episodes with hands, clips of DenseQA
 MOMENTUM = 0.996  # of the teacher; a faster one loses dimensions within a hundred steps
 FLOOR = 64.0  # variance of patches under which whitening fades: finer detail is noise that nothing predicts
-SPREAD, NARROW, ALIKE = 0.8, 2.0, 0.05  # deviation that is enough, and the weights of the two terms of ``apart``
-PROBE = (300, 100)  # episodes that the probe of the hands is fitted to and measured on
+SPREAD, NARROW, ALIKE = 0.7, 1.0, 0.01  # deviation that is enough, and the weights of the two terms of ``apart``
+PROBE = (120, 40)  # episodes that the probe of the hands is fitted to and measured on
 SAVE, TELL = 60.0, 100  # seconds between checkpoints, steps between reports
 
 

@@ -9,18 +9,23 @@ import torch
 from torch import Tensor
 
 from vtoken.pathways import hands
-from vtoken.pathways.hands.layout import HAND, NOW, PAST, WRIST
+from vtoken.pathways.hands.layout import FRAMES, HAND, WRIST
+
+WINDOW = 8  # frames
 
 
 def views(split: str, n: int) -> tuple[Tensor, np.ndarray]:
-    """Past windows float32 [n, 8, 3, 64, 64], and both wrists at their end, float64 [n, 6], metres from the camera."""
+    """Windows of ``n`` episodes, float32 [7 * n, 8, 3, 64, 64], and both wrists at the end of each, float64 [7 * n, 6],
+    metres from the camera."""
     clips, goals = [], []
     for seed in range(n):
         one = hands.episode(seed, split)
-        clips.append(hands.vjepa_clip(one.drawn(range(PAST, NOW))))
-        world = one.points[NOW - 1].reshape(2, len(HAND), 3)[:, WRIST].astype(np.float64)
-        pose = one.extrinsics[NOW - 1].astype(np.float64)
-        goals.append((world @ pose[:3, :3].T + pose[:3, 3]).ravel())
+        for start in range(0, FRAMES, 16):
+            last = start + WINDOW - 1
+            clips.append(hands.vjepa_clip(one.drawn(range(start, start + WINDOW))))
+            world = one.points[last].reshape(2, len(HAND), 3)[:, WRIST].astype(np.float64)
+            pose = one.extrinsics[last].astype(np.float64)
+            goals.append((world @ pose[:3, :3].T + pose[:3, 3]).ravel())
     return torch.from_numpy(np.stack(clips)), np.stack(goals)
 
 

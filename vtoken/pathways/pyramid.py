@@ -81,6 +81,8 @@ class Pyramid(nn.Module):
                 )
                 for _ in range(depth)
             )
+            for layer in (part for make in self.make for part in make if isinstance(part, nn.Linear)):  # type: ignore[union-attr]
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # of unit size: gates alone say how much
 
     @torch.no_grad()
     def fit(self, streams: Streams) -> None:

@@ -151,7 +151,7 @@ def _greedy(x, inverse, score, offsets, counts, out, candidates, bounds, gram, p
             alone = SUM or done == 0  # sums grow, so that there is no bound: one pick a round
             if not alone:
                 _among(rows, lengths, candidates, gram, D, me, TEAM, C, TILE, K, PRECISION)
-            turn += 0
+            barrier(state, (turn + 2) * TEAM)
             if me == 0:
                 limit = tl.where(alone, 1, k - done)
                 tl.store(state + 1, _pick(candidates, bounds, gram, picks, out + base + done, start, limit, TEAM, C))
