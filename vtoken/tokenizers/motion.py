@@ -107,6 +107,7 @@ class Grt(Gate):
     stream_class: ClassVar[type[GateStream]] = MotionStream
     paper: ClassVar[str] = "Dense Video Understanding with Gated Residual Tokenization, arXiv:2509.14199"
 
+    run_position: Literal["start", "middle", "end"] = "middle"
     threshold: float = 6.0
     noise_gain: float = 1.8
     noise_cap: float = 2.0
