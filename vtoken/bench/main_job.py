@@ -1,4 +1,4 @@
-"""The main job of `make run`: a clip, its tokens and time against FPS, and a wrapped model that watches it."""
+"""The main job of `make run`: tokens and time of a clip against FPS, a wrapped model that watches it, and answers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from vtoken.bench.answers import answers, one_a_task, print_answers
 from vtoken.bench.checkpoint import measure_model
 from vtoken.bench.files import folder
 from vtoken.bench.geometry import geometry
@@ -15,6 +16,7 @@ from vtoken.bench.models import MEDIUM, byte_tokenizer, random_model
 from vtoken.bench.rows import print_rows
 from vtoken.bench.run import Job, run
 from vtoken.cli import guarded
+from vtoken.reference import data
 from vtoken.video.synthetic import render
 from vtoken.video.write import write_video
 
@@ -24,6 +26,8 @@ PLANS = ("none", "random", "uniform", "evs", "grt", "grt | divprune")
 WATCH = ("grt", "grt | divprune")  # beside the baselines
 KEEP = 0.1
 ASK_RATE = 4.0
+CLIP = 1  # of the validation split
+ANSWER = ("none", "grt", "uniform:keep=0.25")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,6 +52,12 @@ def job(video: str | None, seconds: float, out: Path) -> None:
     watch = Job.of([source], [ASK_RATE], WATCH, {"keep": KEEP}, end=seconds)
     print_rows(measure_model(watch, model, byte_tokenizer(), f"random {type(model).__name__}"))
     print("The weights are random: its answers are noise, its tokens and times are real.")
+
+    clip = data.clip(CLIP, "validation")
+    path = write_video(folder(out) / "denseqa.mp4", clip, crf=6)  # type: ignore[arg-type]
+    print(f"\nThe reference model answers questions about {path} at {clip.fps:g} frames a second\n", flush=True)
+    asked = one_a_task(clip)
+    print_answers(asked, answers(path, asked, ANSWER, clip.fps))
 
 
 def lecture(out: str | Path, seconds: float) -> Path:

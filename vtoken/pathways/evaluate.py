@@ -38,8 +38,8 @@ def evaluate(model: ThinkJepa, data: Data, device: Any = "cpu", steps: int | Non
     steps = longest if steps is None else steps
     if not 1 <= steps <= longest:
         raise InputError(f"steps={steps} of roll-out; the episodes have 1 to {longest} after the first past")
-    made = [_part(model, data, torch.arange(i, min(i + BATCH, len(data))), steps, device)
-            for i in range(0, len(data), BATCH)]  # fmt: skip
+    parts = torch.arange(len(data)).split(BATCH)
+    made = [_part(model, data, episodes, steps, device) for episodes in parts]
     near, near_points, far, far_points, true, true_points = (torch.cat(p) for p in zip(*made, strict=True))
     frames = near_points.shape[1]
     return {

@@ -110,8 +110,8 @@ class Pyramid(nn.Module):
                 f"guidance has {streams.levels} levels of width {streams.width}; this predictor was made for "
                 f"{self.levels} of width {self.width}"
             )
-        return [self._tokens(streams, k) if self.kind == "crossattn" else self._summary(streams, k)
-                for k in range(self.levels)]  # type: ignore[return-value]  # fmt: skip
+        part = self._tokens if self.kind == "crossattn" else self._summary
+        return [part(streams, k) for k in range(self.levels)]  # type: ignore[return-value]
 
     def apply(self, layer: int, x: Tensor, read: list[Tensor] | list[tuple[Tensor, Tensor]]) -> Tensor:
         """Guide the input [B, N, H] of one predictor layer."""

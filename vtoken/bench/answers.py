@@ -1,0 +1,68 @@
+"""The reference model's answers about a rendered clip: all tokens beside plans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from vtoken.asking import ask_many
+from vtoken.console import terminal
+from vtoken.loading import load
+from vtoken.reference import data
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one plan made of a clip: its answers, visual tokens, share of the patches encoded in percent, and the
+    milliseconds of all answers together."""
+
+    plan: str
+    texts: list[str]
+    tokens: int
+    encoded: float
+    milliseconds: float
+
+
+def answers(video: Path, asked: Sequence[data.Question], plans: Sequence[str], fps: float) -> list[Answers]:
+    """Ask the reference model under every plan; a first question that is not counted warms it up."""
+    model, words = load("reference", device="cpu")
+    texts = [q.text for q in asked]
+    ask_many(model, words, video, texts[:1], plan="none", fps=fps)
+    out = []
+    for plan in plans:
+        found = ask_many(model, words, video, texts, plan=plan, fps=fps)
+        report = found[0].report
+        spent = sum(sum(f.report.milliseconds.values()) for f in found)
+        out.append(Answers(plan, [f.text for f in found], report.tokens, 100 * report.encoded / report.cells, spent))
+    return out
+
+
+def one_a_task(clip: data.Clip) -> list[data.Question]:
+    """The first question of every task that the clip has."""
+    found: dict[str, data.Question] = {}
+    for q in data.questions(clip):
+        found.setdefault(q.task, q)
+    return list(found.values())
+
+
+def print_answers(asked: Sequence[data.Question], found: Sequence[Answers]) -> None:
+    """A row a question, then tokens and time; wrong answers are marked."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+    for head in ("question", "right", *(f.plan for f in found)):
+        table.add_column(head)
+    for i, q in enumerate(asked):
+        cells = [Text(f.texts[i] + ("" if f.texts[i] == q.answer else " (wrong)")) for f in found]
+        table.add_row(q.text, q.answer, *cells, end_section=i == len(asked) - 1)
+    table.add_row("visual tokens", "", *(f"{f.tokens:,}" for f in found))
+    table.add_row("encoded, % of the patches", "", *(f"{f.encoded:.1f}" for f in found))
+    table.add_row("ms for all questions", "", *(f"{f.milliseconds:.0f}" for f in found))
+    terminal().print(table)
+    terminal().print(
+        f"[dim]reference model on a CPU, {torch.get_num_threads()} threads; reading and encoding included[/]"
+    )
