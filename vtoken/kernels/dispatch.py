@@ -37,8 +37,8 @@ def use_triton(x: Tensor) -> bool:
         return False
     if choice == "triton" and not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         raise InputError(
-            f"VTOKEN_KERNELS=triton cannot run on a tensor on {x.device}; move it to a GPU, use VTOKEN_KERNELS=auto, or "
-            "set TRITON_INTERPRET=1 for Triton's interpreter"
+            f"VTOKEN_KERNELS=triton cannot run on a tensor on {x.device}; move it to a GPU, use VTOKEN_KERNELS=auto, "
+            "or set TRITON_INTERPRET=1 for Triton's interpreter"
         )
     return True
 

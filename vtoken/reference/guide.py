@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from vtoken.reference.labels import GRID, cell_of
@@ -29,7 +31,7 @@ def targets(script: Script, question: Question, frames: np.ndarray, near: int = 
     if panel is not None:
         return [_joined([_panel(panel, question, word, frames, near)]) for word in words]
     if question.task == "count":
-        return [_joined([flashes(script, question, frames).any(0)])]
+        return [_joined([np.asarray(flashes(script, question, frames).any(0))])]
     if question.task == "motion":
         return [_joined([_mover(script, text, frames)])]
     named = {*text, question.answer}
@@ -48,7 +50,7 @@ def targets(script: Script, question: Question, frames: np.ndarray, near: int = 
     return [_joined([out])]
 
 
-def _joined(parts: list[np.ndarray | None]) -> np.ndarray | None:
+def _joined(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
     found = [p for p in parts if p is not None and p.any()]
     return np.stack(found) if len(found) == len(parts) else None
 

@@ -62,7 +62,8 @@ def _layer(
     y = y + layer.mlp(layer.post_attention_layernorm(y))
     loss = None
     if looking is not None:
-        loss = (_away if len(looking) == 4 else _back)(q[:, :HEADS], k[:, :HEADS], attention.scaling, batch, looking)
+        guided: Any = _away if len(looking) == 4 else _back
+        loss = guided(q[:, :HEADS], k[:, :HEADS], attention.scaling, batch, looking)
     return torch.cat([x[:, :cut], y], 1) if last else y, loss
 
 

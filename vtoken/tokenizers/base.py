@@ -169,7 +169,7 @@ class Gate(Method):
 
     # Checks of fields, for subclasses too.
 
-    def _choice(self, field: str, *allowed: str | None) -> None:
+    def _choice(self, field: str, *allowed: str | bool | None) -> None:
         if getattr(self, field) not in allowed:
             raise InputError(
                 f"{self.name}: {field}={getattr(self, field)!r} must be one of {', '.join(map(str, allowed))}"

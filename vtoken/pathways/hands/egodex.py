@@ -117,6 +117,8 @@ def _read(file: Path, root: Path) -> Recording:
     except OSError as error:
         raise InputError(f"{file}: not an HDF5 file that can be read ({error})") from error
     with open_video(video) as reader:
+        if reader.native_fps is None:
+            raise InputError(f"{video}: the file does not say its frame rate; write it again with one")
         fps = float(reader.native_fps)
     points = np.stack([joint[:, :3, 3] for joint in joints], 1).astype(np.float32)
     poses = np.linalg.inv(camera).astype(np.float32)

@@ -121,8 +121,8 @@ def episode(seed: int, split: str = "train", goal: int | None = None) -> Episode
         lamps=lamps,
         flash=(first, first + FLASH, str(r.choice(list(COLOURS)))),
         background=(str(table.choice(BACKGROUNDS)), int(table.integers(1 << 30))),
-        tones=(int(table.integers(20, 70)), int(table.integers(110, 160))),
-        noise=int(r.choice((0, 0, 5, 10))),
+        tones=(int(table.integers(20, 50)), int(table.integers(190, 230))),
+        noise=int(r.choice((0, 3, 6))),
     )
     points = np.concatenate(hands, 1).astype(np.float32)
     pose = camera.extrinsics(np.random.default_rng((*key, 4)))

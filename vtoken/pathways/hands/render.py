@@ -13,8 +13,9 @@ from vtoken.pathways.hands.layout import ELBOW, FINGERS, HAND, SIZE, WRIST
 from vtoken.reference.render import SHIFT, background, draw_lamp, draw_shape
 from vtoken.reference.world import COLOURS, Lamp
 
-SKIN = ((205, 160, 130), (222, 178, 146))
-EDGE = (120, 82, 64)
+SKIN = ((66, 44, 34), (244, 208, 182))  # left and right
+EDGE = ((30, 20, 16), (150, 108, 86))
+LEVEL, CONTRAST = 112, 0.5  # of the table: DenseQA's grounds, with their light evened out
 RADIUS = 8.5  # of an object, pixels
 TRAY = 0.06  # half a side, metres
 _CHAINS = [[HAND.index(f"{finger}{joint}") for joint in joints] for finger, joints in FINGERS.items()]
@@ -24,7 +25,7 @@ _PALM = [WRIST, *(chain[i] for chain in _CHAINS for i in (0, 1))]
 def draw(episode: Episode, index: Iterable[int]) -> np.ndarray:
     """uint8 RGB [n, 112, 112, 3] of the frames in ``index``."""
     scene = episode.scene
-    ground = background(*scene.background)
+    ground = _table(background(*scene.background))
     noise = None
     if scene.noise:
         r = np.random.default_rng(scene.background[1])
@@ -39,6 +40,10 @@ def draw(episode: Episode, index: Iterable[int]) -> np.ndarray:
     return np.stack(out)
 
 
+def _table(ground: np.ndarray) -> np.ndarray:
+    return np.clip(LEVEL + CONTRAST * (ground - ground.mean()), 0, 255).astype(np.uint8)
+
+
 def _frame(episode: Episode, i: int, image: np.ndarray) -> np.ndarray:
     scene, pose, lens = episode.scene, episode.extrinsics[i], episode.intrinsics
     square = TRAY * np.array([[-1, 0, -1], [1, 0, -1], [1, 0, 1], [-1, 0, 1]])
@@ -51,11 +56,11 @@ def _frame(episode: Episode, i: int, image: np.ndarray) -> np.ndarray:
     shadow = np.zeros(image.shape[:2], np.uint8)
     for hand in hands:
         _shade(shadow, project(_long(hand) * (1, 0, 1), pose, lens))
-    image = (image * (1 - shadow[..., None] / 255 * 0.35)).astype(np.uint8)
+    image = (image * (1 - shadow[..., None] / 255 * 0.2)).astype(np.uint8)
     for k, (x, y) in enumerate(project(scene.paths[i], pose, lens)):
         draw_shape(image, scene.shapes[k], COLOURS[scene.colours[k]], x, y, RADIUS)
     for side, hand in enumerate(hands):
-        _hand(image, project(_long(hand), pose, lens), SKIN[side], scene.tones[side])
+        _hand(image, project(_long(hand), pose, lens), side, scene.tones[side])
     return image
 
 
@@ -76,12 +81,12 @@ def _shade(mask: np.ndarray, pixels: np.ndarray) -> None:
     cv2.fillConvexPoly(mask, cv2.convexHull(_fixed(pixels[:ELBOW])), 255, cv2.LINE_AA, SHIFT)
 
 
-def _hand(image: np.ndarray, pixels: np.ndarray, skin: tuple[int, int, int], tone: int) -> None:
+def _hand(image: np.ndarray, pixels: np.ndarray, side: int, tone: int) -> None:
     arm = _fixed(np.stack([pixels[ELBOW], pixels[WRIST] * 0.9 + pixels[ELBOW] * 0.1]))
     cv2.polylines(image, [arm], False, (tone, tone, tone + 12), 12, cv2.LINE_AA, SHIFT)
     fingers = [_fixed(pixels[chain[-4:]]) for chain in _CHAINS]
     palm = cv2.convexHull(_fixed(pixels[_PALM]))
-    for colour, wide in ((EDGE, 6), (skin, 4)):
+    for colour, wide in ((EDGE[side], 6), (SKIN[side], 4)):
         cv2.polylines(image, fingers, False, colour, wide, cv2.LINE_AA, SHIFT)
         cv2.polylines(image, [palm], True, colour, wide, cv2.LINE_AA, SHIFT)
         cv2.fillPoly(image, [palm], colour, cv2.LINE_AA, SHIFT)
