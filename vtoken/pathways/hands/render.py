@@ -13,7 +13,7 @@ from vtoken.pathways.hands.layout import ELBOW, FINGERS, HAND, SIZE, WRIST
 from vtoken.reference.render import SHIFT, background, draw_lamp, draw_shape
 from vtoken.reference.world import COLOURS, Lamp
 
-SKIN = ((66, 44, 34), (244, 208, 182))  # left and right
+GLOVES = ((66, 44, 34), (244, 208, 182))  # left and right
 EDGE = ((30, 20, 16), (150, 108, 86))
 LEVEL, CONTRAST = 112, 0.5  # of the table: DenseQA's grounds, with their light evened out
 RADIUS = 8.5  # of an object, pixels
@@ -86,7 +86,7 @@ def _hand(image: np.ndarray, pixels: np.ndarray, side: int, tone: int) -> None:
     cv2.polylines(image, [arm], False, (tone, tone, tone + 12), 12, cv2.LINE_AA, SHIFT)
     fingers = [_fixed(pixels[chain[-4:]]) for chain in _CHAINS]
     palm = cv2.convexHull(_fixed(pixels[_PALM]))
-    for colour, wide in ((EDGE[side], 6), (SKIN[side], 4)):
+    for colour, wide in ((EDGE[side], 6), (GLOVES[side], 4)):
         cv2.polylines(image, fingers, False, colour, wide, cv2.LINE_AA, SHIFT)
         cv2.polylines(image, [palm], True, colour, wide, cv2.LINE_AA, SHIFT)
         cv2.fillPoly(image, [palm], colour, cv2.LINE_AA, SHIFT)
