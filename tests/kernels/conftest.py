@@ -1,18 +1,14 @@
 """The three implementations of an operation, each test with all of them: reference, plain torch and Triton.
 
-Without a GPU the Triton twins run in Triton's interpreter, which must be switched on before Triton is first imported.
+Without a GPU the Triton twins run in Triton's interpreter, which tests/conftest.py switches on.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import os
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture
