@@ -6,6 +6,7 @@ Without a GPU the Triton twins run in Triton's interpreter, which tests/conftest
 from __future__ import annotations
 
 import importlib.util
+import os
 
 import pytest
 import torch
