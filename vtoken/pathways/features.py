@@ -185,6 +185,7 @@ def _write(rows: list[dict[str, Tensor]], path: Path) -> None:
     out |= {n: streams.tokens[n] for n in NAMES} | {f"{n}_mask": streams.masks[n] for n in NAMES}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     save_file({n: v.contiguous() for n, v in out.items()}, part)
+    part.chmod(0o644)  # safetensors writes for the owner alone
     os.replace(part, path)
 
 

@@ -121,6 +121,7 @@ class ThinkJepa(nn.Module):
         part.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         weights = part.with_name(f".model.{os.getpid()}.part")
         save_file({k: v.contiguous() for k, v in self.state_dict().items()}, weights)
+        weights.chmod(0o644)  # safetensors writes for the owner alone
         os.replace(weights, folder / "model.safetensors")
         os.replace(part, folder / "config.json")
 

@@ -205,8 +205,9 @@ def _save(path: Path, model: ThinkJepa, optimizer: Any, step: int, log: list, ma
 
 def _resumed(path: Path, model: ThinkJepa, optimizer: Any, made: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
     kept = torch.load(path, weights_only=True)
-    if kept["made"] != made:
-        other = ", ".join(k for k, v in made.items() if kept["made"].get(k) != v)
+    before = kept.get("made", {})
+    if before != made:
+        other = ", ".join(k for k, v in made.items() if before.get(k) != v)
         raise InputError(f"{path} was made with another {other}; resume with the same, or give another --out")
     model.load_state_dict(kept["model"])
     optimizer.load_state_dict(kept["optimizer"])

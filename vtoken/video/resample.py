@@ -1,8 +1,7 @@
 """Antialiased resizing of some regions of an image, bit for bit what resizing the whole image gives.
 
 torch resizes uint8 images in two passes, columns first, each with fixed-point weights of 16 bits and a result rounded
-to uint8. The same weights applied to the source of a region give the same pixels. All sums stay below 2**24, so float32
-matrix products are exact.
+to uint8. The same weights applied to the source of a region give the same pixels, as all sums are exact.
 """
 
 from __future__ import annotations
@@ -52,7 +51,8 @@ def _window(before: int, after: int, first: int, last: int, mode: str) -> tuple[
     starts, weights, shift = _weights(before, after, mode)
     start = int(starts[first:last].min())
     stop = int(min(before, (starts[first:last] + weights.shape[1]).max()))
-    dense = np.zeros((last - first, stop - start), np.float32)
+    # sums reach 255 << shift, which float32 holds exactly up to 2**24
+    dense = np.zeros((last - first, stop - start), np.float32 if shift <= 16 else np.float64)
     for i in range(first, last):
         at = starts[i] - start
         taps = min(weights.shape[1], stop - starts[i])
