@@ -72,8 +72,7 @@ def start(seed: int, **sizes: int) -> State:
     torch.manual_seed(seed)
     model: Any = VJEPA2Model(config(**sizes))
     teacher = copy.deepcopy(model.encoder).requires_grad_(False).eval()
-    parts = (model.encoder.embeddings, model.encoder.layer, model.predictor.layer)
-    blocks = [p for part in parts for p in part.parameters()]
+    blocks = list(model.predictor.layer.parameters())
     known = {id(p) for p in blocks}
     rest = [p for p in model.parameters() if id(p) not in known]
     return State(model, teacher, Optimizer(blocks, rest))
@@ -161,7 +160,7 @@ def whiten(model: Any, video: Tensor) -> None:
     proj.bias.copy_(-(mean @ basis @ mix))
 
 
-def rate(step: int, steps: int, peak: float = 1.5e-3, warm: int = 30) -> float:
+def rate(step: int, steps: int, peak: float = 1e-3, warm: int = 30) -> float:
     """Warm up, then a half cosine down to a hundredth."""
     done = min(1.0, max(0.0, (step - warm) / max(1, steps - warm)))
     return peak * min(1.0, (step + 1) / warm) * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
