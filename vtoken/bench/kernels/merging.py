@@ -138,14 +138,16 @@ def match_and_merge(setting: Setting) -> Case:
         match = _tome_match(metric[0], n // 4)
         return _tome_merge(x * size[:, None].to(x.dtype), *match, "sum") / _tome_merge(size[:, None], *match, "sum")
 
+    tome = Form.of("score matrix, argsort, gather, scatter_reduce of values and sizes (ToMe)", weighted)
     return Case(
         op="match + merge",
         size=f"N={n:,}, r={n // 4:,}, keys of {HEAD}, D={x.shape[1]:,}",
         run=ours,
         moved=float(metric.numel() * metric.element_size() + 1.75 * x.numel() * x.element_size()),
         flops=2.0 * (n // 2) ** 2 * HEAD,
-        plain=Form.of("score matrix, argsort, gather, scatter_reduce by mean", mean),
-        published=Form.of("the same, values and sizes summed (ToMe)", weighted),
+        plain=tome,
+        published=tome,
+        beside=Form.of("the same for tokens of one size: values alone, by mean", mean),
         targets=(Target("times faster than plain", lambda r: r.times("plain"), ">=", 2, "cpu"),),
     )
 
