@@ -18,7 +18,8 @@ class ClipMemory:
     """One video as every gate saw it and as the encoder made features of it, for one model.
 
     Hand the same memory to each ``ask_many`` about the video: what an earlier call decoded, gated and encoded in the
-    same way is taken from it. Plans with the same gate (or none) share both; methods that act inside the encoder share
+    same way is taken from it. Plans with the same gate (or none) and pathways share both; methods that act inside the
+    encoder share
     the reading alone. Reports tell the milliseconds of the run that did the work. The kept pixels and features stay as
     long as this object.
     """
@@ -48,7 +49,7 @@ class ClipMemory:
             raise InputError(
                 "this ClipMemory is about another model, processor or video; make a new one for each video"
             )
-        key = sampling, repr(plan.gate)
+        key = sampling, repr((plan.gate, plan.pathways))
         if key not in self._clips:
             report = Report()
             self._clips[key] = make(report), report

@@ -10,6 +10,7 @@ from typing import Union
 
 from vtoken import registry
 from vtoken.errors import InputError
+from vtoken.pathways.base import Pathway
 from vtoken.pruners.base import Context, Reducer
 from vtoken.registry import Method
 from vtoken.thinners.base import Thinner
@@ -22,6 +23,8 @@ PlanLike = Union[str, Method, Iterable[Method], "Plan"]
 @dataclass(frozen=True)
 class Plan:
     """At most one gate (before the encoder) and one thinner (inside it), then pruners and mergers (after it).
+
+    Pathways, which look at all frames beside them, stand anywhere behind the gate.
 
     Attributes:
         stages: the methods in order.
@@ -36,7 +39,8 @@ class Plan:
         gates = [i for i, s in enumerate(self.stages) if isinstance(s, Gate)]
         if len(gates) > 1 or gates and gates[0] != 0:
             raise InputError(f"plan {str(self)!r}: a plan has at most one gate, and it stands first")
-        inside = [i for i, s in enumerate(self.stages) if isinstance(s, Thinner)]
+        others = [s for s in self.stages if not isinstance(s, Pathway)]
+        inside = [i for i, s in enumerate(others) if isinstance(s, Thinner)]
         if len(inside) > 1 or inside and inside[0] != len(gates):
             raise InputError(
                 f"plan {str(self)!r}: at most one method acts inside the encoder, and it stands before those that act "
@@ -45,7 +49,7 @@ class Plan:
         if inside and self.gate is not None and "reuse" in (self.gate.apply, self.gate.anchor_source):
             raise InputError(
                 f"plan {str(self)!r}: apply=reuse and anchor_source=reuse take features of earlier cells, which "
-                f"{self.stages[1].name} may let leave inside the encoder; use methods that act after it, such as "
+                f"{others[1].name} may let leave inside the encoder; use methods that act after it, such as "
                 "divprune"
             )
         if self.budget is not None and not self.takes_budget:
@@ -103,6 +107,16 @@ class Plan:
         return next((s for s in self.stages if isinstance(s, Thinner)), None)
 
     @cached_property
+    def pathways(self) -> list[Pathway]:
+        """The pathways written out, and those that give what some stage needs and nothing written gives."""
+        written = [s for s in self.stages if isinstance(s, Pathway)]
+        lacks = frozenset().union(*(p.needs for s in self.reducers for p in s.parts)) - Gate.gives - {"text"}
+        lacks = lacks.difference(*(p.gives for p in written))
+        known = [registry.get(name) for name in registry.names("pathway")] if lacks else []
+        implied = [cls() for cls in known if issubclass(cls, Pathway) and cls.gives & lacks]
+        return [*written, *implied]
+
+    @cached_property
     def reducers(self) -> list[Reducer]:
         """The stages after the encoder: a gate's own second stage, unless the plan writes it out, and the others."""
         written = [s for s in self.stages if isinstance(s, Reducer)]
@@ -127,7 +141,8 @@ class Plan:
     @property
     def wants(self) -> frozenset[str]:
         """Signals of the encoder that some stage can use."""
-        return frozenset().union(*(s.wants for s in self.reducers)) - {"text"} - Gate.gives
+        wants = frozenset().union(*(s.wants for s in self.reducers)) - {"text"} - Gate.gives
+        return wants.difference(*(p.gives for p in self.pathways))
 
     def thin(self, n: int, total: int, seconds: float) -> int:
         """Tokens that shall leave the encoder of the ``n`` of a sample that enter it, as ``reduce`` counts.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from vtoken.errors import InputError, VideoError
 from vtoken.families.base import Clip
+from vtoken.pathways.base import Cells, Pathway, joined
 from vtoken.plan import Plan
 from vtoken.report import Report
 from vtoken.tokenizers.base import Gate
@@ -84,7 +86,7 @@ def read_clip(
         found: list[Piece] = []
         seen = 0
         _tell(progress, frames, seen)
-        for piece in pieces(reader, preprocess, plan.gate, grid, report.stage):
+        for piece in pieces(reader, preprocess, plan.gate, grid, report.stage, plan.pathways):
             piece.rows = piece.rows.to(dtype)
             found.append(piece)
             seen += len(piece.pts)
@@ -96,31 +98,42 @@ def read_clip(
     spacing = float(np.diff(pts).mean()) if len(pts) > 1 else 1 / rate if rate else 1.0
     seconds = float(pts[-1] - pts[0]) + spacing
     rows, whole = torch.cat([piece.rows for piece in found]), GateMap.concatenate([piece.gate for piece in found])
-    return Clip(rows, grid, whole, pts, seconds, preprocess.crop is not None)
+    signals = joined([piece.signals for piece in found], plan.pathways, grid, len(whole.keep))
+    return Clip(rows, grid, whole, pts, seconds, preprocess.crop is not None, signals)
 
 
 @dataclass
 class Piece:
-    """A chunk of a clip after the gate: float64 [n] times, its time steps' map, and the pixel rows of kept cells."""
+    """A chunk of a clip after the gate: float64 [n] times, its time steps' map, the pixel rows of kept cells, and what
+    pathways tell of every cell."""
 
     pts: np.ndarray
     gate: GateMap
     rows: Tensor
+    signals: Cells
 
 
 def pieces(
-    reader: VideoReader, preprocess: Preprocessor, gate: Gate | None, grid: Grid, stage: Stage
+    reader: VideoReader,
+    preprocess: Preprocessor,
+    gate: Gate | None,
+    grid: Grid,
+    stage: Stage,
+    pathways: Sequence[Pathway] = (),
 ) -> Iterator[Piece]:
     """Decode, gate and cut chunk by chunk; references and scenes count from the clip's start.
 
     Args:
         gate: None keeps every cell.
-        stage: a context manager by name that times "decode", "gate" and "prepare".
+        stage: a context manager by name that times "decode", "gate", "pathway" and "prepare".
+        pathways: that look at all frames.
 
     Raises:
         VideoError: the part asked for has no frame.
     """
-    reader.chunk = max(grid.frames, reader.chunk - reader.chunk % grid.frames)  # whole time steps
+    unit = math.lcm(grid.frames, *(p.window for p in pathways))  # whole time steps, and nothing pending
+    reader.chunk = max(unit, reader.chunk - reader.chunk % unit)
+    watches = [p.watch(grid) for p in pathways]
     stream = gate.stream(grid) if gate is not None else None
     chunks, steps = iter(reader), 0
     while True:
@@ -136,10 +149,18 @@ def pieces(
                 part = stream.push(_planes(frames, preprocess, grid, gate), frames.pts)
                 if len(frames) % grid.frames:
                     part = GateMap.concatenate([part, stream.finish()])
+        signals: Cells = {}
+        if watches:
+            with stage("pathway"):
+                planes = _colour(frames, preprocess, grid)
+                seen = [w.push(planes) for w in watches]
+                if len(frames) % unit:
+                    seen = [_both(s, w.finish()) for s, w in zip(seen, watches, strict=True)]
+                signals = {name: value for s in seen for name, value in s.items()}
         with stage("prepare"):
             rows = preprocess.cells(frames, grid, part.keep)
         steps += len(part.keep)
-        yield Piece(frames.pts, part, rows)
+        yield Piece(frames.pts, part, rows, signals)
     if not steps:
         raise VideoError(
             f"{reader.source}: no frame from start={reader.start:g} to end={reader.end:g} at fps={reader.fps}; "
@@ -154,8 +175,16 @@ def _tell(progress: Progress | None, frames: int | None, seen: int) -> None:
 
 def _planes(frames: Frames, preprocess: Preprocessor, grid: Grid, gate: Gate) -> np.ndarray:
     if gate.signal == "rgb":
-        return np.stack([preprocess.resize(frames.rgb(i), grid) for i in range(len(frames))])
+        return _colour(frames, preprocess, grid)
     return np.stack([preprocess.luma(plane, grid) for plane in frames.luma])
+
+
+def _colour(frames: Frames, preprocess: Preprocessor, grid: Grid) -> np.ndarray:
+    return np.stack([preprocess.resize(frames.rgb(i), grid) for i in range(len(frames))])
+
+
+def _both(first: Cells, then: Cells) -> Cells:
+    return {name: np.concatenate([value, then[name]]) for name, value in first.items()}
 
 
 def _length(reader: Any) -> float | None:

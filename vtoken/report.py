@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vtoken.errors import InputError
 
-STAGES = ("decode", "gate", "prepare", "encode", "reduce", "prefill", "generate")
+STAGES = ("decode", "gate", "pathway", "prepare", "encode", "reduce", "prefill", "generate")
 FATES = ("skipped", "dropped", "merged", "kept")  # what becomes of a cell; its number is its place here
 
 
@@ -28,8 +28,8 @@ class Report:
         encoded: of these, tokens whose patches went through the vision encoder.
         tokens: visual tokens that reached the language model.
         prompt: length of the whole prompt in tokens, after reduction.
-        milliseconds: wall time by stage: decode, gate, prepare (pixels of the kept cells), encode, reduce, prefill,
-            generate.
+        milliseconds: wall time by stage: decode, gate, pathway (a second stream over the frames), prepare (pixels of
+            the kept cells), encode, reduce, prefill, generate.
         peak_bytes: peak GPU memory of the call, or peak resident memory of the process on a CPU.
         frames: presentation times in seconds of the sampled frames, per video.
         notes: caps that bound, fallbacks taken, warnings.

@@ -90,8 +90,14 @@ def check(plan: Plan, family: Family) -> Plan:
             f"plan {str(plan)!r}: {plan.thinner.name} lets tokens leave inside the encoder, which vtoken can do for "
             f"LLaVA-1.5 and the Qwen-VL families, not for {family.title}; 'divprune' drops them after it"
         )
+    if plan.pathways and family.clip_modality not in family.sparse:
+        raise UnsupportedError(
+            f"plan {str(plan)!r}: {plan.pathways[0].name} looks at the frames themselves, which vtoken cannot tell "
+            f"from what a processor makes for {family.title}; 'divprune' and 'evs' run on every family"
+        )
+    seen: frozenset[str] = frozenset().union(*(p.gives for p in plan.pathways))
     for stage in (part for s in plan.reducers for part in s.parts):
-        if lacks := stage.missing(family.gives | Gate.gives | {"text"}):  # a plan checks for its gate itself
+        if lacks := stage.missing(family.gives | Gate.gives | seen | {"text"}):  # a plan checks for its gate itself
             raise UnsupportedError(
                 f"plan {str(plan)!r}: {stage.name} needs {' and '.join(lacks)}, which {family.title} does not give; "
                 "'divprune' and 'evs' run on every family"

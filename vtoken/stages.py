@@ -71,9 +71,9 @@ def encode(
         given = clips if modality == family.clip_modality else None
         if given is None and not has_pixels(inputs, modality):
             continue
-        if given is None and plan.gate is not None and modality in family.sparse:
-            with report.stage("gate", device):
-                given = family.clips(model, inputs, plan.gate, fps, preprocess)
+        if given is None and (plan.gate or plan.pathways) and modality in family.sparse:
+            with report.stage("gate" if plan.gate else "pathway", device):
+                given = family.clips(model, inputs, plan.gate, fps, preprocess, plan.pathways)
         mask = family.placeholders(model, modality, inputs["input_ids"], inputs)
         sample, column = mask.nonzero(as_tuple=True)
         with report.stage("encode", device):
@@ -87,6 +87,7 @@ def encode(
                 features = family.encode(model, modality, inputs, plan.wants)
         if plan.gate is not None:
             _ungated(features)
+        _unseen(features, plan, modality, report)
         if fps and modality == "video":
             features.layout.timed(family.frames_per_step(model) / fps)
         if len(sample) != len(features.layout.position):
@@ -134,6 +135,13 @@ def _ungated(features: Features) -> None:
     n, device = len(features.x), features.x.device
     features.signals.setdefault("motion", torch.full((n,), math.inf, device=device))
     features.signals.setdefault("scene", torch.zeros(n, dtype=torch.long, device=device))
+
+
+def _unseen(features: Features, plan: Plan, modality: str, report: Report) -> None:
+    """What no pathway looked at has no past that could foretell it."""
+    for name in sorted(frozenset().union(*(p.gives for p in plan.pathways)) - set(features.signals)):
+        features.signals[name] = torch.full((len(features.x),), math.inf, device=features.x.device)
+        report.note(f"{name}: {modality}s have none; their tokens count as wholly new")
 
 
 def reduce(

@@ -80,6 +80,7 @@ def _row(
         encoded=report.encoded / report.cells if report.cells else 0.0,
         decode_ms=spent.get("decode", 0.0),
         gate_ms=spent.get("gate", 0.0),
+        pathway_ms=spent.get("pathway"),
         prepare_ms=None,
         encode_ms=spent.get("encode", 0.0),
         reduce_ms=spent.get("reduce", 0.0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from vtoken.families.base import Clip, Family, Features
+from vtoken.pathways.base import Cells, Pathway, joined
 from vtoken.reading import pieces
 from vtoken.tokenizers.base import Gate
 from vtoken.types import GateMap, Grid, Tokens
 from vtoken.video import VideoReader, open_video
 from vtoken.video.preprocess import Preprocessor
 
-STAGES: tuple[str, ...] = ("decode", "gate", "prepare", "encode")
+STAGES: tuple[str, ...] = ("decode", "gate", "pathway", "prepare", "encode")
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Pass:
         keep: bool [T, h, w], the cells that were encoded.
         stock: tokens that the stock model would have had.
         frames, seconds: sampled frames, and the length of video they stand for.
-        milliseconds: decode, gate, prepare (RGB, resize, normalise, patches of the kept cells) and encode.
+        milliseconds: decode, gate, pathway, prepare (RGB, resize, normalise, patches of the kept cells) and encode.
         notes: what the reader and the preprocessor had to say.
     """
 
@@ -75,6 +76,7 @@ def run_pass(
     gate: Gate | None,
     encoder: Encoder,
     wants: frozenset[str] = frozenset(),
+    pathways: Sequence[Pathway] = (),
     advance: Callable[[int], None] | None = None,
     **clip: Any,
 ) -> Pass:
@@ -83,6 +85,7 @@ def run_pass(
     Args:
         gate: None encodes every cell.
         wants: signals that the plans behind it can use.
+        pathways: that look at all frames.
         advance: called with the number of frames after each chunk.
         clip: ``start``, ``end`` and ``backend`` of ``open_video``.
 
@@ -98,22 +101,26 @@ def run_pass(
     grid = prepare.grid(height, width, count)
     parts: list[Part] = []
     waiting: list[tuple[Tensor, GateMap]] = []
+    told: list[Cells] = []
     maps, pts = [], []
-    for piece in pieces(reader, prepare, gate, grid, partial(_timed, spent)):
+    for piece in pieces(reader, prepare, gate, grid, partial(_timed, spent), pathways):
         maps.append(piece.gate)
         pts.append(piece.pts)
         if gate is None:  # no cell refers to another chunk, so its pixels need not wait for the whole clip
             piece.gate.reference -= piece.gate.reference.min()
             with _timed(spent, "encode"):
-                parts.append(_encode(encoder, piece.rows, grid, piece.gate, piece.pts, wants))
+                parts.append(_encode(encoder, piece.rows, grid, piece.gate, piece.pts, wants, piece.signals))
         else:
             waiting.append((piece.rows, piece.gate))
+            told.append(piece.signals)
         if advance is not None:
             advance(len(piece.pts))
     everything, whole = np.concatenate(pts), GateMap.concatenate(maps)
     if waiting:
         with _timed(spent, "encode"):
-            parts.append(_encode(encoder, torch.cat([rows for rows, _ in waiting]), grid, whole, everything, wants))
+            rows = torch.cat([rows for rows, _ in waiting])
+            signals = joined(told, pathways, grid, len(whole.keep))
+            parts.append(_encode(encoder, rows, grid, whole, everything, wants, signals))
     seconds = span(reader)
     if not math.isfinite(seconds):
         seconds = float(everything[-1] - everything[0]) + 1 / fps
@@ -132,9 +139,17 @@ def run_pass(
 Part = tuple[Features, np.ndarray]  # features, and the seconds of their time steps
 
 
-def _encode(encoder: Encoder, rows: Tensor, grid: Grid, gated: GateMap, pts: np.ndarray, wants: frozenset[str]) -> Part:
+def _encode(
+    encoder: Encoder,
+    rows: Tensor,
+    grid: Grid,
+    gated: GateMap,
+    pts: np.ndarray,
+    wants: frozenset[str],
+    signals: Cells,
+) -> Part:
     times = pts[:: grid.frames]
-    clip = Clip(rows, grid, gated, pts, float(pts[-1] - pts[0]))
+    clip = Clip(rows, grid, gated, pts, float(pts[-1] - pts[0]), signals=signals)
     with torch.no_grad():
         return encoder.family.encode_clips(encoder.model, [clip], wants), times
 

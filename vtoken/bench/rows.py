@@ -30,6 +30,7 @@ class Row:
         encoded: share of the cells that went through the vision encoder, 0 to 1.
         decode_ms, gate_ms, encode_ms, reduce_ms: measured milliseconds for the clip.
         prepare_ms: RGB, resize and patches of the kept cells; None where another stage holds it.
+        pathway_ms: of second streams over the frames; None where the plan has none.
         prefill_ms, generate_ms: measured on a checkpoint only.
         encoder_tflop, prefill_tflop: computed from the geometry of ``model``.
         model, machine: what was computed, and what was measured on.
@@ -58,6 +59,7 @@ class Row:
     model: str
     encoder: str
     machine: str
+    pathway_ms: float | None = None
     prefill_ms: float | None = None
     generate_ms: float | None = None
     notes: list[str] = field(default_factory=list)
@@ -76,7 +78,7 @@ class Row:
     def total_ms(self) -> float:
         """Measured milliseconds of all stages."""
         stages = [self.decode_ms, self.gate_ms, self.prepare_ms, self.encode_ms, self.reduce_ms]
-        stages += [self.prefill_ms, self.generate_ms]
+        stages += [self.pathway_ms, self.prefill_ms, self.generate_ms]
         return sum(ms for ms in stages if ms is not None)
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,6 +115,7 @@ COLUMNS = (
     Column("encoded", "%", lambda r: f"{100 * r.encoded:.1f}", 1),
     Column("decode", "ms", lambda r: _ms(r.decode_ms), 3),
     Column("gate", "ms", lambda r: _ms(r.gate_ms), 1),
+    Column("pathway", "ms", lambda r: _ms(r.pathway_ms), 1),
     Column("prepare", "ms", lambda r: _ms(r.prepare_ms), 3),
     Column("encode", "ms", lambda r: _ms(r.encode_ms)),
     Column("reduce", "ms", lambda r: _ms(r.reduce_ms), 3),

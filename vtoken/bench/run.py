@@ -96,9 +96,9 @@ def measure(job: Job, model: Geometry, size: Size = SMALL) -> list[Row]:
     for plan in job.plans.values():
         check(plan, family)
     encoder = Encoder(family, net, family.preprocess(net))
-    groups: dict[tuple[str, frozenset[str]], list[str]] = {}
-    for text, plan in job.plans.items():  # plans with one gate share its pass
-        groups.setdefault((str(plan.gate), plan.wants), []).append(text)
+    groups: dict[tuple[str, frozenset[str], str], list[str]] = {}
+    for text, plan in job.plans.items():  # plans with one gate and the same pathways share a pass
+        groups.setdefault((str(plan.gate), plan.wants, str(plan.pathways)), []).append(text)
     rows = []
     with progress(sum(_frames(job) * len(groups)), "frames") as advance:
         for name, (source, rates) in job.clips.items():
@@ -123,7 +123,7 @@ def _warm_up(encoder: Encoder, source: Any, job: Job) -> None:
     end = start + 1.0 if not length < 1 else job.options.get("end")
     options = job.options | {"start": start, "end": end}
     for plan in job.plans.values():
-        _reduce(plan, run_pass(source, 2.0, plan.gate, encoder, plan.wants, **options))
+        _reduce(plan, run_pass(source, 2.0, plan.gate, encoder, plan.wants, plan.pathways, **options))
 
 
 def _group(
@@ -140,7 +140,7 @@ def _group(
     """The rows of plans that share a gate: one pass, then every plan's own reduction."""
     first = job.plans[texts[0]]
     tell = partial(_tell, advance, f"{name} at {rate:g} fps: {first.gate or 'no gate'}")
-    passed = run_pass(source, rate, first.gate, encoder, first.wants, tell, **job.options)
+    passed = run_pass(source, rate, first.gate, encoder, first.wants, first.pathways, tell, **job.options)
     with open_video(source, **job.options) as reader:
         height, width = reader.size
     flops = model.encoder_flops(passed.keep) / 1e12
@@ -162,6 +162,7 @@ def _group(
             encoded=float(passed.keep.mean()),
             decode_ms=passed.milliseconds["decode"],
             gate_ms=passed.milliseconds["gate"],
+            pathway_ms=passed.milliseconds["pathway"] if job.plans[text].pathways else None,
             prepare_ms=passed.milliseconds["prepare"],
             encode_ms=passed.milliseconds["encode"],
             reduce_ms=spent,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,6 +95,7 @@ class Clip:
         pts: float64 [frames], seconds of every sampled frame.
         seconds: length of the clip, nan where unknown.
         crop: whether the grid covers the centre of the frame only, for overlays.
+        signals: what pathways tell of every cell, [T, h, w, ...] by name.
     """
 
     rows: Tensor
@@ -102,6 +104,7 @@ class Clip:
     pts: np.ndarray
     seconds: float
     crop: bool = False
+    signals: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def times(self) -> np.ndarray:
@@ -222,10 +225,20 @@ class Family:
         """How frames become pixels for this model: ``given``, or the preset of the family, with the model's patches."""
         raise UnsupportedError(f"vtoken has no preprocessing for {self.title}; use what its own processor makes")
 
-    def clips(self, model: Any, inputs: dict[str, Any], gate: Any, fps: float | None, given: Any) -> list[Clip]:
+    def clips(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        gate: Any,
+        fps: float | None,
+        given: Any,
+        pathways: Sequence[Any] = (),
+    ) -> list[Clip]:
         """Gate the video that an ordinary processor made; only families with a sparse encoder can.
 
         Args:
+            gate: None keeps every cell.
+            pathways: that look at all frames; what they tell is in ``Clip.signals``.
             fps: sampling rate where the inputs do not tell it.
             given: the ``Preprocessor`` of the processor in use, or None for the family's preset.
         """

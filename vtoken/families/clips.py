@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from vtoken.families.base import Clip, Family, Features, Layout
 from vtoken.families.rows import join
 from vtoken.families.runs import run_lengths
 from vtoken.kernels.merge import Folding
+from vtoken.pathways.base import Cells, Pathway
 from vtoken.tokenizers.base import Gate
 from vtoken.types import GateMap, Grid
 from vtoken.video.preprocess import Preprocessor
@@ -25,24 +26,42 @@ UNKNOWN_FPS = 2.0  # Hugging Face video processors sample at 2 frames a second u
 
 
 def gated(
-    pixels: Tensor, grid_thw: Tensor | None, seconds_per_frame: float | None, gate: Gate, preprocess: Preprocessor
-) -> tuple[Grid, GateMap, np.ndarray, float]:
+    pixels: Tensor,
+    grid_thw: Tensor | None,
+    seconds_per_frame: float | None,
+    gate: Gate | None,
+    preprocess: Preprocessor,
+    pathways: Sequence[Pathway] = (),
+) -> tuple[Grid, GateMap, np.ndarray, float, Cells]:
     """Gate one video in a processor's layout.
 
     Args:
         pixels: [T, 3, H, W], or Qwen rows with ``grid_thw`` [3].
         seconds_per_frame: spacing of the frames; None where unknown, then refresh counts on 2 frames a second.
+        gate: None keeps every cell.
 
     Returns:
-        grid, map, seconds of every frame, and length in seconds (nan where unknown).
+        grid, map, seconds of every frame, length in seconds (nan where unknown), and what the pathways tell.
     """
-    planes = preprocess.denormalise(pixels, grid_thw, luma=gate.signal == "luma").cpu().numpy()
+
+    def pictures(luma: bool) -> np.ndarray:
+        return preprocess.denormalise(pixels, grid_thw, luma=luma).cpu().numpy()
+
+    planes = pictures(gate is not None and gate.signal == "luma")
     frames, height, width = planes.shape[:3]
     grid = Grid(height, width, preprocess.patch * preprocess.merge, preprocess.temporal)
     pts = np.arange(frames) * (seconds_per_frame or 1 / UNKNOWN_FPS)
-    gate_map = gate.gate_planes(planes, pts, grid)
+    if gate is None:
+        gate_map = GateMap.full(grid.steps(frames), grid.rows, grid.columns)
+    else:
+        gate_map = gate.gate_planes(planes, pts, grid)
+    signals: Cells = {}
+    if pathways:
+        colour = planes if planes.ndim == 4 else pictures(False)
+        for pathway in pathways:
+            signals |= pathway.cells(np.rint(colour.clip(0, 255)).astype(np.uint8), grid)
     seconds = math.nan if seconds_per_frame is None else frames * seconds_per_frame
-    return grid, gate_map, pts, seconds
+    return grid, gate_map, pts, seconds, signals
 
 
 def adapt(preprocess: Preprocessor, patch: int, merge: int = 1, temporal: int = 1) -> Preprocessor:
@@ -82,11 +101,24 @@ def scene_numbers(clips: list[Clip], keeps: list[np.ndarray]) -> Tensor:
 
 
 def gate_signals(clips: list[Clip], device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run lengths (sizes) of every cell sent, its ``motion`` (gate score) and its ``scene``, on the gate's own grid."""
+    """Run lengths (sizes) of every cell sent, and its signals on the gate's own grid: ``motion`` (gate score),
+    ``scene``, and what pathways tell."""
     size = np.concatenate([c.gate.runs()[c.gate.sent] for c in clips])
     score = np.concatenate([c.gate.score[c.gate.sent] for c in clips])
-    scene = scene_numbers(clips, [c.gate.sent for c in clips])
-    return torch.from_numpy(size).float(), {"motion": torch.from_numpy(score).to(device), "scene": scene.to(device)}
+    sent = [c.gate.sent for c in clips]
+    own = {"motion": torch.from_numpy(score).to(device), "scene": scene_numbers(clips, sent).to(device)}
+    return torch.from_numpy(size).float(), own | pathway_signals(clips, sent, device)
+
+
+def pathway_signals(clips: list[Clip], which: list[np.ndarray], device: torch.device) -> dict[str, Tensor]:
+    """What pathways tell of some cells of every clip (bool [T, h, w] each): rows by name."""
+    names = set(clips[0].signals).intersection(*(c.signals for c in clips)) if clips else set()
+    return {
+        name: torch.from_numpy(np.concatenate([c.signals[name][w] for c, w in zip(clips, which, strict=True)])).to(
+            device
+        )
+        for name in sorted(names)
+    }
 
 
 def thinned(out: Encoded, index: Tensor, size: Tensor, signals: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict]:

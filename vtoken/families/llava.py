@@ -6,6 +6,7 @@ Newline rows are structural: one stays as long as a token of its line does.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -27,12 +28,14 @@ from vtoken.families.clips import (
     gated,
     kept_index,
     layout_of,
+    pathway_signals,
     scene_numbers,
     thinned,
     vision_dtype,
 )
 from vtoken.families.rows import anyres_layout, join, pack, tile_counts, video_layout
 from vtoken.families.runs import again, run_lengths, whole
+from vtoken.pathways.base import Pathway
 from vtoken.tokenizers.base import Gate
 from vtoken.types import GateMap, Grid
 from vtoken.video.preprocess import Preprocessor
@@ -82,14 +85,21 @@ class Llava(Family):
         return out
 
     def clips(
-        self, model: Any, inputs: dict[str, Any], gate: Gate, fps: float | None, given: Preprocessor | None
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        gate: Gate | None,
+        fps: float | None,
+        given: Preprocessor | None,
+        pathways: Sequence[Pathway] = (),
     ) -> list[Clip]:
         preprocess = self.preprocess(model, given)
         out = []
         for frames in self.frames(model, inputs):
-            grid, gate_map, pts, seconds = gated(frames, None, 1 / fps if fps else None, gate, preprocess)
+            spacing = 1 / fps if fps else None
+            grid, gate_map, pts, seconds, signals = gated(frames, None, spacing, gate, preprocess, pathways)
             rows = encoder.patches_of(frames, preprocess.patch, gate_map.keep.reshape(len(frames), -1))
-            out.append(Clip(rows, grid, gate_map, pts, seconds))
+            out.append(Clip(rows, grid, gate_map, pts, seconds, signals=signals))
         return out
 
     def prompt(self, model: Any, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
@@ -206,6 +216,7 @@ class LlavaNext(Llava):
         rows, keeps, scores, sizes = [], [], [], []
         score = np.concatenate([c.gate.score[c.gate.keep] for c in clips])
         signals = signals | {"motion": torch.from_numpy(score).to(x.device)}
+        signals |= pathway_signals(clips, [c.gate.keep for c in clips], x.device)
         for clip, a, b in zip(clips, starts, starts[1:], strict=False):
             pooled, keep = pool(x[a:b], clip.gate, base.vision_resampler if before else base.apply_pooling)
             side = math.isqrt(keep.shape[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from vtoken.encoders.signals import collect, merge_cells
 from vtoken.families.base import Clip, Family, Features, Layout
 from vtoken.families.clips import adapt, gate_signals, gated, kept_index, layout_of, thinned
 from vtoken.families.runs import again, whole
+from vtoken.pathways.base import Pathway
 from vtoken.tokenizers.base import Gate
 from vtoken.types import GateMap, Grid
 from vtoken.video.preprocess import Preprocessor
@@ -49,7 +51,13 @@ class Qwen(Family):
         return features
 
     def clips(
-        self, model: Any, inputs: dict[str, Any], gate: Gate, fps: float | None, given: Preprocessor | None
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        gate: Gate | None,
+        fps: float | None,
+        given: Preprocessor | None,
+        pathways: Sequence[Pathway] = (),
     ) -> list[Clip]:
         preprocess, merge = self.preprocess(model, given), model.base_model.visual.spatial_merge_size
         grids = inputs["video_grid_thw"]
@@ -58,10 +66,10 @@ class Qwen(Family):
         for i, rows in enumerate(inputs["pixel_values_videos"].split(grids.prod(-1).tolist())):
             step = float(per_step[i]) if per_step is not None else None
             spacing = step / preprocess.temporal if step else 1 / fps if fps else None
-            grid, gate_map, pts, seconds = gated(rows, grids[i], spacing, gate, preprocess)
+            grid, gate_map, pts, seconds, signals = gated(rows, grids[i], spacing, gate, preprocess, pathways)
             kept = torch.from_numpy(gate_map.keep.ravel()).to(rows.device)
             kept_rows = rows.view(len(kept), merge**2, -1)[kept].flatten(0, 1)
-            out.append(Clip(kept_rows, grid, gate_map, pts, seconds))
+            out.append(Clip(kept_rows, grid, gate_map, pts, seconds, signals=signals))
         return out
 
     def prompt(self, model: Any, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:

@@ -2,9 +2,9 @@
 
 The class is ``VJEPA2Model`` of transformers. The objective is V-JEPA 2's: predict the features that an exponential
 moving average of the encoder gives to hidden tokens, layer-normed without weights, under L1. A part of the steps
-forecasts: past and future are encoded apart, as the dense pathway does. So short a training on so few clips ends with
-features of three or four dimensions, which tell the light of a scene; VICReg's two terms keep them apart, as in C-JEPA
-(Mo and Tong 2024, arXiv:2410.19560).
+forecasts: past and future are encoded apart, as the dense pathway does, or every time step by itself, as a gate does.
+So short a training on so few clips ends with features of three or four dimensions, which tell the light of a scene;
+VICReg's two terms keep them apart, as in C-JEPA (Mo and Tong 2024, arXiv:2410.19560).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from vtoken.reference.optimizer import Optimizer
 
 WEIGHTS = Path(__file__).parent / "weights" / "vjepa"
 FRAMES = 16  # of a window, 8 time steps
-KINDS = {"short": 0.35, "long": 0.2, "forecast": 0.45}  # share of the steps
+KINDS = {"short": 0.3, "long": 0.15, "forecast": 0.35, "steps": 0.2}  # share of the steps
 POOL = (160, 160)  # episodes with hands, clips of DenseQA
 MOMENTUM = 0.99  # of the teacher
 FLOOR = 64.0  # variance of patches under which whitening fades: finer detail is noise that nothing predicts
@@ -93,16 +93,25 @@ def encode(encoder: Any, video: Tensor, seen: Tensor | None = None) -> Tensor:
     return encoder.layernorm(x)
 
 
+def apiece(encoder: Any, video: Tensor, frames: int | None = None) -> Tensor:
+    """Features of a video, encoded whole or, as a gate sees it, so many frames at a time: float32 [B, n, width]."""
+    if frames is None:
+        return encode(encoder, video)
+    parts = encode(encoder, video.unflatten(1, (-1, frames)).flatten(0, 1))
+    return parts.view(len(video), -1, parts.shape[-1])
+
+
 def loss(model: Any, teacher: Any, video: Tensor, kind: str, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """L1 between predicted and observed layer-normed features, and what ``apart`` adds."""
     cells, steps = (CROP // model.config.patch_size) ** 2, video.shape[1] // model.config.tubelet_size
-    if kind == "forecast":
-        past = int(rng.integers(2, steps - 1))
+    if kind in ("forecast", "steps"):
+        past = int(rng.integers(1, steps))
         seen, hidden = masks.forecast(past, steps, cells, len(video))
         cut = past * model.config.tubelet_size
-        context = encode(model.encoder, video[:, :cut])
+        each = model.config.tubelet_size if kind == "steps" else None
+        context = apiece(model.encoder, video[:, :cut], each)
         with torch.no_grad():
-            goal = encode(teacher, video[:, cut:])
+            goal = apiece(teacher, video[:, cut:], each)
     else:
         seen, hidden = masks.multiblock(rng, kind, len(video), CROP // model.config.patch_size, steps)
         context = encode(model.encoder, video, seen)
@@ -274,7 +283,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("out/vjepa"), help="checkpoint and curves")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the finished model is written")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--pool", type=int, nargs=2, default=POOL, help="episodes with hands, clips of DenseQA")
     parser.add_argument("--threads", type=int, default=1)

@@ -1,0 +1,132 @@
+"""Surprise: what V-JEPA 2 did not foresee, as a signal of every cell and as a pruner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vtoken.errors import InputError
+from vtoken.pathways.base import Cells, Pathway
+from vtoken.pathways.dense import Dense
+from vtoken.pathways.foresight import Foresight, on_grid
+from vtoken.pathways.recipe import TINY
+from vtoken.pruners.base import Context, Scorer
+from vtoken.pruners.signals import checked
+from vtoken.registry import register
+from vtoken.types import Grid, Tokens
+
+PAPER = "V-JEPA 2 (arXiv 2506.09985)"
+SIGNAL = "surprise"
+
+
+@lru_cache(maxsize=2)
+def loaded(encoder: str) -> Dense:
+    """A checkpoint, on the GPU where there is one; kept for the next clip.
+
+    Raises:
+        InputError: see ``Dense.load``.
+    """
+    return Dense.load(encoder, "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def check(name: str, **lengths: int) -> None:
+    """Raises InputError: a length in frames that is not a whole number of at least 1."""
+    for field, value in lengths.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name}: {field}={value!r} must be a whole number of frames, at least 1")
+
+
+@register("jepa_surprise")
+@dataclass(kw_only=True)
+class JepaSurprise(Pathway):
+    """Tells of every cell how far it is from what V-JEPA 2 expected of the past: the signal ``surprise``.
+
+    Frames are squeezed to the model's square. ``clip`` of them are encoded together and held against what is predicted
+    from the clips before, so every frame is encoded once and a decision lags by at most a clip. What begins a video
+    has no past and surprises without bound; the rest of the first clip is predicted from its first step.
+
+    Attributes:
+        encoder: V-JEPA 2 checkpoint, by hub id or folder; "tiny" for the one in the package.
+        clip: frames encoded together, rounded up to whole steps of the model.
+        past: frames that a prediction looks back.
+    """
+
+    paper: ClassVar[str] = PAPER
+    gives: ClassVar[frozenset[str]] = frozenset({SIGNAL})
+
+    encoder: str = TINY
+    clip: int = 8
+    past: int = 8
+
+    def __post_init__(self) -> None:
+        check(self.name, clip=self.clip, past=self.past)
+
+    @property
+    def window(self) -> int:
+        tubelet = loaded(self.encoder).tubelet
+        return -(-self.clip // tubelet) * tubelet
+
+    def watch(self, grid: Grid) -> SurpriseWatch:
+        dense = loaded(self.encoder)
+        return SurpriseWatch(Foresight(dense, max(1, self.past // dense.tubelet)), self.window, grid)
+
+
+class SurpriseWatch:
+    """Surprise of one clip on a grid; a cell's is the largest over the frames of its time step."""
+
+    def __init__(self, foresight: Foresight, window: int, grid: Grid) -> None:
+        self.foresight, self.window, self.grid = foresight, window, grid
+        self._frames: list[np.ndarray] = []
+        self._maps: list[Tensor] = []  # [h, w] of every frame whose step is not complete
+
+    def push(self, frames: np.ndarray) -> Cells:
+        self._frames += [self._cut(f) for f in frames]
+        while len(self._frames) >= self.window:
+            self._look(self._frames[: self.window])
+            self._frames = self._frames[self.window :]
+        return self._steps(len(self._maps) // self.grid.frames)
+
+    def finish(self) -> Cells:
+        if rest := len(self._frames):
+            fill = -rest % self.foresight.dense.tubelet
+            self._look(self._frames + [self._frames[-1]] * fill)
+            self._maps = self._maps[: len(self._maps) - fill]
+        return self._steps(self.grid.steps(len(self._maps)))
+
+    def _cut(self, frame: np.ndarray) -> np.ndarray:
+        g = self.grid
+        if frame.shape[:2] != (g.height, g.width):
+            raise InputError(f"frames are {list(frame.shape[:2])}, the grid {[g.height, g.width]} pixels")
+        frame = frame if frame.dtype == np.uint8 else np.rint(frame.clip(0, 255)).astype(np.uint8)
+        return frame[: g.rows * g.cell, : g.columns * g.cell].copy()  # the caller may reuse its chunk
+
+    def _look(self, frames: list[np.ndarray]) -> None:
+        found = on_grid(self.foresight.look(np.stack(frames)), self.grid.rows, self.grid.columns)
+        self._maps += list(found.repeat_interleave(self.foresight.dense.tubelet, 0))
+
+    def _steps(self, count: int) -> Cells:
+        each = self.grid.frames
+        done, self._maps = self._maps[: count * each], self._maps[count * each :]
+        steps = [torch.stack(done[i : i + each]).amax(0).numpy() for i in range(0, len(done), each)]
+        return {SIGNAL: np.stack(steps) if steps else np.zeros((0, self.grid.rows, self.grid.columns), np.float32)}
+
+
+@register("surprise")
+@dataclass(kw_only=True)
+class Surprise(Scorer):
+    """Keeps the tokens at the places that V-JEPA 2 foresaw least.
+
+    The signal comes from the pathway ``jepa_surprise``, with its defaults unless a plan writes it out:
+    ``"grt | jepa_surprise:encoder=facebook/vjepa2-vitl-fpc64-256 | surprise"``.
+    """
+
+    paper: ClassVar[str] = PAPER
+    needs: ClassVar[frozenset[str]] = frozenset({SIGNAL})
+
+    def score(self, tokens: Tokens, context: Context) -> Tensor:
+        return checked(tokens, self.name, SIGNAL)
