@@ -10,26 +10,13 @@ docs/kernels.md.
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
-from vtoken.bench.files import write_text
+from vtoken.bench.pages import paste
 from vtoken.cli import main
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-
-
-def paste(page: Path) -> None:
-    """Put every file into its block of a page, the fenced one after ``<!-- benchmarks/NAME.txt -->``."""
-
-    def block(found: re.Match[str]) -> str:
-        path = page.parent / found["path"]
-        text = path.read_text(encoding="utf-8").rstrip() if path.is_file() else "not measured yet"
-        return f"{found['head']}```text\n{text}\n```"
-
-    pattern = r"(?P<head><!-- (?P<path>benchmarks/\w+\.txt) -->\n)```text\n.*?\n```"
-    write_text(page, re.sub(pattern, block, page.read_text(encoding="utf-8"), flags=re.DOTALL))
 
 
 if __name__ == "__main__":

@@ -93,7 +93,21 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that ``json.dumps`` takes."""
-        return {name: value for name, value in asdict(self).items() if name != "fates"}
+        return {name: value for name, value in asdict(self).items() if name != "fates"} | {"payoff": self.payoff}
+
+    @property
+    def payoff(self) -> str | None:
+        """Whether a second stream over the frames paid: its time beside the prefill of the tokens left out after the
+        encoder, by their share of the prompt. None without one."""
+        spent = self.milliseconds.get("pathway")
+        if spent is None:
+            return None
+        left = max(0, self.encoded - self.tokens)
+        saved = self.milliseconds.get("prefill", 0.0) * left / max(1, self.prompt)
+        verdict = "it paid" if saved > spent else "it did not pay"
+        return (
+            f"the pathway took {spent:,.0f} ms; {left:,} tokens fewer saved about {saved:,.0f} ms of prefill: {verdict}"
+        )
 
     def __str__(self) -> str:
         share = f"{self.tokens / self.cells:.1%}" if self.cells else "-"
@@ -109,7 +123,8 @@ class Report:
             f"stage   {head}".rstrip(),
             f"ms      {body}".rstrip(),
         ]
-        return "\n".join(lines + [f"note    {n}" for n in self.notes])
+        told = [*self.notes, *([self.payoff] if self.payoff else [])]
+        return "\n".join(lines + [f"note    {n}" for n in told])
 
 
 def _is_cuda(device: Any) -> bool:

@@ -71,9 +71,8 @@ def encode(
         given = clips if modality == family.clip_modality else None
         if given is None and not has_pixels(inputs, modality):
             continue
-        if given is None and (plan.gate or plan.pathways) and modality in family.sparse:
-            with report.stage("gate" if plan.gate else "pathway", device):
-                given = family.clips(model, inputs, plan.gate, fps, preprocess, plan.pathways)
+        if given is None and modality in family.sparse:
+            given = _looked_at(family, model, plan, inputs, fps, preprocess, report)
         mask = family.placeholders(model, modality, inputs["input_ids"], inputs)
         sample, column = mask.nonzero(as_tuple=True)
         with report.stage("encode", device):
@@ -98,6 +97,29 @@ def encode(
         where = stand(features.layout, plan.gate.run_position) if plan.gate is not None else None
         found.append(Rows(modality, sample, column, features, [], clips is not None and given is clips, where))
     return found
+
+
+def _looked_at(
+    family: Family,
+    model: nn.Module,
+    plan: Plan,
+    inputs: dict[str, Any],
+    fps: float | None,
+    preprocess: Any,
+    report: Report,
+) -> list[Clip] | None:
+    """What the plan's gate and its pathways make of the videos of an ordinary processor; None where it has neither."""
+    device, clips = inputs["input_ids"].device, None
+    if plan.gate is not None:
+        with report.stage("gate", device):
+            clips = family.clips(model, inputs, plan.gate, fps, preprocess)
+    if plan.pathways:
+        with report.stage("pathway", device):
+            seen = family.clips(model, inputs, None, fps, preprocess, plan.pathways)
+        for clip, other in zip(clips or (), seen, strict=False):
+            clip.signals.update(other.signals)
+        clips = clips or seen
+    return clips
 
 
 def _note_reuse(clips: list[Clip], report: Report) -> None:

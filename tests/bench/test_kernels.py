@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.kernels import paste
 from vtoken import cli
 from vtoken.bench.kernels import attention, merging, selection
 from vtoken.bench.kernels.case import Case, Form, Setting, Target
@@ -20,6 +19,7 @@ from vtoken.bench.kernels.profile import Spent
 from vtoken.bench.kernels.row import Row, measure_case
 from vtoken.bench.kernels.run import CASES, Request, names, run
 from vtoken.bench.kernels.table import as_text, cells, render
+from vtoken.bench.pages import paste
 from vtoken.errors import InputError
 from vtoken.kernels.kcenter import kcenter
 

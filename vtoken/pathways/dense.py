@@ -42,7 +42,7 @@ class Dense:
         if name == TINY and not (WEIGHTS / "config.json").is_file():
             raise InputError(
                 f"encoder {name!r}: its weights are missing from {WEIGHTS}; train them with "
-                f"`python -m vtoken.pathways.pretrain --out {WEIGHTS}`, or name another checkpoint"
+                "`python -m vtoken.pathways.pretrain`, or name another checkpoint"
             )
         try:
             config: Any = AutoConfig.from_pretrained(where)

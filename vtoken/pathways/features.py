@@ -132,7 +132,7 @@ def _maker(recipe: Recipe, clips: int) -> Callable[[Any], dict[str, Tensor]]:
     if recipe.thinker == THINKER and not (THINKER_WEIGHTS / "config.json").is_file():
         raise InputError(
             f"thinker {THINKER!r}: its weights are missing from {THINKER_WEIGHTS}; train them with "
-            f"`python -m vtoken.pathways.think --out {THINKER_WEIGHTS}`, or name another checkpoint"
+            "`python -m vtoken.pathways.think`, or name another checkpoint"
         )
     thinker, processor = load_model(str(THINKER_WEIGHTS) if recipe.thinker == THINKER else recipe.thinker)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import json
 import math
 import os
@@ -30,6 +29,7 @@ from vtoken.errors import InputError
 from vtoken.pathways import masks, probe
 from vtoken.pathways.corpus import Pool
 from vtoken.pathways.hands.inputs import CROP, MEAN, STD
+from vtoken.reference import curves
 from vtoken.reference.optimizer import Optimizer
 
 WEIGHTS = Path(__file__).parent / "weights" / "vjepa"
@@ -262,20 +262,10 @@ def _train(state: State, args: argparse.Namespace, path: Path) -> None:
             found = probe.wrists(released(state), train, test)
             state.log.append({"step": state.step, "seconds": round(time.time() - began)} | state.score | found)
             print(" ".join(f"{k}={v:.4g}" for k, v in state.log[-1].items()), flush=True)
-            curves(state.log, args.out)
+            curves.write(state.log, args.out / "curves.csv")
         if time.time() - saved > SAVE or state.step == args.steps:
             save(state, path)
             saved = time.time()
-
-
-def curves(log: list[dict[str, float]], folder: Path) -> None:
-    """``curves.csv``, with every loss, spread and probe."""
-    part = folder / f".curves.{os.getpid()}.part"
-    with part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(k for row in log for k in row)))
-        writer.writeheader()
-        writer.writerows(log)
-    os.replace(part, folder / "curves.csv")
 
 
 def main(argv: list[str] | None = None) -> None:

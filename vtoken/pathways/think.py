@@ -22,6 +22,7 @@ from vtoken.errors import InputError
 from vtoken.pathways import hands
 from vtoken.pathways.lessons import Lesson, Packer, accuracy, answers, lesson, looks
 from vtoken.reference import WEIGHTS as REFERENCE
+from vtoken.reference import curves
 from vtoken.reference import model as reference
 from vtoken.reference.optimizer import Optimizer
 from vtoken.reference.train import GUIDE
@@ -169,6 +170,7 @@ def _train(state: State, args: argparse.Namespace, path: Path) -> None:
             found = validate(state.model, held_out, packer)
             state.log.append({"step": state.step, "seconds": round(time.time() - began)} | state.score | found)
             print(" ".join(f"{k}={v:.3g}" for k, v in state.log[-1].items()), flush=True)
+            curves.write(state.log, args.out / "curves.csv")
         if time.time() - saved > SAVE or state.step == args.steps:
             save(state, path)
             saved = time.time()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import time
@@ -22,6 +21,7 @@ from vtoken.pathways.losses import latent_loss, points_loss
 from vtoken.pathways.model import ThinkJepa
 from vtoken.pathways.settings import Settings
 from vtoken.pathways.streams import Streams
+from vtoken.reference import curves
 
 WARM = 30  # steps
 FLOOR = 0.02  # share of the rate that is left at the end
@@ -191,7 +191,7 @@ def train(
         if time.time() - saved > 60 or step == settings.steps:
             _save(path, model, optimizer, step, log, made)
             saved = time.time()
-    _curves(log, out / "curves.csv")
+    curves.write(log, out / "curves.csv")
     model.save(out, {"settings": settings.told(), **(notes or {})})
     return model.eval()
 
@@ -212,12 +212,3 @@ def _resumed(path: Path, model: ThinkJepa, optimizer: Any, made: dict[str, Any])
     model.load_state_dict(kept["model"])
     optimizer.load_state_dict(kept["optimizer"])
     return kept["step"], kept["log"]
-
-
-def _curves(log: list[dict[str, Any]], path: Path) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(k for row in log for k in row)))
-        writer.writeheader()
-        writer.writerows(log)
-    os.replace(part, path)
