@@ -135,6 +135,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def rollout(arguments: argparse.Namespace) -> None:
     """`vtoken jepa rollout`."""
+    from rich import box
     from rich.table import Table
 
     from vtoken.console import terminal
@@ -145,7 +146,9 @@ def rollout(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(found["rollout"]))
     else:
-        table = Table("steps", "ADE, cm", "FDE, cm", "within 5 cm, %", "drift, mm a step", "unstable, %", "latent L2")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+        for head in ("steps", "ADE, cm", "FDE, cm", "within 5 cm, %", "drift, mm a step", "unstable, %", "latent L2"):
+            table.add_column(head, justify="right", no_wrap=True)
         for steps, row in found["rollout"]["horizons"].items():
             cells = (100 * row["ade"], 100 * row["fde"], 100 * row["accuracy"], 1000 * row["slope"])
             shown = [f"{c:.2f}" for c in (*cells, 100 * row["instability"], row["latent_l2"])]

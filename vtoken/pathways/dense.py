@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,10 @@ class Dense:
             InputError: no such checkpoint, or one that is no V-JEPA 2.
         """
         from transformers import AutoConfig, VJEPA2Model
+        from transformers.utils.logging import disable_progress_bar
 
+        if not sys.stderr.isatty():
+            disable_progress_bar()
         where = str(WEIGHTS) if name == TINY else name
         if name == TINY and not (WEIGHTS / "config.json").is_file():
             raise InputError(
