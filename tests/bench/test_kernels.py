@@ -165,14 +165,25 @@ def test_a_missing_gpu_is_told():
 def test_the_page_shows_the_measured_files(tmp_path):
     page = (ROOT / "docs/kernels.md").read_text(encoding="utf-8")
     shown = re.findall(r"<!-- (benchmarks/\w+\.txt) -->\n```text\n(.*?)\n```", page, re.DOTALL)
-    assert [path for path, _ in shown] == ["benchmarks/kernels.txt", "benchmarks/kernels_profile.txt"]
+    names = ["kernels", "kernels_cuda", "kernels_profile"]
+    assert [path for path, _ in shown] == [f"benchmarks/{name}.txt" for name in names]
     for path, text in shown:
-        assert text == (ROOT / "docs" / path).read_text(encoding="utf-8").rstrip(), "see benchmarks/kernels.py"
+        file = ROOT / "docs" / path
+        measured = file.read_text(encoding="utf-8").rstrip() if file.is_file() else "not measured yet"
+        assert text == measured, "see benchmarks/kernels.py"
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks/a.txt").write_text("new\n")
     (tmp_path / "page.md").write_text("x\n<!-- benchmarks/a.txt -->\n```text\nold\nlines\n```\ny\n")
+    (tmp_path / "benchmarks/sub").mkdir()
+    (tmp_path / "benchmarks/sub/b.md").write_text("| a |\n")
+    with (tmp_path / "page.md").open("a") as file:
+        file.write("<!-- benchmarks/sub/b.md -->\nold\n<!-- end -->\nz\n")
     paste(tmp_path / "page.md")
-    assert (tmp_path / "page.md").read_text() == "x\n<!-- benchmarks/a.txt -->\n```text\nnew\n```\ny\n"
+    first, then = (
+        "x\n<!-- benchmarks/a.txt -->\n```text\nnew\n```\ny\n",
+        "<!-- benchmarks/sub/b.md -->\n| a |\n<!-- end -->\nz\n",
+    )
+    assert (tmp_path / "page.md").read_text() == first + then
 
 
 def test_names_of_options():

@@ -12,6 +12,7 @@ from torch import Tensor
 from vtoken.errors import InputError, require
 
 CHOICES = ("auto", "torch", "triton")
+INSTALLED = importlib.util.find_spec("triton") is not None  # found out once, and not where a compiler traces
 log = logging.getLogger("vtoken")
 
 
@@ -30,7 +31,7 @@ def use_triton(x: Tensor) -> bool:
         raise InputError(f"VTOKEN_KERNELS={choice!r} is unknown; known are {', '.join(CHOICES)}")
     if choice == "torch" or (choice == "auto" and not x.is_cuda):
         return False
-    if not _installed():
+    if not INSTALLED:
         if choice == "triton":
             require("triton", "kernels", "VTOKEN_KERNELS=triton")
         _say_once()
@@ -41,11 +42,6 @@ def use_triton(x: Tensor) -> bool:
             "or set TRITON_INTERPRET=1 for Triton's interpreter"
         )
     return True
-
-
-@functools.cache
-def _installed() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 @functools.cache
