@@ -61,6 +61,8 @@ PRUNERS: list[Row] = [
     {"name": "quota", "options": {"inner": "divprune:anchors=1", "power": 0, "anchors": 1}, "signals": []},
     {"name": "kffocus", "options": {}, "signals": []},
     {"name": "kffocus", "options": {"inner": "cls"}, "signals": ["cls_attention"]},
+    {"name": "surprise", "options": {}, "signals": ["surprise"]},
+    {"name": "surprise", "options": {"anchors": 1}, "signals": ["surprise"]},
 ]
 
 MERGERS: list[Row] = [

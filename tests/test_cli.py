@@ -95,7 +95,7 @@ def test_methods_of_a_family_agree_with_wrap(family: str, capsys: pytest.Capture
     from vtoken.tokenizers.base import Gate
 
     assert run(capsys, "methods", "--family", family)[0] == 0
-    for name in [*names("gate"), *names("pruner"), *names("merger")]:
+    for name in [*names("gate"), *names("pruner"), *names("merger"), *names("pathway")]:
         method = get(name)
         text = f"mad | {name}" if method.needs & Gate.gives else name
         budget = {"keep": 0.5} if getattr(method, "needs_budget", False) else {}

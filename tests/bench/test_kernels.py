@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +18,6 @@ from vtoken.bench.kernels.profile import Spent
 from vtoken.bench.kernels.row import Row, measure_case
 from vtoken.bench.kernels.run import CASES, Request, names, run
 from vtoken.bench.kernels.table import as_text, cells, render
-from vtoken.bench.pages import paste
 from vtoken.errors import InputError
 from vtoken.kernels.kcenter import kcenter
 
@@ -160,30 +158,6 @@ def test_bad_arguments_are_refused(arguments, told, capsys):
 def test_a_missing_gpu_is_told():
     with pytest.raises(InputError, match="sees no GPU here; use --device cpu"):
         run(Request(Setting("cuda")))
-
-
-def test_the_page_shows_the_measured_files(tmp_path):
-    page = (ROOT / "docs/kernels.md").read_text(encoding="utf-8")
-    shown = re.findall(r"<!-- (benchmarks/\w+\.txt) -->\n```text\n(.*?)\n```", page, re.DOTALL)
-    names = ["kernels", "kernels_cuda", "kernels_profile"]
-    assert [path for path, _ in shown] == [f"benchmarks/{name}.txt" for name in names]
-    for path, text in shown:
-        file = ROOT / "docs" / path
-        measured = file.read_text(encoding="utf-8").rstrip() if file.is_file() else "not measured yet"
-        assert text == measured, "see benchmarks/kernels.py"
-    (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "benchmarks/a.txt").write_text("new\n")
-    (tmp_path / "page.md").write_text("x\n<!-- benchmarks/a.txt -->\n```text\nold\nlines\n```\ny\n")
-    (tmp_path / "benchmarks/sub").mkdir()
-    (tmp_path / "benchmarks/sub/b.md").write_text("| a |\n")
-    with (tmp_path / "page.md").open("a") as file:
-        file.write("<!-- benchmarks/sub/b.md -->\nold\n<!-- end -->\nz\n")
-    paste(tmp_path / "page.md")
-    first, then = (
-        "x\n<!-- benchmarks/a.txt -->\n```text\nnew\n```\ny\n",
-        "<!-- benchmarks/sub/b.md -->\n| a |\n<!-- end -->\nz\n",
-    )
-    assert (tmp_path / "page.md").read_text() == first + then
 
 
 def test_names_of_options():

@@ -1,4 +1,4 @@
-"""The dense branch against the stock model, and the base of pathways."""
+"""The dense branch against the stock model, and a pathway of one's own."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ import torch
 
 from tests.pathways.tiny import vjepa
 from vtoken.errors import InputError
-from vtoken.pathways.base import Pathway
+from vtoken.pathways.base import Cells, Pathway
 from vtoken.pathways.dense import Dense
-from vtoken.pruners.base import Context
-from vtoken.types import Frames, Tokens
+from vtoken.plan import Plan
+from vtoken.reading import Sampling, read_clip
+from vtoken.report import Report
+from vtoken.types import Frames, Grid, Tokens
+from vtoken.video.preprocess import Preprocessor
+
+PLAIN = Preprocessor("clip", "keep", patch=4)
 
 
 def test_latents_are_those_of_the_stock_model():
@@ -76,27 +81,51 @@ def test_a_checkpoint_comes_back(tmp_path):
     assert torch.equal(Dense.load(str(tmp_path)).encode(clips), Dense(vjepa()).encode(clips))
 
 
+class Light:
+    """Mean level of every cell of each frame: [n, h, w, 3]."""
+
+    def __init__(self, grid: Grid, extra: int) -> None:
+        self.grid, self.extra = grid, extra
+
+    def push(self, frames: np.ndarray) -> Cells:
+        g = self.grid
+        cells = frames.reshape(len(frames), g.rows, g.cell, g.columns, g.cell, 3).mean((2, 4))
+        return {"light": np.concatenate([cells, cells[: self.extra]])}
+
+    def finish(self) -> Cells:
+        return {"light": np.zeros((0, self.grid.rows, self.grid.columns, 3))}
+
+
 @dataclass(kw_only=True)
-class Counting(Pathway):
-    name = "counting"
-    rows: int = 6
+class OfOnesOwn(Pathway):
+    name = "light"
+    gives = frozenset({"light"})
+    extra: int = 0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.calls = 0
-
-    def signals(self, frames, tokens, context):
-        self.calls += 1
-        return {"surprise": torch.arange(self.rows).float()}
+    def watch(self, grid: Grid) -> Light:
+        return Light(grid, self.extra)
 
 
-def test_a_pathway_looks_once_at_a_clip_and_its_rows_are_checked():
-    frames = Frames(np.zeros((2, 4, 4, 3), np.uint8), np.array([0.0, 0.5]))
-    tokens, path = Tokens.of(torch.zeros(6, 3)), Counting()
-    first = path.run(frames, tokens, Context())
-    first["other"] = torch.zeros(1)  # what a caller does to the answer stays with the caller
-    assert list(path.run(frames, tokens, Context())) == ["surprise"] and path.calls == 1
-    path.run(Frames(np.zeros((2, 4, 4, 3), np.uint8), np.array([0.0, 0.5])), tokens, Context())
-    assert path.calls == 2
-    with pytest.raises(InputError, match="5 rows, the clip 6"):
-        Counting(rows=5).run(frames, tokens, Context())
+def test_a_pathway_of_ones_own_is_one_method():
+    grid, frames = Grid(8, 12, 4), np.random.default_rng(0).integers(0, 256, (3, 8, 12, 3), dtype=np.uint8)
+    whole = OfOnesOwn().cells(frames, grid)["light"]
+    assert whole.shape == (3, 2, 3, 3) and np.allclose(whole[1, 0, 2], frames[1, :4, 8:].mean((0, 1)))
+    tokens = Tokens.of(torch.zeros(2, 5), torch.tensor([[2, 1, 0], [0, 0, 2]]))
+    rows = OfOnesOwn().signals(Frames(frames, np.arange(3.0)), tokens, grid)["light"]
+    assert np.allclose(rows.numpy(), whole[[2, 0], [1, 0], [0, 2]])
+    clip = read_clip(np.repeat(frames, 20, 0), PLAIN, Plan((OfOnesOwn(),)), Report(), Sampling("native", native_fps=4))
+    assert np.array_equal(clip.signals["light"], OfOnesOwn().cells(np.repeat(frames, 20, 0), clip.grid)["light"])
+
+
+def test_what_a_pathway_gives_is_checked():
+    grid, frames = Grid(8, 12, 4), np.zeros((3, 8, 12, 3), np.uint8)
+    with pytest.raises(InputError, match=r"light: signal 'light' has shape \[5, 2, 3, 3\], the clip \[3, 2, 3\] cells"):
+        OfOnesOwn(extra=2).cells(frames, grid)
+    other = OfOnesOwn()
+    other.gives = frozenset({"shade"})  # type: ignore[misc]
+    with pytest.raises(InputError, match="light gave no signal 'shade'"):
+        other.cells(frames, grid)
+    with pytest.raises(InputError, match="no frames"):
+        OfOnesOwn().cells(frames[:0], grid)
+    with pytest.raises(NotImplementedError):
+        Pathway().watch(grid)
