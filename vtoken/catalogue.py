@@ -13,6 +13,7 @@ from vtoken import registry
 from vtoken.console import terminal
 from vtoken.errors import InputError
 from vtoken.families import FAMILIES, Family
+from vtoken.pathways.base import Pathway
 from vtoken.registry import Method
 from vtoken.tokenizers.base import Gate
 
@@ -50,7 +51,11 @@ def verdict(method: type[Method], on: Family) -> str:
         return "no: its encoder cannot run on some patches only; evs drops repeats after it"
     if method.kind == "encoder" and not on.thins:
         return "no: tokens cannot leave inside its encoder; divprune drops them after it"
-    if lacks := method.missing(on.gives | Gate.gives | {"text"}):
+    pathways = map(registry.get, registry.names("pathway"))
+    seen: frozenset[str] = frozenset().union(*(p.gives for p in pathways if issubclass(p, Pathway)))
+    if (method.kind == "pathway" or method.needs & seen) and on.clip_modality not in on.sparse:
+        return "no: its frames cannot be told from what its processor makes; evs drops repeats"
+    if lacks := method.missing(on.gives | Gate.gives | seen | {"text"}):
         return f"no: it gives no {words(' and no '.join(lacks))}"
     if method.needs & Gate.gives:
         return "yes, behind a gate" if on.sparse else "no: it works behind a gate, and none runs here"

@@ -19,9 +19,8 @@ class ClipMemory:
 
     Hand the same memory to each ``ask_many`` about the video: what an earlier call decoded, gated and encoded in the
     same way is taken from it. Plans with the same gate (or none) and pathways share both; methods that act inside the
-    encoder share
-    the reading alone. Reports tell the milliseconds of the run that did the work. The kept pixels and features stay as
-    long as this object.
+    encoder share the reading alone. Reports tell the milliseconds of the run that did the work. The kept pixels and
+    features stay as long as this object.
     """
 
     def __init__(self) -> None:

@@ -52,6 +52,9 @@ class Plan:
                 f"{others[1].name} may let leave inside the encoder; use methods that act after it, such as "
                 "divprune"
             )
+        given = [name for s in self.stages if isinstance(s, Pathway) for name in s.gives]
+        if twice := sorted({name for name in given if given.count(name) > 1}):
+            raise InputError(f"plan {str(self)!r}: two pathways give the signal {twice[0]!r}; leave one out")
         if self.budget is not None and not self.takes_budget:
             raise InputError(
                 f"no stage of plan {str(self)!r} takes the budget; append a pruner or merger, for example "

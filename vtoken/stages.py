@@ -77,13 +77,14 @@ def encode(
         sample, column = mask.nonzero(as_tuple=True)
         with report.stage("encode", device):
             features = _encode_thin(family, model, plan, modality, inputs, given, sample, fps, report)
-            if features is None and given is not None:
+            if features is None and given is not None and (plan.gate is not None or clips is not None):
                 reuse = plan.gate is not None and plan.gate.apply == "reuse"
                 features = encode_each_once(family, model, given, plan.wants, reuse, memory)
                 if reuse:
                     _note_reuse(given, report)
             elif features is None:
                 features = family.encode(model, modality, inputs, plan.wants)
+                features.signals |= family.told(model, modality, inputs, given or [], features)
         if plan.gate is not None:
             _ungated(features)
         _unseen(features, plan, modality, report)

@@ -225,6 +225,14 @@ class Family:
         """How frames become pixels for this model: ``given``, or the preset of the family, with the model's patches."""
         raise UnsupportedError(f"vtoken has no preprocessing for {self.title}; use what its own processor makes")
 
+    def told(
+        self, model: Any, modality: str, inputs: dict[str, Any], clips: list[Clip], features: Features
+    ) -> dict[str, Tensor]:
+        """What pathways tell of every row, where the stock encoder ran."""
+        names = sorted(clips[0].signals) if clips else []
+        cells = {n: torch.cat([torch.from_numpy(c.signals[n]).flatten(0, 2) for c in clips]) for n in names}
+        return {n: v.to(features.x.device) for n, v in cells.items()}
+
     def clips(
         self,
         model: Any,

@@ -28,7 +28,6 @@ from vtoken.families.clips import (
     gated,
     kept_index,
     layout_of,
-    pathway_signals,
     scene_numbers,
     thinned,
     vision_dtype,
@@ -105,6 +104,16 @@ class Llava(Family):
     def prompt(self, model: Any, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
         token = getattr(model.config, f"{self.clip_modality}_token_id")
         return [token], [token] * self.count(model, clip), {}
+
+    def told(
+        self, model: Any, modality: str, inputs: dict[str, Any], clips: list[Clip], features: Features
+    ) -> dict[str, Tensor]:
+        out = {}
+        for name, value in super().told(model, modality, inputs, clips, features).items():
+            flat = value.float().clamp(max=1e9).reshape(len(value), -1)  # inf * 0 is nan where cells pool
+            rows = self.place(model, modality, inputs, features.layout, flat)
+            out[name] = rows.view(len(rows), *value.shape[1:])
+        return out
 
     def count(self, model: Any, clip: Clip) -> int:
         """Placeholders of a clip with nothing dropped."""
@@ -214,20 +223,18 @@ class LlavaNext(Llava):
             x = base.multi_modal_projector(x)
         starts = np.cumsum([0] + [int(c.gate.keep.sum()) for c in clips])
         rows, keeps, scores, sizes = [], [], [], []
-        score = np.concatenate([c.gate.score[c.gate.keep] for c in clips])
-        signals = signals | {"motion": torch.from_numpy(score).to(x.device)}
-        signals |= pathway_signals(clips, [c.gate.keep for c in clips], x.device)
         for clip, a, b in zip(clips, starts, starts[1:], strict=False):
             pooled, keep = pool(x[a:b], clip.gate, base.vision_resampler if before else base.apply_pooling)
             side = math.isqrt(keep.shape[1])
             rows.append(pooled)
             keeps.append(keep.reshape(len(keep), side, side))
-            scores.append({n: self._pool_signal(model, v[a:b], clip) for n, v in signals.items()})
+            own = {n: self._pool_signal(model, v[a:b], clip) for n, v in signals.items()}
+            scores.append(own | self._pool_seen(model, clip, keep))
             sizes.append(torch.from_numpy(run_lengths(keeps[-1])[keeps[-1]]).float())
         x = torch.cat(rows)
         if before:
             x = base.multi_modal_projector(x)
-        joined = {n: torch.cat([s[n] for s in scores]) for n in signals}
+        joined = {n: torch.cat([s[n] for s in scores]).to(x.device) for n in scores[0]}
         joined["scene"] = scene_numbers(clips, keeps).to(x.device)
         share = int(starts[-1]) / sum(c.gate.keep.size for c in clips)
         encoded = round(share * sum(k.size for k in keeps))
@@ -237,6 +244,14 @@ class LlavaNext(Llava):
     def _pool_signal(self, model: Any, signal: Tensor, clip: Clip) -> Tensor:
         finite = signal.view(len(signal), -1).float().clamp(max=1e9)  # whole steps score inf, and inf * 0 is nan
         return pool(finite, clip.gate, partial(self.pooled, model))[0].view(-1, *signal.shape[1:])
+
+    def _pool_seen(self, model: Any, clip: Clip, keep: np.ndarray) -> dict[str, Tensor]:
+        """What gate and pathways tell of the kept cells, bool [T, m]: of the step at hand, also of skipped patches."""
+        out = {}
+        for name, value in (clip.signals | {"motion": clip.gate.score}).items():
+            patches = torch.from_numpy(value).float().clamp(max=1e9).reshape(len(keep), clip.grid.cells, -1)
+            out[name] = self.pooled(model, patches)[torch.from_numpy(keep)].view(-1, *value.shape[3:])
+        return out
 
     def close(self, model: Any, clips: list[Clip], keeps: list[np.ndarray], features: Features) -> Features:
         """Add the structural rows of a video; NeXT-Video has none."""

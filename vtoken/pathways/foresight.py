@@ -55,6 +55,8 @@ class Foresight:
 
 def on_grid(surprise: Tensor, rows: int, columns: int) -> Tensor:
     """Maps [n, s, s] in the cells of a grid, float32 [n, rows, columns]: averaged where coarser, linear where finer."""
+    if columns == 1 < rows:  # torch's antialiased resize on a CPU is wrong for an output of one column
+        return on_grid(surprise.mT, columns, rows).mT
     known = surprise.isfinite()
     filled = torch.where(known, surprise, 0.0)[:, None]
     out = interpolate(filled, (rows, columns), mode="bilinear", antialias=True, align_corners=False)[:, 0]
