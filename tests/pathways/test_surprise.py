@@ -125,7 +125,7 @@ def oracle(frames: np.ndarray, grid: Grid, clip: int, past: int) -> np.ndarray:
 @pytest.mark.parametrize(("clip", "past", "count"), [(8, 8, 16), (4, 8, 11), (4, 2, 13), (3, 1, 9), (8, 8, 1)])
 def test_surprise_is_that_of_the_stock_model(encoder: str, grid: Grid, clip: int, past: int, count: int) -> None:
     frames = noise(count, grid)
-    found = JepaSurprise(encoder=encoder, clip=clip, past=past).cells(frames, grid)
+    found = JepaSurprise(encoder=encoder, clip=clip, past=past, usual=0).cells(frames, grid)
     want = oracle(frames, grid, clip, past)
     assert list(found) == ["surprise"] and found["surprise"].dtype == np.float32
     assert found["surprise"].shape == (grid.steps(count), grid.rows, grid.columns)
@@ -133,6 +133,18 @@ def test_surprise_is_that_of_the_stock_model(encoder: str, grid: Grid, clip: int
     first = math.ceil(TUBE / grid.frames)  # what has no past
     assert np.isinf(found["surprise"][:first]).all() and np.isfinite(found["surprise"][first:]).all()
     assert count <= TUBE * first or found["surprise"][first:].std() > 1e-3
+
+
+@pytest.mark.parametrize(("clip", "rate"), [(2, 0.5), (4, 1.0), (8, 0.1)])
+def test_what_is_usual_in_a_place_is_taken_off(encoder: str, clip: int, rate: float) -> None:
+    frames = noise(14, GRID)
+    own = JepaSurprise(encoder=encoder, clip=clip, usual=0).cells(frames, GRID)["surprise"]
+    found = JepaSurprise(encoder=encoder, clip=clip, usual=rate).cells(frames, GRID)["surprise"]
+    mean = own[1]  # a step of this grid is one of the model's
+    for step in range(1, len(own)):
+        np.testing.assert_allclose(found[step], own[step] - mean, atol=1e-5)
+        mean = mean + rate * (own[step] - mean)
+    assert np.isinf(found[0]).all() and not found[1].any() and found[2:].std() > 1e-3
 
 
 def test_a_prediction_knows_nothing_of_what_it_is_held_against(encoder: str) -> None:
@@ -261,6 +273,7 @@ def test_plan_text_comes_back(name: str) -> None:
         ({"past": -1}, r"jepa_surprise: past=-1 must be a whole number of frames, at least 1"),
         ({"clip": 2.5}, r"jepa_surprise:clip=2\.5 is no int"),
         ({"past": True}, r"jepa_surprise:past=True is no int"),
+        ({"usual": 1.5}, r"jepa_surprise: usual=1\.5 must be a rate from 0 to 1"),
         ({"encoder": 3}, r"jepa_surprise:encoder=3 is no str"),
         ({"layers": 3}, r"no option 'layers'; it has: encoder, clip, past"),
     ],

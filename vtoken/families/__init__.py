@@ -6,8 +6,9 @@ from torch import nn
 
 from vtoken.errors import InputError
 from vtoken.families.base import CLS, PATCHES, Family
-from vtoken.families.llava import Llava, LlavaNext, LlavaOnevision, VideoLlava
+from vtoken.families.llava import Llava, VideoLlava
 from vtoken.families.others import Idefics, Mistral, Square
+from vtoken.families.pooled import LlavaNext, LlavaOnevision
 from vtoken.families.qwen import Glm4v, Qwen, Qwen3, Qwen35, VideoLlama3
 
 _IMAGE, _VIDEO, _BOTH = frozenset({"image"}), frozenset({"video"}), frozenset({"image", "video"})

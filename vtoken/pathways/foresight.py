@@ -17,21 +17,25 @@ class Foresight:
     Surprise is V-JEPA 2's own loss: L1 between the predicted latent and the layer-normed one observed. Past and
     present are encoded in passes of their own, so the prediction knows nothing of what it is held against.
 
+    Fine texture is never foreseen, so a place has a level of its own: its running mean is taken off.
+
     Args:
         dense: the model.
         past: time steps that a prediction looks back.
+        usual: rate at which the mean of a place follows its surprise, 0 to 1; 0 tells the surprise itself.
     """
 
-    def __init__(self, dense: Dense, past: int) -> None:
-        self.dense, self.past = dense, past
-        self._known: Tensor | None = None
+    def __init__(self, dense: Dense, past: int, usual: float = 0.0) -> None:
+        self.dense, self.past, self.usual = dense, past, usual
+        self.forget()
 
     def forget(self) -> None:
         """A new scene: nothing is expected."""
-        self._known = None
+        self._known: Tensor | None = None
+        self._mean: Tensor | None = None  # of the surprise in every place
 
     def look(self, frames: np.ndarray) -> Tensor:
-        """Surprise of the next frames, encoded together; inf where there is no past.
+        """Surprise of the next frames, encoded together, above what is usual; inf where there is no past.
 
         Args:
             frames: uint8 [n, H, W, 3], n a multiple of the tubelet.
@@ -50,7 +54,15 @@ class Foresight:
             expected = self.dense.predict(self._known, seen.shape[1] - lead)
             out[lead:] = (expected - normed(seen[:, lead:])).abs().mean(-1)[0].float().cpu()
         self._known = seen[:, -self.past :] if lead else torch.cat([self._known, seen], 1)[:, -self.past :]
-        return out.view(-1, side, side)
+        return torch.stack([self._above_usual(step) for step in out.view(-1, side, side)])
+
+    def _above_usual(self, step: Tensor) -> Tensor:
+        """One step's map [s, s] less the mean of the steps before it."""
+        if self.usual == 0 or not step.isfinite().all():
+            return step
+        mean = step if self._mean is None else self._mean
+        self._mean = mean + self.usual * (step - mean)
+        return step - mean
 
 
 def on_grid(surprise: Tensor, rows: int, columns: int) -> Tensor:

@@ -34,8 +34,10 @@ def loaded(encoder: str) -> Dense:
     return Dense.load(encoder, "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def check(name: str, **lengths: int) -> None:
-    """Raises InputError: a length in frames that is not a whole number of at least 1."""
+def check(name: str, usual: float, **lengths: int) -> None:
+    """Raises InputError: a rate out of 0 to 1, or a length in frames that is not a whole number of at least 1."""
+    if isinstance(usual, bool) or not isinstance(usual, (int, float)) or not 0 <= usual <= 1:
+        raise InputError(f"{name}: usual={usual!r} must be a rate from 0 to 1")
     for field, value in lengths.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{name}: {field}={value!r} must be a whole number of frames, at least 1")
@@ -52,19 +54,22 @@ class JepaSurprise(Pathway):
 
     Attributes:
         encoder: V-JEPA 2 checkpoint, by hub id or folder; "tiny" for the one in the package.
-        clip: frames encoded together, rounded up to whole steps of the model.
+        clip: frames encoded together, rounded up to whole steps of the model; longer ones cost less and see less
+            sharply when something happened.
         past: frames that a prediction looks back.
+        usual: see ``Foresight``.
     """
 
     paper: ClassVar[str] = PAPER
     gives: ClassVar[frozenset[str]] = frozenset({SIGNAL})
 
     encoder: str = TINY
-    clip: int = 8
+    clip: int = 2
     past: int = 8
+    usual: float = 0.5
 
     def __post_init__(self) -> None:
-        check(self.name, clip=self.clip, past=self.past)
+        check(self.name, self.usual, clip=self.clip, past=self.past)
 
     @property
     def window(self) -> int:
@@ -73,7 +78,8 @@ class JepaSurprise(Pathway):
 
     def watch(self, grid: Grid) -> SurpriseWatch:
         dense = loaded(self.encoder)
-        return SurpriseWatch(Foresight(dense, max(1, self.past // dense.tubelet)), self.window, grid)
+        foresight = Foresight(dense, max(1, self.past // dense.tubelet), self.usual)
+        return SurpriseWatch(foresight, self.window, grid)
 
 
 class SurpriseWatch:

@@ -24,7 +24,7 @@ class JepaStream(GateStream):
 
         super().__init__(gate, grid)
         dense = loaded(self.gate.encoder)
-        self._foresight = Foresight(dense, max(1, self.gate.past // dense.tubelet))
+        self._foresight = Foresight(dense, max(1, self.gate.past // dense.tubelet), self.gate.usual)
         self._score: np.ndarray | None = None  # of the step at hand, where it was compared
 
     def restart(self) -> None:
@@ -59,23 +59,26 @@ class Jepa(Gate):
     are squeezed to the model's square; a step of fewer frames than the model's tubelet repeats the last one.
 
     Attributes:
-        threshold: mean absolute difference of a latent's entries, of which the observed have unit variance.
+        threshold: mean absolute difference of a latent's entries, of which the observed have unit variance, above what
+            is usual in the place.
         encoder: V-JEPA 2 checkpoint, by hub id or folder; "tiny" for the one in the package.
         past: frames that a prediction looks back.
+        usual: rate at which the running mean of a place follows its score; the mean is taken off. 0 for none.
     """
 
     stream_class: ClassVar[type[GateStream]] = JepaStream
     paper: ClassVar[str] = "V-JEPA 2 (arXiv 2506.09985)"
 
-    threshold: float = 0.5
+    threshold: float = 0.02
     encoder: str = "tiny"
     past: int = 8
+    usual: float = 0.5
 
     def __post_init__(self) -> None:
         from vtoken.pathways.surprise import check
 
         super().__post_init__()
-        check(self.name, past=self.past)
+        check(self.name, self.usual, past=self.past)
 
     @property
     def signal(self) -> Literal["luma", "rgb"]:
