@@ -38,6 +38,12 @@ def _few_threads() -> None:
 
 
 @pytest.fixture(autouse=True)
+def random_numbers() -> None:
+    """A test draws the same ones whatever ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def denormal_numbers() -> Iterator[None]:
     """Training switches them off for the whole thread; hypothesis needs them."""
     yield

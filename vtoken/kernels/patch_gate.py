@@ -7,7 +7,6 @@ copy: NumPy is slow along a short last axis.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -127,7 +126,6 @@ def _check(frames: Tensor, reference: Tensor | None, cell: int, block: int, forc
         raise InputError(f"patch_gate: forced must be bool {list(shape)}, got {forced.dtype} {list(forced.shape)}")
 
 
-@lru_cache(maxsize=64)
 def side(cell: int, near: int) -> int:
     """Side of the square blocks that a cell is cut into: the divisor of ``cell`` nearest to ``near``.
 
