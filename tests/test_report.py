@@ -47,3 +47,11 @@ def test_peak_memory_of_the_process():
     report.reset_memory("cpu")
     report.measure_memory("cpu")
     assert report.peak_bytes > 50 * 2**20
+
+
+def test_a_pathway_tells_whether_it_paid():
+    assert Report(cells=100).payoff is None
+    report = Report(cells=100, encoded=80, tokens=30, prompt=50, milliseconds={"prefill": 10.0, "pathway": 9.0})
+    assert report.payoff == "the pathway took 9 ms; 50 tokens fewer saved about 10 ms of prefill: it paid"
+    report.milliseconds["pathway"] = 11.0
+    assert str(report).endswith("it did not pay") and report.to_dict()["payoff"] == report.payoff
