@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,15 +175,20 @@ def test_a_taken_port_is_told(server: Server, settings: Any) -> None:
 
 
 def test_the_command_serves_and_cleans_up(checkpoint: Path) -> None:
+    """Also where a shell has started it in the background, which lets it ignore Ctrl+C."""
     command = [sys.executable, "-m", "vtoken", "demo", "--model", str(checkpoint), "--port", "0", "--allow-models"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().split()[-1]
-        page = httpx.get(url, timeout=60).text
-        assert "vtoken" in page and "fonts.googleapis" not in page
-        labels = [c["props"].get("label") for c in httpx.get(f"{url}config").json()["components"]]
-        assert "Another checkpoint (hub id)" in labels
-        before = set(Path(tempfile.gettempdir()).glob("vtoken-demo-*"))
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-        assert len(set(Path(tempfile.gettempdir()).glob("vtoken-demo-*"))) < len(before)
+    quiet = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=quiet) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[-1]
+            page = httpx.get(url, timeout=60).text
+            assert "vtoken" in page and "fonts.googleapis" not in page
+            labels = [c["props"].get("label") for c in httpx.get(f"{url}config", timeout=60).json()["components"]]
+            assert "Another checkpoint (hub id)" in labels
+            before = set(Path(tempfile.gettempdir()).glob("vtoken-demo-*"))
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+            assert len(set(Path(tempfile.gettempdir()).glob("vtoken-demo-*"))) < len(before)
+        finally:
+            process.kill()
