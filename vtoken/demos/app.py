@@ -116,7 +116,7 @@ def _free(host: str) -> int:
 
 def serve(settings: Settings) -> None:
     """Serve the page until the process is interrupted."""
-    # a stopped service cleans up as Ctrl+C does; Python's own handler, for shells let what runs behind them ignore SIGINT
+    # a stopped service cleans up as Ctrl+C does; Python's own handler, since a shell may have it ignore SIGINT
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with serving(settings) as server:
         print(f"vtoken demo: {server.url}" + (f" and {server.public}" if server.public else ""), flush=True)
