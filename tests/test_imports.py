@@ -21,7 +21,7 @@ LEVELS = [
     ["video", "tokenizers", "encoders", "thinners", "pruners", "mergers", "pathways"],
     ["plan"],
     ["families"],
-    ["splice", "goals", "stages", "session", "wrapping", "loading"],
+    ["splice", "goals", "encoding", "stages", "session", "wrapping", "loading"],
     ["reading", "prompts", "memory", "packing", "answering", "asking"],
     [
         *("reference", "bench", "catalogue", "console", "cli", "demos", "__main__"),
@@ -129,7 +129,7 @@ def test_no_circles():
         "def f():\n    from vtoken.families import base",
         "from ..plan import Plan",
         "from .. import cli",
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from vtoken.stages import Rows",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from vtoken.encoding import Rows",
     ],
 )
 def test_the_check_sees_an_import_that_points_up(source):

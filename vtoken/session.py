@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vtoken import stages
+from vtoken import encoding, stages
 from vtoken.errors import UnsupportedError
 from vtoken.families.base import Family
 from vtoken.plan import Plan, PlanLike
@@ -57,7 +57,7 @@ class Session:
         memory = inputs.pop(MEMORY, None)
         _refuse(inputs)
         positions = _positions(model, inputs, generating)
-        rows = stages.encode(family, model, plan, inputs, clips, self.fps, self.preprocess, report, memory)
+        rows = encoding.encode(family, model, plan, inputs, clips, self.fps, self.preprocess, report, memory)
         cut = stages.reduce(family, model, plan, inputs, rows, report)
         inputs = {k: v for k, v in inputs.items() if k not in family.drops}
         if positions is not None:
@@ -120,7 +120,7 @@ def _positions(model: Any, inputs: dict[str, Any], generating: bool) -> Tensor |
 def pad_id(model: Any) -> int:
     """An id for padding columns that is no placeholder."""
     config = model.config
-    placeholders = {getattr(config, f"{m}_token_id", None) for m in stages.MODALITIES}
+    placeholders = {getattr(config, f"{m}_token_id", None) for m in encoding.MODALITIES}
     for source in (model.generation_config, config, config.get_text_config()):
         pad = getattr(source, "pad_token_id", None)
         if isinstance(pad, int) and pad >= 0 and pad not in placeholders:
@@ -138,7 +138,7 @@ def _refuse(inputs: dict[str, Any]) -> None:
         )
 
 
-def _refuse_beams(model: Any, inputs: dict[str, Any], family: Family, rows: list[stages.Rows]) -> None:
+def _refuse_beams(model: Any, inputs: dict[str, Any], family: Family, rows: list[encoding.Rows]) -> None:
     config = inputs.get("generation_config") or model.generation_config
     beams = max(inputs.get(n) or getattr(config, n, None) or 1 for n in ("num_beams", "num_return_sequences"))
     for r in rows if beams > 1 else ():

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtoken import families, stages
+from vtoken import encoding, families
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.families.base import has_pixels
 from vtoken.plan import Plan, PlanLike
@@ -215,7 +215,7 @@ def _bind(function: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _visual(inputs: dict[str, Any]) -> bool:
-    return inputs.get(CLIPS) is not None or any(has_pixels(inputs, m) for m in stages.MODALITIES)
+    return inputs.get(CLIPS) is not None or any(has_pixels(inputs, m) for m in encoding.MODALITIES)
 
 
 def _accepts_outputs(model: Any) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import vtoken
 from tests.families.tiny import FAMILIES, LAYOUTS, model_of
-from vtoken import stages
+from vtoken import encoding
 from vtoken.types import Budget
 
 PLANS = [
@@ -48,7 +48,7 @@ def inputs_of(family: str) -> dict[str, Tensor]:
 def units(model: Any, inputs: dict[str, Tensor]) -> list[int]:
     """Visual tokens of every sample and modality."""
     with vtoken.wrapped(model, "none"):
-        rows = stages.encode(
+        rows = encoding.encode(
             model.vtoken.family, model, model.vtoken.plan, dict(inputs), None, None, None, model.vtoken.report
         )
     samples = inputs["input_ids"].shape[0]

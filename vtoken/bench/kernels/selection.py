@@ -104,7 +104,7 @@ def clusters(setting: Setting) -> Case:
     tokens = _tokens(setting, 32)
     x, (n, width) = tokens.x, tokens.x.shape
     k = n // 4
-    peaks = Form.of("whole distance matrix", lambda: published.density_peaks(x.float(), k, 5))
+    peaks = Form.of("whole distance matrix", lambda: published_mergers.density_peaks(x.float(), k, 5))
     return Case(
         op="dpc_knn",
         size=f"N={n:,}, {k:,} clusters, D={width:,}",
