@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vtoken.bench import made, published
+from vtoken.bench import made, published, published_mergers
 from vtoken.bench.kernels.case import Case, Form, Setting, Target
 from vtoken.kernels.coverage import greedy_coverage
 from vtoken.kernels.dpc_knn import dpc_knn
