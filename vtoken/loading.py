@@ -31,7 +31,7 @@ def load(name: str, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any
 
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
-    where = _device(device)
+    where = device_of(device)
     if dtype not in DTYPES:
         raise InputError(f"dtype={dtype!r} is unknown; known are {', '.join(DTYPES)}")
     name = _folder(name)
@@ -61,7 +61,12 @@ def _folder(name: str) -> str:
     return str(WEIGHTS)
 
 
-def _device(name: str) -> Any:
+def device_of(name: str) -> Any:
+    """The ``torch.device`` of a name; "auto" is CUDA where there is one.
+
+    Raises:
+        InputError: an unknown device, or one that is not here.
+    """
     import torch
 
     if name == "auto":

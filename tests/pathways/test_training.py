@@ -246,5 +246,6 @@ def test_the_command_line(cache, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["episodes"] == 2
     assert main(["jepa", "rollout", str(tmp_path), "--steps", "16"]) == 0
     assert " 16 " in capsys.readouterr().out and (tmp_path / "rollout.png").is_file()
+    assert main([*train_words, "--device", "cuda:99"]) == 2 and "cuda:99" in capsys.readouterr().err
     assert main(["jepa", "eval", str(tmp_path / "none")]) == 2 and "vtoken jepa train" in capsys.readouterr().err
     assert main(["jepa", "eval", str(tmp_path), "--cache", str(tmp_path / "gone")]) == 2

@@ -30,7 +30,7 @@ def add(commands: Any, command: Any) -> None:
         to.add_argument("run_folder", metavar="RUN", type=Path, help="folder that `vtoken jepa train` wrote")
         to.add_argument("--split", default="test", choices=SPLITS, help="default test")
         to.add_argument("--cache", type=Path, help="folder of the features (default the one the run was trained on)")
-        to.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (default cpu)")
+        to.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default auto)")
         to.add_argument("--json", action="store_true", help="print one JSON object")
         if name == "rollout":
             to.add_argument("--steps", type=int, help="time steps of two frames (default all that the data has)")
@@ -66,13 +66,14 @@ def _train_arguments(to: argparse.ArgumentParser) -> None:
     how.add_argument("--batch", type=int, default=Settings.batch, help=f"windows in a step (default {Settings.batch})")
     how.add_argument("--rate", type=float, default=Settings.rate, help=f"of the predictor (default {Settings.rate:g})")
     how.add_argument("--seed", type=int, default=0)
-    how.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    how.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default auto: a GPU if there is one)")
     how.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
 
 
 def train(arguments: argparse.Namespace) -> None:
     """`vtoken jepa train`."""
     from vtoken.bench.files import folder
+    from vtoken.loading import device_of
     from vtoken.pathways import features
     from vtoken.pathways.dense import Dense
     from vtoken.pathways.train import train as fit
@@ -99,11 +100,11 @@ def train(arguments: argparse.Namespace) -> None:
     recipe = Recipe(**{name: getattr(arguments, name) for name in named})
     if arguments.episodes:
         recipe = replace(recipe, episodes=dict(zip(SPLITS, arguments.episodes, strict=True)))
-    out = folder(arguments.out)
+    device, out = str(device_of(arguments.device)), folder(arguments.out)
     if (out / "checkpoint.pt").is_file() and not arguments.resume:
         raise InputError(f"{out}/checkpoint.pt is there already: go on with --resume, or give another --out")
     cache = arguments.cache or out / "features"
-    features.build(recipe, cache)
+    features.build(recipe, cache, device=device)
     encoder = Dense.load(recipe.encoder).model
     fit(
         settings,
@@ -113,7 +114,7 @@ def train(arguments: argparse.Namespace) -> None:
         out,
         core=encoder.predictor.requires_grad_(True),
         resume=arguments.resume,
-        device=arguments.device,
+        device=device,
         marks=recipe.marks(),
         notes={"cache": str(cache.resolve()), "thinker": features.cost(cache)},
         tell=lambda row: print(" ".join(f"{k}={v:g}" for k, v in row.items()), flush=True),
@@ -159,13 +160,14 @@ def rollout(arguments: argparse.Namespace) -> None:
 
 
 def _measured(arguments: argparse.Namespace, steps: int | None) -> dict[str, Any]:
+    from vtoken.loading import device_of
     from vtoken.pathways import features
     from vtoken.pathways.evaluate import evaluate as measured
     from vtoken.pathways.model import ThinkJepa
 
     model, notes = ThinkJepa.load(arguments.run_folder)
     cache = arguments.cache or Path(notes.get("cache", arguments.run_folder / "features"))
-    return measured(model, features.load(cache, arguments.split), arguments.device, steps)
+    return measured(model, features.load(cache, arguments.split), device_of(arguments.device), steps)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -62,8 +62,11 @@ class Data:
         return self.points.shape[1] // self.latents.shape[1]
 
 
-def build(recipe: Recipe, folder: Path, splits: Sequence[str] = SPLITS) -> None:
+def build(recipe: Recipe, folder: Path, splits: Sequence[str] = SPLITS, device: str = "auto") -> None:
     """Compute what is missing of a cache.
+
+    Args:
+        device: of encoder and thinker; "auto" is CUDA where there is one.
 
     Raises:
         InputError: the folder holds features of another recipe, data that cannot be used, or unknown checkpoints.
@@ -85,7 +88,7 @@ def build(recipe: Recipe, folder: Path, splits: Sequence[str] = SPLITS) -> None:
         write_text(note, json.dumps({"recipe": marks, "clips": clips}, indent=1) + "\n")
     if not missing:
         return
-    make = _maker(recipe, clips)
+    make = _maker(recipe, clips, device)
     with progress(sum(len(part) for _, part in missing), "episodes") as advance:
         for path, part in missing:
             rows = []
@@ -124,17 +127,18 @@ def cost(folder: Path) -> dict[str, float]:
     return {name: round(float(v), 2) for name, v in zip(names, mean, strict=True)}
 
 
-def _maker(recipe: Recipe, clips: int) -> Callable[[Any], dict[str, Tensor]]:
+def _maker(recipe: Recipe, clips: int, device: str) -> Callable[[Any], dict[str, Tensor]]:
     """A function from an episode to its features."""
+    from vtoken.loading import device_of
     from vtoken.loading import load as load_model
 
-    dense = Dense.load(recipe.encoder)
+    dense = Dense.load(recipe.encoder, device_of(device))
     if recipe.thinker == THINKER and not (THINKER_WEIGHTS / "config.json").is_file():
         raise InputError(
             f"thinker {THINKER!r}: its weights are missing from {THINKER_WEIGHTS}; train them with "
             "`python -m vtoken.pathways.think`, or name another checkpoint"
         )
-    thinker, processor = load_model(str(THINKER_WEIGHTS) if recipe.thinker == THINKER else recipe.thinker)
+    thinker, processor = load_model(str(THINKER_WEIGHTS) if recipe.thinker == THINKER else recipe.thinker, device)
 
     def make(episode: Any) -> dict[str, Tensor]:
         time = Timeline(episode)
@@ -144,10 +148,16 @@ def _maker(recipe: Recipe, clips: int) -> Callable[[Any], dict[str, Tensor]]:
         out = {"latents": latents.half(), "cost": torch.tensor(spent)}
         out |= {"points": torch.from_numpy(episode.points[rows]).float()}
         out |= {"poses": torch.from_numpy(episode.extrinsics[rows]).float()}
-        out |= {n: streams.tokens[n][0].half().cpu() for n in NAMES}
+        out |= {n: _half(streams.tokens[n][0]) for n in NAMES}
         return out | {f"{n}_mask": streams.masks[n][0].cpu() for n in NAMES}
 
     return make
+
+
+def _half(states: Tensor) -> Tensor:
+    """float16 on the CPU; a few channels of large models are beyond its range."""
+    most = torch.finfo(torch.float16).max
+    return states.float().clamp(-most, most).half().cpu()
 
 
 def encode(dense: Dense, frames: np.ndarray) -> Tensor:

@@ -157,6 +157,8 @@ def train(
     """
     accelerate = require("accelerate", "jepa", "training")
     out.mkdir(parents=True, exist_ok=True)
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)  # accelerate takes the current one
     accelerator = accelerate.Accelerator(cpu=device == "cpu")
     model = start(settings, data, config, None if settings.fresh else core)
     optimizer = torch.optim.AdamW(groups(model, settings), weight_decay=settings.decay)
