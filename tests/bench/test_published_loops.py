@@ -79,3 +79,12 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
     assert all(row["left"] == 144 and row["ours"]["cpu"] > 0 for row in found.values())
     assert found["divprune"]["loop"]["cpu"] > 0 and found["pool"]["loop"] is None
     assert "D = 32" in told.stdout and "divprune" in told.stdout
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_a_made_clip_has_what_every_method_reads(frames: int) -> None:
+    tokens, context = made.clip(frames, 6, 32)
+    given = {*tokens.signals, "text"}
+    for kind in ("pruner", "merger"):
+        assert {n: m for n in registry.names(kind) if (m := registry.get(n).missing(given))} == {}
+    assert context.text is not None and not any(v.isnan().any() for v in tokens.signals.values())

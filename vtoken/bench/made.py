@@ -34,10 +34,17 @@ def clip(frames: int, side: int, width: int, seed: int = 0) -> tuple[Tokens, Con
         "cls_logits": score.flatten(),
         "keys": latent @ torch.randn(RANK, HEAD, generator=g) / RANK**0.5,
         "scene": position[:, 0] // SCENE,
+        "surprise": _change(latent.view(frames, -1, RANK)).flatten(),
     }
     text = torch.randn(WORDS, RANK, generator=g) @ basis + mean
     tokens = Tokens.of(x, position, position[:, 0].float(), **signals)
     return tokens, Context(seconds=[float(frames)], text=[text])
+
+
+def _change(latent: Tensor) -> Tensor:
+    """How far every cell [T, P, RANK] is from the one before it, inf in the first step: float32 [T, P]."""
+    first = torch.full((1, latent.shape[1]), torch.inf)
+    return torch.cat([first, (latent[1:] - latent[:-1]).abs().mean(-1)])
 
 
 def _latents(frames: int, side: int, g: torch.Generator) -> Tensor:

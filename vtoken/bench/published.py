@@ -165,4 +165,16 @@ LOOPS = {
 }
 
 # nothing to compare with: baselines, our own, and what is known by its paper only
-NONE = ("none", "random", "uniform", "pool", "quota", "kffocus", "recoverable", "runlength", "scene", "fopru")
+NONE = (
+    "none",
+    "random",
+    "uniform",
+    "pool",
+    "quota",
+    "kffocus",
+    "recoverable",
+    "runlength",
+    "scene",
+    "fopru",
+    "surprise",
+)
