@@ -155,7 +155,7 @@ def test_a_prediction_knows_nothing_of_what_it_is_held_against(encoder: str) -> 
     other[2:4], other[6:] = 255 - other[2:4], 255 - other[6:]
     for first, second in ((frames[:4], frames[4:]), (other[:4], other[4:]), (frames[:4], other[4:])):
         look = Foresight(dense, 2)
-        assert look.look(first)[1].isfinite().all() and look.look(second).isfinite().all()
+        assert look.look(first[None])[1].isfinite().all() and look.look(second[None]).isfinite().all()
     a, b, c, _, _, d = told  # predictions of the first and the second clip, three times
     assert torch.equal(a, c) and torch.equal(b, d) and not torch.equal(a, b[:, : a.shape[1]])
 
@@ -163,10 +163,10 @@ def test_a_prediction_knows_nothing_of_what_it_is_held_against(encoder: str) -> 
 def test_what_has_no_past_again_has_no_surprise(encoder: str) -> None:
     look = Foresight(Dense.load(encoder), 4)
     frames = noise(8, GRID)
-    first = look.look(frames[:4])
-    assert first[0].isinf().all() and first[1].isfinite().all() and look.look(frames[4:]).isfinite().all()
+    first = look.look(frames[None, :4])
+    assert first[0].isinf().all() and first[1].isfinite().all() and look.look(frames[None, 4:]).isfinite().all()
     look.forget()
-    assert torch.equal(look.look(frames[:4]), first)
+    assert torch.equal(look.look(frames[None, :4]), first)
 
 
 @settings(max_examples=25, deadline=None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,27 +36,38 @@ class Foresight:
         self._known: Tensor | None = None
         self._mean: Tensor | None = None  # of the surprise in every place
 
-    def look(self, frames: np.ndarray) -> Tensor:
-        """Surprise of the next frames, encoded together, above what is usual; inf where there is no past.
+    def look(self, clips: np.ndarray) -> Tensor:
+        """Surprise of the next clips, each encoded by itself, above what is usual; inf where there is no past.
 
         Args:
-            frames: uint8 [n, H, W, 3], n a multiple of the tubelet.
+            clips: uint8 [m, n, H, W, 3], n a multiple of the tubelet; one follows the other.
 
         Returns:
-            float32 [n / tubelet, s, s].
+            float32 [m * n / tubelet, s, s].
         """
-        clip = self.dense.pixels(frames, whole=True)[None]
-        seen, side = self.dense.encode(clip), int(self.dense.patches**0.5)
-        lead = 0
-        if self._known is None:  # the first step alone tells what is expected of the others
-            lead = 1
-            self._known = seen if seen.shape[1] == 1 else self.dense.encode(clip[:, : self.dense.tubelet])
-        out = torch.full((seen.shape[1], self.dense.patches), torch.inf)
-        if seen.shape[1] > lead:
-            expected = self.dense.predict(self._known, seen.shape[1] - lead)
-            out[lead:] = (expected - normed(seen[:, lead:])).abs().mean(-1)[0].float().cpu()
-        self._known = seen[:, -self.past :] if lead else torch.cat([self._known, seen], 1)[:, -self.past :]
+        m = len(clips)
+        pixels = self.dense.pixels(clips.reshape(-1, *clips.shape[2:]), whole=True).unflatten(0, (m, -1))
+        seen, side = self.dense.encode(pixels), int(self.dense.patches**0.5)
+        steps, start = seen.shape[1], 0
+        out = torch.full(seen.shape[:3], torch.inf)
+        known = seen[:1, :0] if self._known is None else self._known
+        if self._known is None:  # the first step alone tells what is expected of the others of its clip
+            start = 1
+            if steps > 1:
+                out[0, 1:] = self._error(self.dense.encode(pixels[:1, : self.dense.tubelet]), seen[:1, 1:])[0]
+        line, before = torch.cat([known, seen.flatten(0, 1)[None]], 1)[0], known.shape[1]
+        ends = [before + i * steps for i in range(m)]  # where the past of each clip ends
+        for length, group in groupby(range(start, m), lambda i: min(self.past, ends[i])):
+            rows = list(group)
+            past = torch.stack([line[ends[i] - length : ends[i]] for i in rows])
+            out[rows] = self._error(past, seen[rows])
+        self._known = line[None, -self.past :].clone()
         return torch.stack([self._above_usual(step) for step in out.view(-1, side, side)])
+
+    def _error(self, past: Tensor, seen: Tensor) -> Tensor:
+        """L1 between what the past [B, T, P, D] lets expect and the normed latents seen [B, S, P, D]: [B, S, P]."""
+        expected = self.dense.predict(past, seen.shape[1])
+        return (expected - normed(seen)).abs().mean(-1).float().cpu()
 
     def _above_usual(self, step: Tensor) -> Tensor:
         """One step's map [s, s] less the mean of the steps before it."""

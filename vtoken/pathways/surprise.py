@@ -22,6 +22,7 @@ from vtoken.types import Grid, Tokens
 
 PAPER = "V-JEPA 2 (arXiv 2506.09985)"
 SIGNAL = "surprise"
+BATCH = 16  # clips in one pass of the model
 
 
 @lru_cache(maxsize=2)
@@ -91,16 +92,17 @@ class SurpriseWatch:
         self._maps: list[Tensor] = []  # [h, w] of every frame whose step is not complete
 
     def push(self, frames: np.ndarray) -> Cells:
-        self._frames += [self._cut(f) for f in frames]
-        while len(self._frames) >= self.window:
-            self._look(self._frames[: self.window])
-            self._frames = self._frames[self.window :]
+        for frame in frames:
+            self._frames.append(self._cut(frame))
+            if len(self._frames) == BATCH * self.window:
+                self._look()
+        self._look()
         return self._steps(len(self._maps) // self.grid.frames)
 
     def finish(self) -> Cells:
         if rest := len(self._frames):
             fill = -rest % self.foresight.dense.tubelet
-            self._look(self._frames + [self._frames[-1]] * fill)
+            self._take(np.stack(self._frames + [self._frames[-1]] * fill)[None])
             self._maps = self._maps[: len(self._maps) - fill]
         return self._steps(self.grid.steps(len(self._maps)))
 
@@ -111,8 +113,15 @@ class SurpriseWatch:
         frame = frame if frame.dtype == np.uint8 else np.rint(frame.clip(0, 255)).astype(np.uint8)
         return frame[: g.rows * g.cell, : g.columns * g.cell].copy()  # the caller may reuse its chunk
 
-    def _look(self, frames: list[np.ndarray]) -> None:
-        found = on_grid(self.foresight.look(np.stack(frames)), self.grid.rows, self.grid.columns)
+    def _look(self) -> None:
+        """Take the whole clips among the frames that wait."""
+        if clips := len(self._frames) // self.window:
+            whole = np.stack(self._frames[: clips * self.window])
+            self._frames = self._frames[clips * self.window :]
+            self._take(whole.reshape(clips, self.window, *whole.shape[1:]))
+
+    def _take(self, clips: np.ndarray) -> None:
+        found = on_grid(self.foresight.look(clips), self.grid.rows, self.grid.columns)
         self._maps += list(found.repeat_interleave(self.foresight.dense.tubelet, 0))
 
     def _steps(self, count: int) -> Cells:

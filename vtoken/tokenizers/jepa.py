@@ -46,7 +46,7 @@ class JepaStream(GateStream):
         if step.dtype != np.uint8:
             step = np.rint(step.clip(0, 255)).astype(np.uint8)
         fill = -len(step) % self._foresight.dense.tubelet
-        found = self._foresight.look(np.concatenate([step, np.repeat(step[-1:], fill, 0)]))
+        found = self._foresight.look(np.concatenate([step, np.repeat(step[-1:], fill, 0)])[None])
         return on_grid(found, self.grid.rows, self.grid.columns).amax(0).numpy()
 
 
