@@ -157,6 +157,6 @@ def _ungated(features: Features) -> None:
 
 def _unseen(features: Features, plan: Plan, modality: str, report: Report) -> None:
     """What no pathway looked at has no past that could foretell it."""
-    for name in sorted(frozenset().union(*(p.gives for p in plan.pathways)) - set(features.signals)):
+    for name in sorted(plan.seen - set(features.signals)):
         features.signals[name] = torch.full((len(features.x),), math.inf, device=features.x.device)
         report.note(f"{name}: {modality}s have none; their tokens count as wholly new")

@@ -119,6 +119,11 @@ class Plan:
         implied = [cls() for cls in known if issubclass(cls, Pathway) and cls.gives & lacks]
         return [*written, *implied]
 
+    @property
+    def seen(self) -> frozenset[str]:
+        """Signals that its pathways give."""
+        return frozenset().union(*(p.gives for p in self.pathways))
+
     @cached_property
     def reducers(self) -> list[Reducer]:
         """The stages after the encoder: a gate's own second stage, unless the plan writes it out, and the others."""
@@ -145,7 +150,7 @@ class Plan:
     def wants(self) -> frozenset[str]:
         """Signals of the encoder that some stage can use."""
         wants = frozenset().union(*(s.wants for s in self.reducers)) - {"text"} - Gate.gives
-        return wants.difference(*(p.gives for p in self.pathways))
+        return wants - self.seen
 
     def thin(self, n: int, total: int, seconds: float) -> int:
         """Tokens that shall leave the encoder of the ``n`` of a sample that enter it, as ``reduce`` counts.

@@ -95,9 +95,8 @@ def check(plan: Plan, family: Family) -> Plan:
             f"plan {str(plan)!r}: {plan.pathways[0].name} looks at the frames themselves, which vtoken cannot tell "
             f"from what a processor makes for {family.title}; 'divprune' and 'evs' run on every family"
         )
-    seen: frozenset[str] = frozenset().union(*(p.gives for p in plan.pathways))
     for stage in (part for s in plan.reducers for part in s.parts):
-        if lacks := stage.missing(family.gives | Gate.gives | seen | {"text"}):  # a plan checks for its gate itself
+        if lacks := stage.missing(family.gives | Gate.gives | plan.seen | {"text"}):  # a plan checks its gate
             raise UnsupportedError(
                 f"plan {str(plan)!r}: {stage.name} needs {' and '.join(lacks)}, which {family.title} does not give; "
                 "'divprune' and 'evs' run on every family"

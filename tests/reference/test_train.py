@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +146,12 @@ def test_learning_rate_warms_up_and_falls() -> None:
     assert rates[0] < 0.05
     assert max(rates) == rates[500] == 1.0
     assert rates[-1] < 0.05
+
+
+@pytest.mark.parametrize("module", ["vtoken.reference.train", "vtoken.reference.tune", "vtoken.pathways.pretrain"])
+def test_an_earlier_checkpoint_is_never_overwritten(module: str, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"hours of work")
+    command = [sys.executable, "-m", module, "--out", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 2 and "is there already: go on with --resume" in ended.stderr
+    assert "Traceback" not in ended.stderr and (tmp_path / "checkpoint.pt").read_bytes() == b"hours of work"

@@ -17,7 +17,7 @@ from vtoken.families.rows import join
 from vtoken.families.runs import run_lengths
 from vtoken.kernels.merge import Folding
 from vtoken.pathways.base import Cells, Pathway
-from vtoken.tokenizers.base import Gate
+from vtoken.tokenizers.base import Gate, as_bytes
 from vtoken.types import GateMap, Grid
 from vtoken.video.preprocess import Preprocessor
 
@@ -57,9 +57,9 @@ def gated(
         gate_map = gate.gate_planes(planes, pts, grid)
     signals: Cells = {}
     if pathways:
-        colour = planes if planes.ndim == 4 else pictures(False)
+        colour = as_bytes(planes if planes.ndim == 4 else pictures(False))
         for pathway in pathways:
-            signals |= pathway.cells(np.rint(colour.clip(0, 255)).astype(np.uint8), grid)
+            signals |= pathway.cells(colour, grid)
     seconds = math.nan if seconds_per_frame is None else frames * seconds_per_frame
     return grid, gate_map, pts, seconds, signals
 

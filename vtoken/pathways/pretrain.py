@@ -15,6 +15,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,11 +26,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vtoken.errors import InputError
 from vtoken.pathways import masks, probe
 from vtoken.pathways.corpus import Pool
 from vtoken.pathways.hands.inputs import CROP, MEAN, STD
 from vtoken.reference import curves
+from vtoken.reference.checkpoint import checkpoint
 from vtoken.reference.optimizer import Optimizer
 
 WEIGHTS = Path(__file__).parent / "weights" / "vjepa"
@@ -233,12 +234,7 @@ def write(state: State, folder: Path) -> None:
 def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / "checkpoint.pt"
-    if path.is_file() and not (args.resume or args.export):
-        raise InputError(f"{path} is there already: go on with --resume, or give another --out")
-    if args.export and not path.is_file():
-        raise InputError(f"{path} is missing: train first, without --export")
+    path = checkpoint(args.out, args.resume, args.export)
     state = start(args.seed)
     if path.is_file():
         state = load(state, path)
@@ -283,4 +279,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from vtoken.cli import guarded
+
+    sys.exit(guarded(main))

@@ -110,7 +110,6 @@ class SurpriseWatch:
         g = self.grid
         if frame.shape[:2] != (g.height, g.width):
             raise InputError(f"frames are {list(frame.shape[:2])}, the grid {[g.height, g.width]} pixels")
-        frame = frame if frame.dtype == np.uint8 else np.rint(frame.clip(0, 255)).astype(np.uint8)
         return frame[: g.rows * g.cell, : g.columns * g.cell].copy()  # the caller may reuse its chunk
 
     def _look(self) -> None:

@@ -24,6 +24,7 @@ from vtoken.pathways.lessons import Lesson, Packer, accuracy, answers, lesson, l
 from vtoken.reference import WEIGHTS as REFERENCE
 from vtoken.reference import curves
 from vtoken.reference import model as reference
+from vtoken.reference.checkpoint import checkpoint
 from vtoken.reference.optimizer import Optimizer
 from vtoken.reference.train import GUIDE
 
@@ -142,12 +143,7 @@ def load(state: State, path: Path) -> State:
 def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / "checkpoint.pt"
-    if path.is_file() and not (args.resume or args.export):
-        raise InputError(f"{path} is there already: go on with --resume, or give another --out")
-    if args.export and not path.is_file():
-        raise InputError(f"{path} is missing: train first, without --export")
+    path = checkpoint(args.out, args.resume, args.export)
     state = start(args.source)
     if path.is_file():
         state = load(state, path)
@@ -193,4 +189,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from vtoken.cli import guarded
+
+    sys.exit(guarded(main))

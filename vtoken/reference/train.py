@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch.nn import functional
 
 from vtoken.reference import batches, curves, language
 from vtoken.reference import model as shape
+from vtoken.reference.checkpoint import checkpoint
 from vtoken.reference.labels import IGNORE, LANGUAGE, VISION
 from vtoken.reference.optimizer import Optimizer
 from vtoken.reference.pairs import pairs
@@ -224,12 +226,9 @@ def run(args: argparse.Namespace) -> None:
     torch.set_flush_denormal(True)
     torch.set_num_threads(args.threads)
     torch.set_float32_matmul_precision("medium")  # bfloat16 inside matrix products where the CPU has it
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / "checkpoint.pt"
+    path = checkpoint(args.out, args.resume, args.export)
     state = start(args.seed)
-    if args.export and not path.is_file():
-        raise SystemExit(f"{path} is missing; train first")
-    if (args.resume or args.export) and path.is_file():
+    if path.is_file():
         state = load(state, path)
     if args.export:
         shape.save(state.model, state.words, args.weights)
@@ -296,4 +295,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from vtoken.cli import guarded
+
+    sys.exit(guarded(main))

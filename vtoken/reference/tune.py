@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
@@ -27,6 +28,7 @@ from vtoken.prompts import prompts, stack, tokenizer_of
 from vtoken.reading import Sampling, read_clip
 from vtoken.reference import curves, data
 from vtoken.reference import model as shape
+from vtoken.reference.checkpoint import checkpoint
 from vtoken.reference.labels import IGNORE
 from vtoken.reference.train import rate
 from vtoken.reference.world import SPAN
@@ -261,9 +263,8 @@ def main(argv: list[str] | None = None) -> None:
     settings = Settings(plan, args.steps, args.seed, rank, lr, fps, args.clips, args.questions)
     model, processor = loading.load(args.model, args.device, "float32")
     run = start(model, processor, settings)
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / "checkpoint.pt"
-    if args.resume and path.is_file():
+    path = checkpoint(args.out, args.resume)
+    if path.is_file():
         run = resume(run, path)
     tune(run, args.out)
     export(run, args.out / "weights")
@@ -271,4 +272,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from vtoken.cli import guarded
+
+    sys.exit(guarded(main))

@@ -185,6 +185,11 @@ class Gate(Method):
             raise InputError(f"{self.name}: {field}={value!r} must be a finite number {limit}; {hint}")
 
 
+def as_bytes(planes: np.ndarray) -> np.ndarray:
+    """uint8 of planes in 0..255, rounded; uint8 as it is."""
+    return planes if planes.dtype == np.uint8 else np.rint(planes.clip(0, 255)).astype(np.uint8)
+
+
 def resized(frames: Frames, grid: Grid, signal: str) -> Iterator[np.ndarray]:
     """Planes of the frames at the size of the grid, one at a time: uint8 [H, W] or [H, W, 3], linear resize."""
     import cv2

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from vtoken.registry import register
-from vtoken.tokenizers.base import Gate
+from vtoken.tokenizers.base import Gate, as_bytes
 from vtoken.tokenizers.stream import GateStream
 from vtoken.types import Grid
 
@@ -43,9 +43,7 @@ class JepaStream(GateStream):
     def _look(self, step: np.ndarray) -> np.ndarray:
         from vtoken.pathways.foresight import on_grid
 
-        if step.dtype != np.uint8:
-            step = np.rint(step.clip(0, 255)).astype(np.uint8)
-        fill = -len(step) % self._foresight.dense.tubelet
+        step, fill = as_bytes(step), -len(step) % self._foresight.dense.tubelet
         found = self._foresight.look(np.concatenate([step, np.repeat(step[-1:], fill, 0)])[None])
         return on_grid(found, self.grid.rows, self.grid.columns).amax(0).numpy()
 
