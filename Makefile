@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 run: $(STAMP) ## the main job on a rendered lecture, or on VIDEO=path; results in $(OUT)/
-	@OMP_WAIT_POLICY=passive $(BIN)/python -m vtoken.bench.main_job $(if $(VIDEO),--video '$(VIDEO)') --out '$(OUT)'
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m vtoken.cli.main_job $(if $(VIDEO),--video '$(VIDEO)') --out '$(OUT)'
 
 test: $(STAMP) ## the test suite; ARGS= is handed to pytest
 	@$(PYTEST) $(ARGS)
@@ -39,7 +39,7 @@ lint: $(STAMP) ## ruff and the type checker
 	@$(BIN)/pyright
 
 bench: $(STAMP) ## every benchmark that needs one clip at most: VIDEO=path, or the rendered lecture
-	@test -n '$(VIDEO)' || test -f '$(OUT)/lecture.mp4' || $(BIN)/python -c "from vtoken.bench.main_job import lecture; lecture('$(OUT)', 8.0)"
+	@test -n '$(VIDEO)' || test -f '$(OUT)/lecture.mp4' || $(BIN)/python -c "from vtoken.cli.main_job import lecture; lecture('$(OUT)', 8.0)"
 	@for script in overhead encoder; do echo "== $$script"; $(BIN)/python benchmarks/$$script.py; done
 	@for script in pipeline gate_cost; do echo "== $$script"; $(BIN)/python benchmarks/$$script.py '$(or $(VIDEO),$(OUT)/lecture.mp4)'; done
 

@@ -20,9 +20,9 @@ import numpy as np
 
 from vtoken.bench.gate import single_thread
 from vtoken.bench.machine import processor
-from vtoken.tokenizers.base import resized
+from vtoken.data.frames import Frames, GateMap, Grid
+from vtoken.methods.gate import resized
 from vtoken.tokenizers.motion import Grt
-from vtoken.types import Frames, GateMap, Grid
 from vtoken.video import open_video
 
 GRID = Grid(448, 448, 14)

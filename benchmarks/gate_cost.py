@@ -13,9 +13,9 @@ import numpy as np
 
 from vtoken.bench.gate import single_thread
 from vtoken.bench.machine import processor
-from vtoken.plan import Plan
-from vtoken.tokenizers.base import resized
-from vtoken.types import Grid
+from vtoken.data.frames import Grid
+from vtoken.methods.gate import resized
+from vtoken.methods.plan import Plan
 from vtoken.video import open_video
 
 GATES = "grt; grt:motion=dis; mad; rms; max; ssim; l2; rlt; dtd_pixel; ssim:exact=True; l2:exact=True"

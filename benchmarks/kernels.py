@@ -13,8 +13,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from vtoken.bench.pages import paste
-from vtoken.cli import main
+from benchmarks.pages import paste
+from vtoken.cli.main import main
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 

@@ -18,8 +18,8 @@ import torch
 
 import vtoken
 from vtoken.bench import machine
-from vtoken.bench.geometry import geometry
 from vtoken.bench.models import SPECIAL, VIDEO, VOCAB, Size, random_model
+from vtoken.families.geometry import geometry
 
 ABOUT_100M = Size(vision_layers=6, vision=512, text_layers=8, text=768)
 STEPS, ROWS, COLUMNS = 4, 20, 20  # patches: 400 cells

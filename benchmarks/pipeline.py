@@ -20,9 +20,9 @@ import numpy as np
 
 from vtoken.bench.gate import single_thread
 from vtoken.bench.machine import processor
-from vtoken.plan import Plan
-from vtoken.tokenizers.base import Gate, resized
-from vtoken.types import Frames, Grid
+from vtoken.data.frames import Frames, Grid
+from vtoken.methods.gate import Gate, resized
+from vtoken.methods.plan import Plan
 from vtoken.video import open_video
 
 HEADER = ("clip", "size", "frames", "decode ms", "resize ms", "gate ms", "frames/s", "gate share", "kept")

@@ -7,9 +7,9 @@
 Each method keeps 25 % of made tokens (``vtoken.bench.made``) of 1 image of 24 x 24, 5 tiles of 24 x 24, 32 and 64
 frames of 14 x 14. Time is the CPU time of the process (user and system, all threads), the smallest of several runs,
 wall time beside it in the JSON lines. Memory is what the first run adds to the process at its peak, its result
-included, as Linux counts resident pages. "Published" is the form written out in ``vtoken.bench.published``, run on the
-same tokens in the same process; it is never extrapolated: where it would take minutes it is measured on smaller sizes
-only.
+included, as Linux counts resident pages. "Published" is the form written out in ``benchmarks.published.loops``, run on
+the same tokens in the same process; it is never extrapolated: where it would take minutes it is measured on smaller
+sizes only.
 
 The encoder of a SigLIP-so400m's size is an estimate: one layer (width 1152, MLP 4304, 16 heads, random weights) on the
 729 patches of a frame, times 27 layers, times 32 frames, which are pooled to 196 tokens each. Exits 1 where a target is
@@ -34,10 +34,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # or a waiting thread count
 
 import torch
 
-from vtoken import registry
-from vtoken.bench import machine, made, published
+from benchmarks.published import loops as published
+from vtoken.bench import machine, made
 from vtoken.bench.measure import Cost, measure
-from vtoken.types import Budget
+from vtoken.data.budget import Budget
+from vtoken.methods import registry
 
 GRIDS = {576: (1, 24), 2_880: (5, 24), 6_272: (32, 14), 12_544: (64, 14)}  # frames or tiles, and the side of each
 WIDTHS = (1_152, 3_584)

@@ -24,16 +24,16 @@ from torch.nn.functional import layer_norm, normalize
 
 from vtoken import families
 from vtoken.bench import machine
-from vtoken.bench.geometry import geometry
 from vtoken.bench.models import MEDIUM, describe, random_model
 from vtoken.bench.pipeline import Encoder, run_pass
+from vtoken.data.tokens import Tokens
+from vtoken.families.geometry import geometry
 from vtoken.kernels.divergence import feature_distributions, jensen_shannon
 from vtoken.kernels.kcenter import kcenter
 from vtoken.mergers.scene import DELTA, Scene
-from vtoken.pruners.base import Context
-from vtoken.types import Tokens
-from vtoken.video.slides import Deck, State
-from vtoken.video.synthetic import render
+from vtoken.methods.reducer import Context
+from vtoken.reference.slides import Deck, State
+from vtoken.reference.synthetic import render
 
 SIZE = (360, 640)
 WORDS = 32  # of the shared codebook

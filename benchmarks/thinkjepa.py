@@ -2,7 +2,7 @@
 
     python benchmarks/thinkjepa.py --out out/thinkjepa --jobs 2
 
-The same as `python -m vtoken.pathways.study`, which has the options and goes on where it was cut off. Table, figures
+The same as `python -m benchmarks.study`, which has the options and goes on where it was cut off. Table, figures
 and numbers are copied to docs/benchmarks/thinkjepa (another folder with --name) and shown in docs/thinkjepa.md.
 """
 
@@ -12,8 +12,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-from vtoken.bench.pages import paste
-from vtoken.pathways.study import main
+from benchmarks.pages import paste
+from benchmarks.study import main
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FILES = ("study.json", "study.md", "rollout.png", "ablations.png")

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 import transformers
 
-from vtoken import registry
 from vtoken.encoders.packed import Thinning
+from vtoken.methods import registry
 
 ENDS = (0.5, 0.25, 0.1)
 METHODS = ("tome", "pitome", "flowcut")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vtoken.pruners.base import Context
-from vtoken.types import Tokens
+from vtoken.data.tokens import Tokens
+from vtoken.methods.reducer import Context
 
 WIDTH = 12
 SIGNALS: dict[str, tuple[int, ...]] = {

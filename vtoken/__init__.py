@@ -14,26 +14,30 @@ from typing import TYPE_CHECKING, Any
 from vtoken.version import __version__
 
 if TYPE_CHECKING:
-    from vtoken.asking import Answer, ask, ask_many
+    from vtoken.data.budget import Budget
+    from vtoken.data.frames import Frames, GateMap
+    from vtoken.data.report import Report
+    from vtoken.data.tokens import Tokens
+    from vtoken.engine.wrap import unwrap, wrap, wrapped
     from vtoken.errors import InputError, MissingExtraError, UnsupportedError, VideoError, VtokenError
-    from vtoken.loading import load
-    from vtoken.plan import Plan
-    from vtoken.registry import register
-    from vtoken.report import Report
-    from vtoken.types import Budget, Frames, GateMap, Tokens
+    from vtoken.methods.plan import Plan
+    from vtoken.methods.registry import register
+    from vtoken.qa.api import Answer, ask, ask_many
+    from vtoken.qa.load import load
     from vtoken.video import open_video
-    from vtoken.wrapping import unwrap, wrap, wrapped
 
 _HOMES = {
-    "asking": ("ask", "ask_many", "Answer"),
+    "data.budget": ("Budget",),
+    "data.frames": ("Frames", "GateMap"),
+    "data.report": ("Report",),
+    "data.tokens": ("Tokens",),
+    "engine.wrap": ("wrap", "unwrap", "wrapped"),
     "errors": ("InputError", "MissingExtraError", "UnsupportedError", "VideoError", "VtokenError"),
-    "loading": ("load",),
-    "plan": ("Plan",),
-    "registry": ("register",),
-    "report": ("Report",),
-    "types": ("Budget", "Frames", "GateMap", "Tokens"),
+    "methods.plan": ("Plan",),
+    "methods.registry": ("register",),
+    "qa.api": ("ask", "ask_many", "Answer"),
+    "qa.load": ("load",),
     "video": ("open_video",),
-    "wrapping": ("wrap", "unwrap", "wrapped"),
 }
 _NAMES = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -65,7 +69,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _NAMES:
         raise AttributeError(f"module 'vtoken' has no attribute {name!r}")
-    # modules are named wrapping, asking and loading, so that no submodule shadows a function
     value = getattr(importlib.import_module(f"vtoken.{_NAMES[name]}"), name)
     globals()[name] = value
     return value

@@ -2,7 +2,7 @@
 
 import sys
 
-from vtoken.cli import main
+from vtoken.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

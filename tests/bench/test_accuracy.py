@@ -17,7 +17,6 @@ from rich.console import Console
 import vtoken
 from tests.families.tiny import model_of, moving_block
 from tests.families.tokenizer import tokenizer_of
-from vtoken import cli
 from vtoken.bench import accuracy, accuracy_data, metrics
 from vtoken.bench.accuracy_data import Clip, Data, Question
 from vtoken.bench.accuracy_plans import Entry, entries
@@ -25,9 +24,10 @@ from vtoken.bench.accuracy_plot import plot_fps, plot_tokens
 from vtoken.bench.accuracy_records import Record
 from vtoken.bench.accuracy_report import NEEDED, captions, print_lines, sheets, to_markdown
 from vtoken.bench.accuracy_summary import Line, summarise
-from vtoken.bench.geometry import geometry
 from vtoken.bench.models import byte_tokenizer, random_model
+from vtoken.cli import main as cli
 from vtoken.errors import InputError, UnsupportedError
+from vtoken.families.geometry import geometry
 
 FAMILY = "qwen2_5_vl"
 PLANS = entries(["grt", "random@grt", "grt | divprune"], [{"keep": 0.5}])

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from vtoken import cli
 from vtoken.bench import dive
-from vtoken.bench.geometry import geometry
 from vtoken.bench.models import byte_tokenizer, random_model
+from vtoken.cli import main as cli
 from vtoken.errors import InputError, MissingExtraError
-from vtoken.video.synthetic import render
+from vtoken.families.geometry import geometry
+from vtoken.reference.synthetic import render
 from vtoken.video.write import write_video
 
 SUBTITLES = "which of these two is the higher of the pair"

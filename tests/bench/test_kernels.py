@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from vtoken import cli
 from vtoken.bench.kernels import attention, merging, selection
 from vtoken.bench.kernels.case import Case, Form, Setting, Target
 from vtoken.bench.kernels.limits import Limits
@@ -18,6 +17,7 @@ from vtoken.bench.kernels.profile import Spent
 from vtoken.bench.kernels.row import Row, measure_case
 from vtoken.bench.kernels.run import CASES, Request, names, run
 from vtoken.bench.kernels.table import as_text, cells, render
+from vtoken.cli import main as cli
 from vtoken.errors import InputError
 from vtoken.kernels.kcenter import kcenter
 
@@ -115,7 +115,7 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys):
 
 def test_python_m_is_the_command():
     out = subprocess.run(
-        [sys.executable, "-m", "vtoken.bench", "kernels", "-h"], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-m", "vtoken", "bench", "kernels", "-h"], capture_output=True, text=True, cwd=ROOT
     )
     assert out.returncode == 0 and "--device" in out.stdout
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vtoken.bench.geometry import GEOMETRIES, Geometry
 from vtoken.bench.models import IMAGE, SMALL, VIDEO, random_model
 from vtoken.families import of
+from vtoken.families.geometry import GEOMETRIES, Geometry
 
 ONE_A_FAMILY = {g.family: g for g in GEOMETRIES.values()}
 

@@ -14,12 +14,12 @@ from rich.console import Console
 from vtoken import families
 from vtoken.bench import run as bench
 from vtoken.bench.checkpoint import measure_model
-from vtoken.bench.geometry import GEOMETRIES, geometry
 from vtoken.bench.models import byte_tokenizer, random_model
 from vtoken.bench.pipeline import Encoder, run_pass
 from vtoken.bench.rows import Row, columns, print_rows, to_markdown
-from vtoken.plan import Plan
-from vtoken.video.synthetic import render
+from vtoken.families.geometry import GEOMETRIES, geometry
+from vtoken.methods.plan import Plan
+from vtoken.reference.synthetic import render
 from vtoken.video.write import write_video
 
 SIZE = (112, 168)

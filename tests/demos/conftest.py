@@ -12,13 +12,13 @@ import pytest
 
 pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'vtoken[demo]'")
 
-from vtoken.bench.geometry import geometry
 from vtoken.bench.models import byte_tokenizer, random_model
 from vtoken.demos.app import Server, serving
 from vtoken.demos.runner import Runner
 from vtoken.demos.settings import Settings
-from vtoken.loading import load
-from vtoken.video.synthetic import render
+from vtoken.families.geometry import geometry
+from vtoken.qa.load import load
+from vtoken.reference.synthetic import render
 from vtoken.video.write import write_video
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]

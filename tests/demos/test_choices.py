@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from vtoken import cli
+from vtoken.cli import main as cli
 from vtoken.demos import choices, clips, views
 from vtoken.demos.runner import Runner
 from vtoken.demos.settings import Settings
 from vtoken.demos.visitors import Visitors
 from vtoken.errors import InputError
 from vtoken.families import FAMILIES
-from vtoken.plan import Plan
+from vtoken.methods.plan import Plan
 
 # choices
 

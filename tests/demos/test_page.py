@@ -20,7 +20,7 @@ import vtoken
 from vtoken.demos import choices
 from vtoken.demos.app import Server
 from vtoken.families import FAMILIES
-from vtoken.registry import names
+from vtoken.methods.registry import names
 
 QUESTION = "What is on the slide?"
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from tests.demos.runs import last, run_of, values
+from vtoken.data.report import FATES, STAGES
 from vtoken.demos import choices, records, views
 from vtoken.demos.handlers import Handlers
 from vtoken.demos.overlay import overlay
 from vtoken.demos.runner import Runner
-from vtoken.report import FATES, STAGES
 
 # records and views
 
@@ -70,7 +70,7 @@ def test_the_overlay_counts_what_the_report_counts(loaded: tuple[Any, Any], clip
 
 
 def test_the_overlay_marks_cuts_and_shows_the_part_that_was_asked(loaded: tuple[Any, Any], tmp_path: Path) -> None:
-    from vtoken.video.synthetic import render
+    from vtoken.reference.synthetic import render
     from vtoken.video.write import write_video
 
     path = write_video(tmp_path / "cut.mp4", render("cut", 6.0, 10.0, (112, 168)))

@@ -11,9 +11,9 @@ from torch import nn
 from transformers.models.llava_next_video.modeling_llava_next_video import LlavaNextVideoPooler
 from transformers.models.llava_onevision.modeling_llava_onevision import LlavaOnevisionModel
 
+from vtoken.data.frames import GateMap
 from vtoken.encoders.pool import pool, pooled_keep
 from vtoken.errors import InputError
-from vtoken.types import GateMap
 
 D = 6
 

@@ -23,7 +23,7 @@ from vtoken.encoders import qwen as qwen_encoder
 from vtoken.encoders.packed import Step, Thinning
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.kernels import varlen
-from vtoken.thinners.base import Decision, Thinner
+from vtoken.methods.thinner import Decision, Thinner
 from vtoken.thinners.flowcut import FlowCut
 from vtoken.thinners.pitome import PiToMe
 from vtoken.thinners.tome import ToMe

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from vtoken.data.frames import Grid
 from vtoken.errors import InputError
 from vtoken.kernels import reference
 from vtoken.kernels.patch_gate import Gated, patch_gate, side
 from vtoken.tokenizers.motion import Grt
-from vtoken.types import Grid
 
 
 def run(backend: str, frames: Tensor, content: Tensor, cell: int, forced: Tensor | None = None, **options) -> Gated:

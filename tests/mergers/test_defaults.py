@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from tests.tokens import sample
-from vtoken import registry
+from vtoken.data.budget import Budget
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
-from vtoken.pruners.base import Context
-from vtoken.types import Budget, Tokens
+from vtoken.methods import registry
+from vtoken.methods.reducer import Context
 
 
 def reduce(name: str, tokens: Tokens, k: int, context: Context | None = None, **options) -> Tokens:

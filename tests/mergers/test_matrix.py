@@ -7,10 +7,11 @@ import torch
 
 from tests.catalogue import MERGERS, Row, label
 from tests.tokens import context, pack, same, sample
-from vtoken import registry
+from vtoken.data.budget import Budget
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
-from vtoken.mergers.base import Merger
-from vtoken.types import Budget, Tokens
+from vtoken.methods import registry
+from vtoken.methods.merger import Merger
 
 K = 9
 COUNTS = (0, 1, 2, K, K + 1, 40, 0, 67)

@@ -8,15 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from vtoken import registry
+from vtoken.data.budget import Budget
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.dpc_knn import dpc_knn, dpc_scores
 from vtoken.kernels.segments import contiguous, runs_of, static_windows
-from vtoken.mergers.base import Merger
 from vtoken.mergers.holitom import _clustered
-from vtoken.plan import Plan
-from vtoken.pruners.base import Context
-from vtoken.types import Budget, Tokens
+from vtoken.methods import registry
+from vtoken.methods.merger import Merger
+from vtoken.methods.plan import Plan
+from vtoken.methods.reducer import Context
 
 
 def build(name: str, **options) -> Merger:

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from tests.tokens import pack
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.divergence import feature_distributions, jensen_shannon, reversed_jensen_shannon
 from vtoken.mergers.scene import Scene
-from vtoken.plan import Plan
-from vtoken.pruners.base import Context
-from vtoken.types import Tokens
+from vtoken.methods.plan import Plan
+from vtoken.methods.reducer import Context
 
 CELLS, WIDTH = 12, 32
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 import vtoken
 from tests.families.tiny import FAMILIES, model_of, moving_block
-from vtoken.plan import Plan
-from vtoken.video.synthetic import render
+from vtoken.methods.plan import Plan
+from vtoken.reference.synthetic import render
 
 NAMES = ["llava", "llava_next_video", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 FORCED = "grt:merge=none | scene:delta=1,cell_delta=None,anchors=0"  # every scene is like its neighbour

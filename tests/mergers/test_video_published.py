@@ -13,11 +13,12 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from tests.pruners.test_published import load
 from tests.tokens import sample
-from vtoken import registry
+from vtoken.data.budget import Budget
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
-from vtoken.mergers.base import Merger
-from vtoken.pruners.base import Context
-from vtoken.types import Budget, Tokens
+from vtoken.methods import registry
+from vtoken.methods.merger import Merger
+from vtoken.methods.reducer import Context
 
 
 def build(name: str, **options) -> Merger:

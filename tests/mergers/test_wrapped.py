@@ -7,7 +7,7 @@ import torch
 
 import vtoken
 from tests.families.tiny import FAMILIES, model_of
-from vtoken.plan import Plan
+from vtoken.methods.plan import Plan
 
 METHODS = [
     "dpc_knn",

@@ -17,19 +17,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.families.tiny import moving_block
-from tests.pathways.tiny import vjepa
-from vtoken import reading
+from tests.thinkjepa.tiny import vjepa
+from vtoken.data.frames import Frames, Grid
+from vtoken.data.report import Report
+from vtoken.data.tokens import Tokens
+from vtoken.encoders.foresight import Foresight, on_grid
+from vtoken.encoders.vjepa import Dense
 from vtoken.errors import InputError
-from vtoken.pathways.dense import Dense
-from vtoken.pathways.foresight import Foresight, on_grid
-from vtoken.pathways.surprise import JepaSurprise, Surprise
-from vtoken.plan import Plan
-from vtoken.pruners.base import Context
-from vtoken.registry import build
-from vtoken.report import Report
-from vtoken.tokens import Tokens
-from vtoken.types import Frames, Grid
-from vtoken.video.preprocess import Preprocessor
+from vtoken.methods.plan import Plan
+from vtoken.methods.reducer import Context
+from vtoken.methods.registry import build
+from vtoken.pathways.surprise import JepaSurprise
+from vtoken.pruners.surprise import Surprise
+from vtoken.qa import read as reading
+from vtoken.video.processors import read_processor
 
 TUBE, SIZE, SIDE = 2, 32, 2  # of the tiny model: frames a step, pixels, patches a side
 GRID = Grid(56, 84, 28, 2)
@@ -202,7 +203,7 @@ def test_chunks_of_a_file_change_nothing(
     encoder: str, plan: str, end: float, clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = Plan.parse(f"{plan}jepa_surprise:encoder={encoder},clip=6")
-    preprocess = Preprocessor.from_processor("qwen2.5-vl", max_pixels=90 * 120)
+    preprocess = read_processor("qwen2.5-vl", max_pixels=90 * 120)
     found = []
     for chunk in (1, 7, 16, 64):
         monkeypatch.setattr(reading, "CHUNK", chunk)

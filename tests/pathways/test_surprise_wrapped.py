@@ -12,24 +12,24 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 import vtoken
+from tests.engine.test_gated import touched
 from tests.families.oracle import oracle_generate, oracle_logits, visual_mask
 from tests.families.tiny import FAMILIES, LAYOUTS, model_of, moving_block
 from tests.families.tokenizer import tokenizer_of
-from tests.pathways.tiny import vjepa
-from tests.test_gated import touched
+from tests.thinkjepa.tiny import vjepa
 from vtoken import families
 from vtoken.bench import run as bench
-from vtoken.bench.geometry import geometry
 from vtoken.bench.models import random_model
 from vtoken.bench.pipeline import Encoder, run_pass
+from vtoken.data.frames import Frames
+from vtoken.data.report import FATES, Report
 from vtoken.errors import InputError, UnsupportedError
-from vtoken.memory import ClipMemory
-from vtoken.plan import Plan
-from vtoken.prompts import prompts
-from vtoken.reading import Sampling, open_video, read_clip
-from vtoken.report import FATES, Report
-from vtoken.types import Frames
-from vtoken.video.synthetic import render
+from vtoken.families.geometry import geometry
+from vtoken.methods.plan import Plan
+from vtoken.qa.cache import ClipMemory
+from vtoken.qa.prompt import prompts
+from vtoken.qa.read import Sampling, open_video, read_clip
+from vtoken.reference.synthetic import render
 from vtoken.video.write import write_video
 
 POOLED = ["llava_next_video", "llava_onevision"]

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tokens import pack, sample
-from vtoken import registry
-from vtoken.pruners.anchors import anchor_rows
-from vtoken.pruners.base import Context, Pruner, Reducer
-from vtoken.types import Budget, Tokens
+from vtoken.data.budget import Budget
+from vtoken.data.tokens import Tokens
+from vtoken.methods import registry
+from vtoken.methods.anchors import anchor_rows
+from vtoken.methods.reducer import Context, Pruner, Reducer
 
 
 def kept(name: str, tokens: Tokens, k: int, **options) -> list[int]:

@@ -12,14 +12,15 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from tests.tokens import context, pack, same, sample
-from vtoken import registry
+from vtoken.data.budget import Budget
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.mergers.pool import cells_of
-from vtoken.plan import Plan
-from vtoken.pruners.base import Context, Reducer
+from vtoken.methods import registry
+from vtoken.methods.plan import Plan
+from vtoken.methods.reducer import Context, Reducer
+from vtoken.methods.tiles import images
 from vtoken.pruners.cdpruner import scaled
-from vtoken.pruners.tiles import images
-from vtoken.types import Budget, Tokens
 
 
 def build(plan: str, **options) -> Reducer:

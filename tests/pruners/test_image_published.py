@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from vtoken import registry
-from vtoken.pruners.base import Context, Reducer
-from vtoken.pruners.tiles import images
-from vtoken.types import Budget, Tokens
+from vtoken.data.budget import Budget
+from vtoken.data.tokens import Tokens
+from vtoken.methods import registry
+from vtoken.methods.reducer import Context, Reducer
+from vtoken.methods.tiles import images
 
 
 def reduce(plan: str, tokens: Tokens, budget: Budget | None, context: Context | None = None, **options) -> Tokens:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 import vtoken
 from tests.families.tiny import FAMILIES, LAYOUTS, model_of
-from vtoken import encoding
-from vtoken.types import Budget
+from vtoken.data.budget import Budget
+from vtoken.engine import encode as encoding
 
 PLANS = [
     "vtc_cls",

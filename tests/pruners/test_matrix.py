@@ -7,10 +7,11 @@ import torch
 
 from tests.catalogue import PRUNERS, Row, label
 from tests.tokens import context, pack, same, sample
-from vtoken import registry
+from vtoken.data.budget import Budget
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
-from vtoken.pruners.base import Pruner
-from vtoken.types import Budget, Tokens
+from vtoken.methods import registry
+from vtoken.methods.reducer import Pruner
 
 K = 9
 COUNTS = (0, 1, 2, K, K + 1, 40, 0, 67)

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from vtoken import registry
-from vtoken.pruners.base import Context, Pruner
-from vtoken.types import Budget, Tokens
+from vtoken.data.budget import Budget
+from vtoken.data.tokens import Tokens
+from vtoken.methods import registry
+from vtoken.methods.reducer import Context, Pruner
 
 
 def build(name: str, **options) -> Pruner:

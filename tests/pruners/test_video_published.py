@@ -11,9 +11,10 @@ from torch.nn.functional import cosine_similarity
 
 from tests.pruners.test_published import build, load
 from tests.tokens import sample
+from vtoken.data.budget import Budget
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
-from vtoken.pruners.base import Context
-from vtoken.types import Budget, Tokens
+from vtoken.methods.reducer import Context
 
 
 def grid(t: int, h: int, w: int) -> Tensor:

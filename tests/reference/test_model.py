@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import vtoken
+from training.reference import batches as packing
+from training.reference import language
+from training.reference.pairs import rows_of
 from vtoken.errors import InputError
 from vtoken.families import of
-from vtoken.reference import WEIGHTS, data, language
-from vtoken.reference import batches as packing
+from vtoken.reference import WEIGHTS, data
 from vtoken.reference import model as shape
-from vtoken.reference.pairs import rows_of
 from vtoken.reference.questions import ask_image
 
 
@@ -148,6 +149,6 @@ def test_the_model_answers_about_images() -> None:
 
 
 def test_missing_weights_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("vtoken.loading.WEIGHTS", tmp_path)
+    monkeypatch.setattr("vtoken.qa.load.WEIGHTS", tmp_path)
     with pytest.raises(InputError, match="weights are missing"):
         vtoken.load("reference")

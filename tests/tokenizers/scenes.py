@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from vtoken.registry import build
-from vtoken.tokenizers.base import Gate
-from vtoken.types import GateMap, Grid
+from vtoken.data.frames import GateMap, Grid
+from vtoken.methods.gate import Gate
+from vtoken.methods.registry import build
 
 GATES = ("grt", "mad", "rms", "max", "ssim", "l2", "rlt", "dtd_pixel")
 BARE = {"anchors": 0, "refresh_seconds": None, "cut_histogram": 1.0, "cut_kept": 1.0}

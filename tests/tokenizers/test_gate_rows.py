@@ -10,8 +10,8 @@ import pytest
 
 from tests.tokenizers.scenes import BARE, gate
 from vtoken.bench.gate import exponent, format_table, gate_rows, measure
+from vtoken.data.frames import Frames, Grid
 from vtoken.errors import InputError
-from vtoken.types import Frames, Grid
 
 
 def test_kept_shares_of_a_real_clip_agree_with_the_study(clips: Path) -> None:

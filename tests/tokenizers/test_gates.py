@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tokenizers.scenes import BARE, GATES, blocks, check_invariants, gate, noisy, rebuild, run, static
+from vtoken.data.frames import Frames, GateMap, Grid
 from vtoken.errors import InputError
 from vtoken.kernels.patch_gate import block_max, block_mean, cell_max, copy_cells, side
-from vtoken.plan import Plan
-from vtoken.tokenizers.base import Gate
-from vtoken.types import Frames, GateMap, Grid
+from vtoken.methods.gate import Gate
+from vtoken.methods.plan import Plan
 
 GRID = Grid(56, 84, 14)
 

@@ -16,11 +16,11 @@ from tests.families.tiny import FAMILIES, model_of, moving_block
 from tests.families.tokenizer import tokenizer_of
 from tests.pathways.test_surprise import GRID, TUBE, noise, oracle, world
 from tests.tokenizers.scenes import BARE, check_invariants, gate, run
+from vtoken.data.frames import GateMap, Grid
 from vtoken.errors import InputError, UnsupportedError
+from vtoken.methods.gate import Gate
+from vtoken.methods.plan import Plan
 from vtoken.pathways.surprise import JepaSurprise
-from vtoken.plan import Plan
-from vtoken.tokenizers.base import Gate
-from vtoken.types import GateMap, Grid
 
 GRIDS = [GRID, Grid(60, 90, 14, 1), Grid(64, 96, 32, 3), Grid(56, 56, 28, 4)]
 FIELDS = ("keep", "reference", "scene", "score", "forced", "repeated")

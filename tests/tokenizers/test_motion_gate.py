@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.tokenizers.scenes import BARE, blocks, check_invariants, gate, noisy, rebuild, run, static
+from vtoken.data.frames import Grid
 from vtoken.tokenizers.flow import moves
 from vtoken.tokenizers.motion import MotionStream
-from vtoken.types import Grid
 
 GRID = Grid(224, 224, 14)
 

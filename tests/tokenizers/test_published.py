@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.tokenizers.scenes import BARE, blocks, gate, run
-from vtoken.tokenizers.normalize import NORMALIZATIONS
+from vtoken.data.frames import Grid
+from vtoken.methods.normalize import NORMALIZATIONS
 from vtoken.tokenizers.previous import run_lengths
-from vtoken.types import Grid
 
 
 def test_rlt_equals_the_official_mask_and_lengths(golden: Path) -> None:

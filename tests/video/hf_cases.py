@@ -125,10 +125,10 @@ def stock(processor, clip: np.ndarray):
 
 def ours(source, clip: np.ndarray):
     """(preprocessor, values, grid or None) of ours."""
-    from vtoken.types import Frames
-    from vtoken.video.preprocess import Preprocessor
+    from vtoken.data.frames import Frames
+    from vtoken.video.processors import read_processor
 
-    own = Preprocessor.from_processor(source)
+    own = read_processor(source)
     grid = own.grid(clip.shape[1], clip.shape[2], len(clip))
     values = own.pixel_values(Frames(clip, np.arange(len(clip)) / 2), grid)
     return own, values, own.grid_thw(len(clip), grid) if own.kind == "qwen" else None

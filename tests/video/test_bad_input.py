@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from vtoken.errors import InputError, MissingExtraError, VideoError
+from vtoken.reference.synthetic import render
 from vtoken.video import VideoWarning, open_video
-from vtoken.video.synthetic import render
 from vtoken.video.write import write_video
 
 

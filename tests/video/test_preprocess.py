@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.video.hf_cases import DATA, levels, ours, stock, video
+from vtoken.data.frames import Frames, Grid
 from vtoken.errors import InputError, UnsupportedError
-from vtoken.types import Frames, Grid
-from vtoken.video.geometry import smart_resize, smart_resize_clip
 from vtoken.video.preprocess import Preprocessor
-from vtoken.video.processors import PRESETS
+from vtoken.video.processors import PRESETS, read_processor
+from vtoken.video.sizes import smart_resize, smart_resize_clip
 
 STORED = np.load(DATA)
 NAMES = sorted({key.split(".")[0] for key in STORED.files} - {"sizes"})
@@ -78,7 +78,7 @@ def small(name: str) -> Preprocessor:
     """A family's preset at a size that tests can afford."""
     own = PRESETS[name]
     sizes = {"size": (70, 70)} if own.kind == "clip" else {"min_pixels": 1024, "max_pixels": 100_000}
-    return Preprocessor.from_processor(name, **sizes, crop=(70, 70) if own.crop else None)
+    return read_processor(name, **sizes, crop=(70, 70) if own.crop else None)
 
 
 @settings(max_examples=25, deadline=None)
@@ -109,7 +109,7 @@ def test_kept_cells_equal_the_rows_of_whole_frames(data, name, frames, share):
 
 def test_merge_block_order():
     """One level a cell: the 4 rows of a cell stand together, cells in raster order, time outermost."""
-    own = Preprocessor.from_processor("qwen2.5-vl", min_pixels=1, max_pixels=10**7)
+    own = read_processor("qwen2.5-vl", min_pixels=1, max_pixels=10**7)
     clip = np.kron(np.arange(12).reshape(2, 2, 3), np.ones((1, 28, 28)))[..., None].repeat(3, -1).repeat(2, 0)
     grid = own.grid(56, 84)
     rows = own.pixel_values(Frames(clip.astype(np.uint8), np.arange(4)), grid)
@@ -164,11 +164,11 @@ def test_grids_of_the_families():
         ("llava-onevision", (384, 384), 14),
         ("qwen2.5-vl", (476, 616), 28),
     ]:
-        grid = Preprocessor.from_processor(name).grid(480, 640)
+        grid = read_processor(name).grid(480, 640)
         assert (grid.height, grid.width, grid.cell) == (*size, cell) or name == "qwen2.5-vl"
-    assert Preprocessor.from_processor("qwen2-vl").grid(480, 640) == Grid(476, 644, 28, 2)
-    assert Preprocessor.from_processor("qwen3-vl").grid(480, 640, 100) == Grid(416, 576, 32, 2)
-    assert Preprocessor.from_processor("llava-onevision").grid(10, 999).cells == 27 * 27
+    assert read_processor("qwen2-vl").grid(480, 640) == Grid(476, 644, 28, 2)
+    assert read_processor("qwen3-vl").grid(480, 640, 100) == Grid(416, 576, 32, 2)
+    assert read_processor("llava-onevision").grid(10, 999).cells == 27 * 27
 
 
 @settings(deadline=None)  # the first call imports transformers
@@ -192,13 +192,13 @@ def test_qwen3_frame_sizes():
 
 
 def test_caps_are_told():
-    qwen3 = Preprocessor.from_processor("qwen3-vl")
+    qwen3 = read_processor("qwen3-vl")
     assert qwen3.notes(480, 640, 8) == []
     assert "pixel cap: frames of 640x480 become 576x416" in qwen3.notes(480, 640, 100)[0]
-    capped = Preprocessor.from_processor("qwen3-vl", cap_pixels_per_frame=True)
+    capped = read_processor("qwen3-vl", cap_pixels_per_frame=True)
     assert capped.grid(1080, 1920, 4).cells <= 768 < qwen3.grid(1080, 1920, 4).cells
     assert "pixel cap" in capped.notes(1080, 1920, 4)[0]
-    qwen2 = Preprocessor.from_processor("qwen2-vl", max_frames=64)
+    qwen2 = read_processor("qwen2-vl", max_frames=64)
     assert qwen2.notes(280, 280, 64) == []
     assert "max_frames=64" in qwen2.notes(280, 280, 65)[0]
     assert qwen2.fit_fps(2.0, 30) == (30, [])
@@ -215,9 +215,9 @@ def test_whole_processors_and_configs():
         image_processor = clip
         patch_size = 16
 
-    assert Preprocessor.from_processor(Processor()).patch == 16
+    assert read_processor(Processor()).patch == 16
     nested = {"video_processor": json.loads(str(STORED["qwen3-cap-small.facts"]))["config"], "image_processor": {}}
-    own = Preprocessor.from_processor(nested)
+    own = read_processor(nested)
     assert (own.resize_to, own.patch, own.merge, own.cap_pixels_per_frame) == ("smart_clip", 16, 2, True)
     old = {
         "image_processor_type": "Qwen2VLImageProcessor",
@@ -231,9 +231,9 @@ def test_whole_processors_and_configs():
         "image_std": [0.5] * 3,
     }
     with pytest.raises(InputError, match="no size"):
-        Preprocessor.from_processor(old)
+        read_processor(old)
     old["size"] = {"min_pixels": 3136, "max_pixels": 12845056}
-    assert Preprocessor.from_processor(old).max_pixels == 12845056
+    assert read_processor(old).max_pixels == 12845056
 
 
 @pytest.mark.parametrize(
@@ -251,11 +251,11 @@ def test_whole_processors_and_configs():
 )
 def test_processors_that_do_not_fit(source, changes, error, words):
     with pytest.raises(error, match=words):
-        Preprocessor.from_processor(source, **changes)
+        read_processor(source, **changes)
 
 
 def test_shapes_that_do_not_fit():
-    own = Preprocessor.from_processor("qwen2-vl")
+    own = read_processor("qwen2-vl")
     frames = Frames(video(2, 56, 56), np.arange(2))
     grid = own.grid(56, 56)
     with pytest.raises(InputError, match="keep is bool"):
@@ -267,7 +267,7 @@ def test_shapes_that_do_not_fit():
     with pytest.raises(InputError, match="do not fit grid 1x4x4"):
         own.denormalise(torch.zeros(4, 1176), torch.tensor([1, 4, 4]))
     with pytest.raises(InputError, match=r"give one clip's \[T, 3, H, W\]"):
-        Preprocessor.from_processor("llava-1.5").denormalise(torch.zeros(1, 2, 3, 4, 4))
+        read_processor("llava-1.5").denormalise(torch.zeros(1, 2, 3, 4, 4))
     with pytest.raises(InputError, match="200 times"):
         own.grid(2, 900)
     with pytest.raises(InputError, match="no content"):
@@ -276,7 +276,7 @@ def test_shapes_that_do_not_fit():
 
 def test_one_pixel_frames():
     for name in FAMILIES:
-        own = Preprocessor.from_processor(name)
+        own = read_processor(name)
         grid = own.grid(1, 1, 1)
         values = own.pixel_values(Frames(np.full((1, 1, 1, 3), 128, np.uint8), np.zeros(1)), grid)
         rgb = own.denormalise(values, own.grid_thw(1, grid) if own.kind == "qwen" else None, luma=False)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import vtoken.video.pyav as pyav
+from vtoken.data.frames import Frames
 from vtoken.errors import VideoError
-from vtoken.types import Frames
+from vtoken.reference.synthetic import SyntheticClip, Truth, render
 from vtoken.video import VideoWarning, open_video
-from vtoken.video.synthetic import SyntheticClip, Truth, render
 from vtoken.video.write import _rotated, write_video
 
 COUNTS = {

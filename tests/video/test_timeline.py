@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtoken.errors import VideoError
-from vtoken.video.clip import Clip, Picture
+from vtoken.video.source import Clip, Picture
 from vtoken.video.timeline import DEPTH, sample, steady
 
 

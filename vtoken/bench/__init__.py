@@ -1,1 +1,1 @@
-"""bench of vtoken."""
+"""What `vtoken bench` measures."""

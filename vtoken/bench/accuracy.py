@@ -11,20 +11,20 @@ from typing import Any
 import torch
 
 from vtoken import families
-from vtoken.asking import Answer, ask_many
 from vtoken.bench import accuracy_report, machine, metrics
 from vtoken.bench.accuracy_data import Clip, Data
 from vtoken.bench.accuracy_plans import Entry, entries
 from vtoken.bench.accuracy_plot import plot_fps, plot_tokens
 from vtoken.bench.accuracy_records import Record, Results
 from vtoken.bench.accuracy_summary import Line, summarise
-from vtoken.bench.files import folder, write_text
-from vtoken.bench.progress import progress
+from vtoken.engine.session import check
 from vtoken.errors import InputError, require
-from vtoken.loading import load
-from vtoken.memory import ClipMemory
-from vtoken.plan import Plan
-from vtoken.session import check
+from vtoken.methods.plan import Plan
+from vtoken.output.files import folder, write_text
+from vtoken.output.progress import progress
+from vtoken.qa.api import Answer, ask_many
+from vtoken.qa.cache import ClipMemory
+from vtoken.qa.load import load
 from vtoken.version import __version__
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vtoken import registry
 from vtoken.errors import InputError
-from vtoken.plan import Plan
+from vtoken.methods import registry
+from vtoken.methods.plan import Plan
 
 BASELINES = ("none", "random", "uniform")
 MARK = "@"

@@ -9,9 +9,9 @@ from typing import Any
 from vtoken.bench.accuracy_data import Data
 from vtoken.bench.accuracy_report import TITLES
 from vtoken.bench.accuracy_summary import Line
-from vtoken.bench.files import replacing
 from vtoken.bench.plot import COLOURS, INK, STOCK
 from vtoken.errors import require
+from vtoken.output.files import replacing
 
 MARKERS = "osD^vP*X"
 LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)))  # by budget

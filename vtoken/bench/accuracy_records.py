@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from vtoken.bench.files import write_text
 from vtoken.errors import InputError
+from vtoken.output.files import write_text
 
 Key = tuple[str, str, float]  # clip, plan, fps
 

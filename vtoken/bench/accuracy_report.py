@@ -14,7 +14,7 @@ from rich.text import Text
 
 from vtoken.bench.accuracy_data import Data
 from vtoken.bench.accuracy_summary import Line, Score
-from vtoken.console import terminal
+from vtoken.output.console import terminal
 
 TITLES = {"exact": "accuracy", "f1": "token F1"}
 TEXTS = {"exact": "exact", "similarity": "similarity", "f1": "F1", "cer": "CER", "wer": "WER"}

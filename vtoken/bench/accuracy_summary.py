@@ -12,7 +12,7 @@ from vtoken.bench import metrics
 from vtoken.bench.accuracy_data import Data
 from vtoken.bench.accuracy_plans import Entry
 from vtoken.bench.accuracy_records import Record
-from vtoken.report import STAGES
+from vtoken.data.report import STAGES
 
 
 @dataclass(frozen=True)

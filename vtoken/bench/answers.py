@@ -11,9 +11,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from vtoken.asking import ask_many
-from vtoken.console import terminal
-from vtoken.loading import load
+from vtoken.output.console import terminal
+from vtoken.qa.api import ask_many
+from vtoken.qa.load import load
 from vtoken.reference import data
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from vtoken import families
-from vtoken.asking import ask
 from vtoken.bench import machine
-from vtoken.bench.progress import progress
+from vtoken.bench.job import Job
 from vtoken.bench.rows import Row
-from vtoken.bench.run import Job
-from vtoken.loading import load
-from vtoken.plan import Plan
-from vtoken.report import Report
-from vtoken.session import check
+from vtoken.data.report import Report
+from vtoken.engine.session import check
+from vtoken.methods.plan import Plan
+from vtoken.output.progress import progress
+from vtoken.qa.api import ask
+from vtoken.qa.load import load
 from vtoken.video import open_video
 
 QUESTION = "Describe what happens."

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from vtoken.data.frames import Frames, GateMap, Grid
 from vtoken.errors import InputError
 from vtoken.kernels.patch_gate import copy_cells
-from vtoken.tokenizers.base import Gate, resized
-from vtoken.types import Frames, GateMap, Grid
+from vtoken.methods.gate import Gate, resized
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def single_thread() -> Iterator[None]:
 
 
 def _gate(gate: str | Gate) -> Gate:
-    from vtoken.plan import Plan
+    from vtoken.methods.plan import Plan
 
     if isinstance(gate, Gate):
         return gate

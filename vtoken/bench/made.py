@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from vtoken.pruners.base import Context
-from vtoken.types import Tokens
+from vtoken.data.tokens import Tokens
+from vtoken.methods.reducer import Context
 
 RANK, WORDS, HEAD = 64, 32, 72
 SCENE = 8  # frames

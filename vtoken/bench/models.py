@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from vtoken.bench.geometry import Geometry
+from vtoken.families.geometry import Geometry
 
 PAD, EOS, BOS, IMAGE, VIDEO, START, END = range(7)
 HEAD = 64

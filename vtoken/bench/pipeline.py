@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vtoken.data.frames import GateMap, Grid
+from vtoken.data.tokens import Tokens
 from vtoken.families.base import Clip, Family, Features
-from vtoken.pathways.base import Cells, Pathway, joined
-from vtoken.reading import pieces
-from vtoken.tokenizers.base import Gate
-from vtoken.types import GateMap, Grid, Tokens
+from vtoken.methods.gate import Gate
+from vtoken.methods.pathway import Cells, Pathway, joined
+from vtoken.qa.read import pieces
 from vtoken.video import VideoReader, open_video
 from vtoken.video.preprocess import Preprocessor
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vtoken.bench.files import replacing
 from vtoken.bench.rows import Row, clips
 from vtoken.errors import require
+from vtoken.output.files import replacing
 
 # Okabe and Ito's colours, told apart by readers with any colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6A00")

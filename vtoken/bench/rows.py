@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from vtoken.console import PIPED, terminal
+from vtoken.output.console import PIPED, terminal
 
 
 @dataclass

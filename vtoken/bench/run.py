@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,76 +12,22 @@ import torch
 
 from vtoken import families
 from vtoken.bench import machine
-from vtoken.bench.files import folder, write_text
-from vtoken.bench.geometry import Geometry, geometry
+from vtoken.bench.checkpoint import measure_checkpoint
+from vtoken.bench.job import Job
 from vtoken.bench.models import SMALL, Size, describe, random_model
 from vtoken.bench.pipeline import Encoder, Pass, expected_frames, run_pass, span
 from vtoken.bench.plot import plot
-from vtoken.bench.progress import Advance, progress
 from vtoken.bench.rows import Row, print_rows, to_jsonl, to_markdown
+from vtoken.engine.session import check
 from vtoken.errors import InputError, require
-from vtoken.plan import Plan
-from vtoken.pruners.base import Context
-from vtoken.session import check
+from vtoken.families.geometry import Geometry, geometry
+from vtoken.methods.plan import Plan
+from vtoken.methods.reducer import Context
+from vtoken.output.files import folder, write_text
+from vtoken.output.progress import Advance, progress
 from vtoken.video import open_video
 
-BASELINES = ("none", "random", "uniform")
-NEAR = 1.05  # 30 asked of a clip at 29.97 is that clip at its own rate
 QUESTION = 16  # random embeddings that stand for a question, for methods that read it
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is measured: clips x rates x plans.
-
-    Attributes:
-        clips: name in the table, source and sampling rates of each clip.
-        plans: text and plan; the baselines are among them.
-        options: ``start``, ``end`` and ``backend`` of ``open_video``.
-        notes: rates that were left out.
-    """
-
-    clips: dict[str, tuple[Any, list[float]]]
-    plans: dict[str, Plan]
-    options: dict[str, Any]
-    notes: list[str]
-
-    @classmethod
-    def of(
-        cls,
-        videos: Sequence[Any],
-        rates: Sequence[float],
-        plans: Sequence[str],
-        budget: dict[str, Any],
-        **options: Any,
-    ) -> Job:
-        """The job of a command line; clips are opened once, so that bad input ends it before any work.
-
-        Rates above a clip's own would give every frame once more and are left out, unless none remains.
-
-        Raises:
-            InputError, VideoError: an unknown plan, a bad budget, or a clip that cannot be read.
-        """
-        parsed = {t: parse(t, budget) for t in dict.fromkeys([*BASELINES, *plans])}
-        names = [Path(v).name for v in videos]
-        clips, notes = {}, []
-        for name, video in zip(names, videos, strict=True):
-            label = name if names.count(name) == 1 else str(video)
-            with open_video(video, fps=rates[0], **options) as reader:
-                native = reader.native_fps or max(rates)
-            fit = [rate for rate in rates if rate <= native * NEAR]
-            if left := [f"{rate:g}" for rate in rates if fit and rate not in fit]:
-                notes.append(f"{label}: fps {', '.join(left)} left out: above the clip's own {native:.4g}")
-            clips[label] = (video, fit or [rates[0]])
-        return cls(clips, parsed, options, notes)
-
-
-def parse(text: str, budget: dict[str, Any]) -> Plan:
-    """A plan that takes the shared budget only where one of its stages needs it."""
-    try:
-        return Plan.parse(text)
-    except InputError:
-        return Plan.parse(text, **budget)
 
 
 def measure(job: Job, model: Geometry, size: Size = SMALL) -> list[Row]:
@@ -217,12 +162,7 @@ def run(
         raise InputError("--plans is empty; separate plans by ';', for example 'none; grt | divprune'")
     job = Job.of(videos, rates, plans, budget, **options)
     target = folder(out)
-    if Path(model).is_dir():
-        from vtoken.bench.checkpoint import measure_checkpoint
-
-        rows = measure_checkpoint(job, model)
-    else:
-        rows = measure(job, geometry(model), size)
+    rows = measure_checkpoint(job, model) if Path(model).is_dir() else measure(job, geometry(model), size)
     rows[0].notes[:0] = job.notes
     print_rows(rows)
     write_text(target / "bench.jsonl", to_jsonl(rows))

@@ -6,11 +6,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from vtoken import registry
-from vtoken.catalogue import verdict
 from vtoken.errors import InputError
 from vtoken.families import Family
-from vtoken.plan import Plan
+from vtoken.families.support import verdict
+from vtoken.methods import registry
+from vtoken.methods.plan import Plan
 
 NONE = "none"
 BUDGETS = {"Share": "keep", "Tokens": "tokens", "Tokens / s": "per_second"}

@@ -12,8 +12,8 @@ import numpy as np
 
 from vtoken.demos.settings import Settings
 from vtoken.errors import InputError
+from vtoken.reference.synthetic import SyntheticClip, Truth, render
 from vtoken.video import open_video
-from vtoken.video.synthetic import SyntheticClip, Truth, render
 from vtoken.video.write import write_video
 
 

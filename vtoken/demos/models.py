@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from vtoken import families
-from vtoken.asking import ask
 from vtoken.demos.settings import REFERENCE, Settings
+from vtoken.engine.wrap import wrap
 from vtoken.errors import InputError
 from vtoken.families import Family
-from vtoken.loading import load
-from vtoken.wrapping import wrap
+from vtoken.qa.api import ask
+from vtoken.qa.load import load
 
 MOST = 2  # models in memory; the one used longest ago makes room
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from vtoken.asking import Answer
-from vtoken.report import FATES
+from vtoken.data.report import FATES
+from vtoken.qa.api import Answer
 from vtoken.video import open_video
 
 PICTURES = 480  # most pictures of one clip

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vtoken.asking import Answer
-from vtoken.report import STAGES
+from vtoken.data.report import STAGES
+from vtoken.qa.api import Answer
 
 COLUMNS = ("fps", "plan", "answer", "frames", "cells", "encoded", "tokens", "prompt", *(f"{s}_ms" for s in STAGES))
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vtoken.asking import Answer
 from vtoken.demos import choices, clips
 from vtoken.demos.models import Models
 from vtoken.demos.records import Run
@@ -17,7 +16,8 @@ from vtoken.demos.settings import Settings
 from vtoken.demos.visitors import Visitor, Visitors
 from vtoken.demos.work import Step, Stopped, answering
 from vtoken.errors import InputError, VtokenError
-from vtoken.plan import Plan
+from vtoken.methods.plan import Plan
+from vtoken.qa.api import Answer
 
 log = logging.getLogger("vtoken.demo")
 STOPPED = "stopped; nothing was answered"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from vtoken.data.report import STAGES
 from vtoken.demos.records import Run
 from vtoken.demos.work import Step
-from vtoken.report import STAGES
 
 STEPS = {
     "wait": "Waiting for its turn",

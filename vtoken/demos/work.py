@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vtoken.asking import Answer, ask
-from vtoken.prompts import tokenizer_of
+from vtoken.qa.api import Answer, ask
+from vtoken.qa.prompt import tokenizer_of
 
 
 class Stopped(Exception):

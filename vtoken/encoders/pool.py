@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
 
+from vtoken.data.frames import GateMap
 from vtoken.encoders.dense import packed_rows
 from vtoken.errors import InputError
-from vtoken.types import GateMap
 
 Pooling = Callable[[Tensor], Tensor]
 

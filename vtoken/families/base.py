@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vtoken.data.frames import GateMap, Grid
 from vtoken.encoders.names import within
 from vtoken.encoders.packed import Thinning
 from vtoken.encoders.signals import attentions_of
 from vtoken.errors import InputError, UnsupportedError
-from vtoken.registry import has
-from vtoken.types import GateMap, Grid
+from vtoken.methods.registry import has
 
 # signals of encoders without and with a CLS token
 PATCHES = frozenset({"received_attention", "received_attention@*", "keys", "keys@*"})

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vtoken.data.frames import GateMap, Grid
 from vtoken.encoders import Encoded
 from vtoken.families.base import Clip, Family, Features, Layout
 from vtoken.families.rows import join
 from vtoken.families.runs import run_lengths
 from vtoken.kernels.merge import Folding
-from vtoken.pathways.base import Cells, Pathway
-from vtoken.tokenizers.base import Gate, as_bytes
-from vtoken.types import GateMap, Grid
+from vtoken.methods.gate import Gate, as_bytes
+from vtoken.methods.pathway import Cells, Pathway
 from vtoken.video.preprocess import Preprocessor
 
 Memory = Callable[[Clip, frozenset[str], Callable[[], Features]], Features]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vtoken.data.frames import GateMap, Grid
 from vtoken.encoders import Encoded
 from vtoken.encoders import clip as encoder
 from vtoken.encoders.packed import Thinning
@@ -28,10 +29,10 @@ from vtoken.families.clips import (
 )
 from vtoken.families.rows import video_layout
 from vtoken.families.runs import again, whole
-from vtoken.pathways.base import Pathway
-from vtoken.tokenizers.base import Gate
-from vtoken.types import GateMap, Grid
+from vtoken.methods.gate import Gate
+from vtoken.methods.pathway import Pathway
 from vtoken.video.preprocess import Preprocessor
+from vtoken.video.processors import read_processor
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Llava(Family):
         if given is None:
             siglip = "siglip" in vision.model_type
             side = (vision.image_size, vision.image_size)
-            given = Preprocessor.from_processor("llava-onevision" if siglip else self.preset, size=side)
+            given = read_processor("llava-onevision" if siglip else self.preset, size=side)
             given = given if siglip else replace(given, crop=side)
         return adapt(given, vision.patch_size)
 

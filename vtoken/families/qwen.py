@@ -11,16 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vtoken.data.frames import GateMap, Grid
 from vtoken.encoders import qwen as encoder
 from vtoken.encoders.packed import Thinning
 from vtoken.encoders.signals import collect, merge_cells
 from vtoken.families.base import Clip, Family, Features, Layout
 from vtoken.families.clips import adapt, gate_signals, gated, kept_index, layout_of, thinned
 from vtoken.families.runs import again, whole
-from vtoken.pathways.base import Pathway
-from vtoken.tokenizers.base import Gate
-from vtoken.types import GateMap, Grid
+from vtoken.methods.gate import Gate
+from vtoken.methods.pathway import Pathway
 from vtoken.video.preprocess import Preprocessor
+from vtoken.video.processors import read_processor
 
 GRIDS = ("pixel_values", "pixel_values_videos", "image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 
@@ -35,7 +36,7 @@ class Qwen(Family):
     def preprocess(self, model: Any, given: Preprocessor | None = None) -> Preprocessor:
         vision = model.config.vision_config
         return adapt(
-            given or Preprocessor.from_processor(self.preset),
+            given or read_processor(self.preset),
             vision.patch_size,
             vision.spatial_merge_size,
             vision.temporal_patch_size,

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vtoken.data.frames import GateMap
 from vtoken.encoders import Encoded
 from vtoken.encoders.dense import packed_rows
 from vtoken.families.base import Clip, Layout
-from vtoken.types import GateMap
 
 
 def run_lengths(keep: np.ndarray) -> np.ndarray:

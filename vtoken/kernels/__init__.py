@@ -1,1 +1,1 @@
-"""kernels of vtoken."""
+"""Operations that cost: a plain reference, a fast CPU path, a Triton twin."""

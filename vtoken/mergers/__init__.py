@@ -1,1 +1,1 @@
-"""mergers of vtoken."""
+"""Methods that fuse tokens after the encoder, one file each."""

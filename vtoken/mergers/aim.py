@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vtoken.data.tokens import Tokens
 from vtoken.kernels.bipartite import bipartite_match, groups
 from vtoken.kernels.units import batches, frames
-from vtoken.mergers.base import Groups, Merger, in_order
-from vtoken.pruners.base import Context
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.merger import Groups, Merger, in_order
+from vtoken.methods.reducer import Context
+from vtoken.methods.registry import register
 
 
 @register("aim")

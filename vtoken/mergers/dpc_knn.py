@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.dpc_knn import dpc_knn
 from vtoken.kernels.units import batches, frames
-from vtoken.mergers.base import Merger, in_order
-from vtoken.pruners.base import Context
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.merger import Merger, in_order
+from vtoken.methods.reducer import Context
+from vtoken.methods.registry import register
 
 
 @register("dpc_knn")

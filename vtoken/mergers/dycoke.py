@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.cosine import earlier_in_cell, paired_cosine
 from vtoken.kernels.topk import cells, shares, spread, top_of_groups
-from vtoken.mergers.base import Groups, Merger
-from vtoken.pruners.base import Context
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.merger import Groups, Merger
+from vtoken.methods.reducer import Context
+from vtoken.methods.registry import register
 
 WINDOW = 4  # frames
 

@@ -8,16 +8,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.dpc_knn import dpc_scores
 from vtoken.kernels.segments import dynamic_cuts
 from vtoken.kernels.topk import top_of_groups
 from vtoken.kernels.units import batches, frames, means, nearest
-from vtoken.mergers.base import Groups, Merger
-from vtoken.pruners.base import Context
-from vtoken.pruners.signals import attention
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.merger import Groups, Merger
+from vtoken.methods.reducer import Context
+from vtoken.methods.registry import register
+from vtoken.methods.signals import attention
 
 SOURCES = ("pooling_attention", "received_attention", "cls_attention")
 

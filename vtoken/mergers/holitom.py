@@ -9,16 +9,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.dpc_knn import dpc_knn
 from vtoken.kernels.segments import static_windows
 from vtoken.kernels.static import links, raster, similarity, still_columns
 from vtoken.kernels.units import Batch, batches, dealt, first, nearest
-from vtoken.mergers.base import Groups, Merger, in_order, shares_of
-from vtoken.pruners.base import Context
-from vtoken.pruners.signals import checked
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.merger import Groups, Merger, in_order, shares_of
+from vtoken.methods.reducer import Context
+from vtoken.methods.registry import register
+from vtoken.methods.signals import checked
 
 
 @register("holitom")

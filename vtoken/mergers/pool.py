@@ -9,13 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vtoken.data.tokens import Tokens
 from vtoken.kernels.deal import deal
 from vtoken.kernels.topk import shares
-from vtoken.mergers.base import Merger, in_order
-from vtoken.pruners.base import Context
-from vtoken.pruners.signals import steps
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.merger import Merger, in_order
+from vtoken.methods.reducer import Context
+from vtoken.methods.registry import register
+from vtoken.methods.signals import steps
 
 
 @register("pool")

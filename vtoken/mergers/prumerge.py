@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.topk import spread
 from vtoken.kernels.units import BLOCK, batches, first, frames
-from vtoken.mergers.base import Merger, in_order
-from vtoken.mergers.keys import keys_of
-from vtoken.pruners.base import Context
-from vtoken.pruners.signals import attention
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.merger import Merger, in_order
+from vtoken.methods.reducer import Context
+from vtoken.methods.registry import register
+from vtoken.methods.signals import attention, keys_of
 
 SOURCES = ("cls_attention", "received_attention")
 

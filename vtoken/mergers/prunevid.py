@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.dpc_knn import dpc_knn
 from vtoken.kernels.segments import frame_clusters
 from vtoken.kernels.static import Raster, links, raster, similarity, still_columns
 from vtoken.kernels.units import batches, dealt, means
-from vtoken.mergers.base import Merger, in_order
-from vtoken.pruners.base import Context
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.merger import Merger, in_order
+from vtoken.methods.reducer import Context
+from vtoken.methods.registry import register
 
 
 @register("prunevid")

@@ -10,13 +10,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from vtoken.data.budget import Budget
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.divergence import feature_distributions, jensen_shannon, reversed_jensen_shannon
 from vtoken.kernels.topk import cells
-from vtoken.mergers.base import Merger, in_order
-from vtoken.pruners.base import Context, Count
-from vtoken.registry import register
-from vtoken.types import Budget, Tokens
+from vtoken.methods.merger import Merger, in_order
+from vtoken.methods.reducer import Context, Count
+from vtoken.methods.registry import register
 
 DELTA, PUBLISHED_DELTA = 0.05, 0.4
 

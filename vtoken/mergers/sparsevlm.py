@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from vtoken.data.tokens import Tokens
 from vtoken.kernels.dpc_knn import dpc_knn
-from vtoken.mergers.base import Merger, in_order
-from vtoken.pruners.base import Context
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.merger import Merger, in_order
+from vtoken.methods.reducer import Context
+from vtoken.methods.registry import register
 
 
 @register("sparsevlm_merge")

@@ -8,14 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.units import batches, frames
-from vtoken.mergers.base import Groups, Merger, in_order
-from vtoken.mergers.keys import keys_of
-from vtoken.pruners.base import Context
-from vtoken.pruners.signals import attention, checked
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.merger import Groups, Merger, in_order
+from vtoken.methods.reducer import Context
+from vtoken.methods.registry import register
+from vtoken.methods.signals import attention, checked, keys_of
 
 
 @register("vflowopt")

@@ -8,16 +8,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.deal import deal
 from vtoken.kernels.topk import top, top_of_groups
-from vtoken.mergers.absorb import absorb
-from vtoken.mergers.base import Groups, Merger
-from vtoken.pruners.base import Context
-from vtoken.pruners.cls import SOURCES
-from vtoken.pruners.signals import attention, per_step
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.absorb import absorb
+from vtoken.methods.merger import Groups, Merger
+from vtoken.methods.reducer import Context
+from vtoken.methods.registry import register
+from vtoken.methods.signals import SOURCES, attention, per_step
 
 
 @register("vscan")

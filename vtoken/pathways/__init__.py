@@ -1,1 +1,1 @@
-"""pathways of vtoken."""
+"""Second streams over all frames, one file each."""

@@ -3,45 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vtoken.data.frames import Grid
+from vtoken.encoders.foresight import Foresight, on_grid
+from vtoken.encoders.vjepa import PAPER, SURPRISE, TINY, check, loaded
 from vtoken.errors import InputError
-from vtoken.pathways.base import Cells, Pathway
-from vtoken.pathways.dense import Dense
-from vtoken.pathways.foresight import Foresight, on_grid
-from vtoken.pathways.recipe import TINY
-from vtoken.pruners.base import Context, Scorer
-from vtoken.pruners.signals import checked
-from vtoken.registry import register
-from vtoken.types import Grid, Tokens
+from vtoken.methods.pathway import Cells, Pathway
+from vtoken.methods.registry import register
 
-PAPER = "V-JEPA 2 (arXiv 2506.09985)"
-SIGNAL = "surprise"
 BATCH = 16  # clips in one pass of the model
-
-
-@lru_cache(maxsize=2)
-def loaded(encoder: str) -> Dense:
-    """A checkpoint, on the GPU where there is one; kept for the next clip.
-
-    Raises:
-        InputError: see ``Dense.load``.
-    """
-    return Dense.load(encoder, "cuda" if torch.cuda.is_available() else "cpu")
-
-
-def check(name: str, usual: float, **lengths: int) -> None:
-    """Raises InputError: a rate out of 0 to 1, or a length in frames that is not a whole number of at least 1."""
-    if isinstance(usual, bool) or not isinstance(usual, (int, float)) or not 0 <= usual <= 1:
-        raise InputError(f"{name}: usual={usual!r} must be a rate from 0 to 1")
-    for field, value in lengths.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name}: {field}={value!r} must be a whole number of frames, at least 1")
 
 
 @register("jepa_surprise")
@@ -62,7 +37,7 @@ class JepaSurprise(Pathway):
     """
 
     paper: ClassVar[str] = PAPER
-    gives: ClassVar[frozenset[str]] = frozenset({SIGNAL})
+    gives: ClassVar[frozenset[str]] = frozenset({SURPRISE})
 
     encoder: str = TINY
     clip: int = 2
@@ -127,20 +102,4 @@ class SurpriseWatch:
         each = self.grid.frames
         done, self._maps = self._maps[: count * each], self._maps[count * each :]
         steps = [torch.stack(done[i : i + each]).amax(0).numpy() for i in range(0, len(done), each)]
-        return {SIGNAL: np.stack(steps) if steps else np.zeros((0, self.grid.rows, self.grid.columns), np.float32)}
-
-
-@register("surprise")
-@dataclass(kw_only=True)
-class Surprise(Scorer):
-    """Keeps the tokens at the places that V-JEPA 2 foresaw least.
-
-    The signal comes from the pathway ``jepa_surprise``, with its defaults unless a plan writes it out:
-    ``"grt | jepa_surprise:encoder=facebook/vjepa2-vitl-fpc64-256 | surprise"``.
-    """
-
-    paper: ClassVar[str] = PAPER
-    needs: ClassVar[frozenset[str]] = frozenset({SIGNAL})
-
-    def score(self, tokens: Tokens, context: Context) -> Tensor:
-        return checked(tokens, self.name, SIGNAL)
+        return {SURPRISE: np.stack(steps) if steps else np.zeros((0, self.grid.rows, self.grid.columns), np.float32)}

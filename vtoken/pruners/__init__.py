@@ -1,1 +1,1 @@
-"""pruners of vtoken."""
+"""Methods that drop tokens after the encoder, one file each."""

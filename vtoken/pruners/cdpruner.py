@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from vtoken.data.budget import Budget
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.dpp import greedy_dpp
 from vtoken.kernels.topk import others, top
-from vtoken.pruners.base import Context, Count, Pruner
-from vtoken.pruners.signals import text_of
-from vtoken.registry import register
-from vtoken.types import Budget, Tokens
+from vtoken.methods.reducer import Context, Count, Pruner
+from vtoken.methods.registry import register
+from vtoken.methods.signals import text_of
 
 RELEVANCE = "cdpruner.relevance"  # exact mode only: set for the whole batch, gone afterwards
 IMAGE, TEXT = "image_embeds", "text_embeds"

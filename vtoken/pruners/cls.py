@@ -7,12 +7,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from vtoken.data.tokens import Tokens
 from vtoken.kernels.topk import shares, top_of_groups
-from vtoken.pruners.base import Context, Scorer
-from vtoken.registry import register
-from vtoken.types import Tokens
-
-SOURCES = ("cls_attention", "received_attention")  # the first that an encoder gives is used
+from vtoken.methods.reducer import Context, Scorer
+from vtoken.methods.registry import register
+from vtoken.methods.signals import SOURCES
 
 
 @register("cls")

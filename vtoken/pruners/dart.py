@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.topk import top
-from vtoken.pruners.base import Context, Pruner
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.reducer import Context, Pruner
+from vtoken.methods.registry import register
 
 KEYS = "text_keys"  # context.extra, optional: keys of the text tokens, a list of [M, ...] with one entry a sample
 

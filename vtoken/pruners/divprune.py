@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from vtoken.data.tokens import Tokens
 from vtoken.kernels.kcenter import kcenter
-from vtoken.pruners.base import Context, Pruner
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.reducer import Context, Pruner
+from vtoken.methods.registry import register
 
 
 @register("divprune")

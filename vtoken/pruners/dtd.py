@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.cosine import adjacent_cosine
 from vtoken.kernels.topk import shares, spread, top, top_of_groups
-from vtoken.pruners.base import Context, Scorer
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.reducer import Context, Scorer
+from vtoken.methods.registry import register
 
 
 @register("dtd")

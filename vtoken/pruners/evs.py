@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from vtoken.data.tokens import Tokens
 from vtoken.kernels.cosine import adjacent_cosine
-from vtoken.pruners.base import Context, Scorer
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.reducer import Context, Scorer
+from vtoken.methods.registry import register
 
 
 @register("evs")

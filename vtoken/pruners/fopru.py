@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from vtoken.pruners.base import Context, Scorer
-from vtoken.pruners.signals import checked
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.data.tokens import Tokens
+from vtoken.methods.reducer import Context, Scorer
+from vtoken.methods.registry import register
+from vtoken.methods.signals import checked
 
 
 @register("fopru")

@@ -8,15 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.deal import deal
 from vtoken.kernels.topk import top_of_groups
-from vtoken.pruners.base import Context, Pruner
-from vtoken.pruners.cls import SOURCES
-from vtoken.pruners.signals import attention
-from vtoken.pruners.tiles import Tiles, over_images
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.reducer import Context, Pruner
+from vtoken.methods.registry import register
+from vtoken.methods.signals import SOURCES, attention
+from vtoken.methods.tiles import Tiles, over_images
 
 LOGITS = "cls_logits"  # of the last layer
 

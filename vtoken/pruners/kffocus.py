@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.cosine import adjacent_cosine
-from vtoken.pruners.base import Context
-from vtoken.pruners.perframe import FrameBudget
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.frame_budget import FrameBudget
+from vtoken.methods.reducer import Context
+from vtoken.methods.registry import register
 
 ROUNDING = 1e-6  # what 1 - cosine of equal tokens may come to in float32
 

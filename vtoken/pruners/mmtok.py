@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.coverage import greedy_coverage
-from vtoken.pruners.base import Context, Pruner
-from vtoken.pruners.signals import text_of
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.reducer import Context, Pruner
+from vtoken.methods.registry import register
+from vtoken.methods.signals import text_of
 
 FEATURES = "encoder_features"  # optional signal [N, d]: features before the projector, as the published code uses
 

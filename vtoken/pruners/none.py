@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vtoken.pruners.base import Context, Pruner
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.data.tokens import Tokens
+from vtoken.methods.reducer import Context, Pruner
+from vtoken.methods.registry import register
 
 
 @register("none")

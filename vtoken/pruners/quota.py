@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
-from vtoken.pruners.base import Context
-from vtoken.pruners.perframe import FrameBudget
-from vtoken.pruners.signals import text_of
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.frame_budget import FrameBudget
+from vtoken.methods.reducer import Context
+from vtoken.methods.registry import register
+from vtoken.methods.signals import text_of
 
 BLOCK = 1 << 22  # similarities held at a time
 

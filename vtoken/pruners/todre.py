@@ -7,11 +7,11 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from vtoken.data.tokens import Tokens
 from vtoken.kernels.kcenter import kcenter, max_sum
-from vtoken.pruners.base import Context, Pruner
+from vtoken.methods.reducer import Context, Pruner
+from vtoken.methods.registry import register
 from vtoken.pruners.kcenter import central
-from vtoken.registry import register
-from vtoken.types import Tokens
 
 
 @register("todre")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vtoken.data.tokens import Tokens
 from vtoken.kernels.topk import spread
-from vtoken.pruners.base import Context, Pruner
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.reducer import Context, Pruner
+from vtoken.methods.registry import register
 
 
 @register("uniform")

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.topk import others, top, top_of_groups
-from vtoken.pruners.base import Context, Pruner
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.reducer import Context, Pruner
+from vtoken.methods.registry import register
 
 SCALES = (0.125, 0.25, 0.5, 1.0, 2.0)  # variances of the Gaussian kernels
 

@@ -8,13 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.distinct import distinct
-from vtoken.pruners.base import Context, Pruner
-from vtoken.pruners.cls import SOURCES
-from vtoken.pruners.signals import attention, per_step
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.reducer import Context, Pruner
+from vtoken.methods.registry import register
+from vtoken.methods.signals import SOURCES, attention, per_step
 
 
 @register("vispruner")

@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
-from vtoken.pruners.base import Context
-from vtoken.pruners.cls import CLS, SOURCES
-from vtoken.pruners.signals import checked
-from vtoken.registry import register
-from vtoken.types import Tokens
+from vtoken.methods.reducer import Context
+from vtoken.methods.registry import register
+from vtoken.methods.signals import SOURCES, checked
+from vtoken.pruners.cls import CLS
 
 
 @register("vtc_cls")

@@ -2,4 +2,5 @@
 
 from pathlib import Path
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parent / "weights"  # of the video QA model, written by training.reference.train
+VJEPA = Path(__file__).parent / "vjepa"  # of a small V-JEPA 2, written by training.vjepa.pretrain

@@ -1,1 +1,1 @@
-"""Methods that let tokens leave inside the vision encoder."""
+"""Methods that act inside the encoder, one file each."""

@@ -12,8 +12,8 @@ from vtoken.encoders.packed import Step
 from vtoken.kernels.attention import cls_attention
 from vtoken.kernels.flowcut import flow_score, prune_count
 from vtoken.kernels.topk import top_of_groups
-from vtoken.registry import register
-from vtoken.thinners.base import Decision, Thinner
+from vtoken.methods.registry import register
+from vtoken.methods.thinner import Decision, Thinner
 
 FLOW = "_flow"  # goes with each cell: its score, a running mean over the layers
 

@@ -11,8 +11,8 @@ from torch.nn.functional import pad
 from vtoken.encoders.packed import Step
 from vtoken.errors import InputError
 from vtoken.kernels.bipartite import Match, energy_match
-from vtoken.registry import register
-from vtoken.thinners.base import Merging
+from vtoken.methods.registry import register
+from vtoken.methods.thinner import Merging
 
 
 @register("pitome")

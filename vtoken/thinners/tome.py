@@ -11,8 +11,8 @@ from torch import Tensor
 from vtoken.encoders.packed import Step
 from vtoken.errors import InputError
 from vtoken.kernels.bipartite import Match, bipartite_match
-from vtoken.registry import register
-from vtoken.thinners.base import Merging
+from vtoken.methods.registry import register
+from vtoken.methods.thinner import Merging
 
 
 @register("tome")

@@ -1,1 +1,1 @@
-"""tokenizers of vtoken."""
+"""Gates: methods that decide before the encoder, one file each."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vtoken.data.frames import Grid
 from vtoken.kernels.patch_gate import absolute_difference, block_max, block_mean, cell_max, side
-from vtoken.registry import register
-from vtoken.tokenizers.base import Gate
-from vtoken.types import Grid
+from vtoken.methods.gate import Gate
+from vtoken.methods.registry import register
 
 PATCH = 14  # pixels; larger cells are judged patch by patch, for a mean over 28 px misses what one over 14 px sees
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vtoken.data.frames import Grid
 from vtoken.kernels.patch_gate import as_cells
-from vtoken.types import Grid
 
 if TYPE_CHECKING:
-    from vtoken.tokenizers.base import Gate
+    from vtoken.methods.gate import Gate
 
 # Phase correlation runs on planes of about 112 px, at most 4 times smaller, which also averages noise away. There still
 # scenes under white noise of 8 levels shift by less than 0.5 px, and planes of nothing but noise answer below 0.3; pans

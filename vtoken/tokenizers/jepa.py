@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from vtoken.registry import register
-from vtoken.tokenizers.base import Gate, as_bytes
-from vtoken.tokenizers.stream import GateStream
-from vtoken.types import Grid
+from vtoken.data.frames import Grid
+from vtoken.methods.gate import Gate, as_bytes
+from vtoken.methods.registry import register
+from vtoken.methods.stream import GateStream
 
 
 class JepaStream(GateStream):
@@ -19,8 +19,8 @@ class JepaStream(GateStream):
     gate: Jepa
 
     def __init__(self, gate: Gate, grid: Grid) -> None:
-        from vtoken.pathways.foresight import Foresight
-        from vtoken.pathways.surprise import loaded
+        from vtoken.encoders.foresight import Foresight
+        from vtoken.encoders.vjepa import loaded
 
         super().__init__(gate, grid)
         dense = loaded(self.gate.encoder)
@@ -41,7 +41,7 @@ class JepaStream(GateStream):
         self._score = None
 
     def _look(self, step: np.ndarray) -> np.ndarray:
-        from vtoken.pathways.foresight import on_grid
+        from vtoken.encoders.foresight import on_grid
 
         step, fill = as_bytes(step), -len(step) % self._foresight.dense.tubelet
         found = self._foresight.look(np.concatenate([step, np.repeat(step[-1:], fill, 0)])[None])
@@ -73,7 +73,7 @@ class Jepa(Gate):
     usual: float = 0.5
 
     def __post_init__(self) -> None:
-        from vtoken.pathways.surprise import check
+        from vtoken.encoders.vjepa import check
 
         super().__post_init__()
         check(self.name, self.usual, past=self.past)

@@ -7,12 +7,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from vtoken.data.frames import Grid
 from vtoken.kernels.patch_gate import absolute_difference, block_max, block_mean, cell_max, side
-from vtoken.registry import register
+from vtoken.methods.gate import Gate
+from vtoken.methods.registry import register
+from vtoken.methods.stream import GateStream
 from vtoken.tokenizers import flow
-from vtoken.tokenizers.base import Gate
-from vtoken.tokenizers.stream import GateStream
-from vtoken.types import Grid
 
 SUB_BLOCK = 7  # pixels
 ATTACK, RELEASE = 0.1, 0.5  # low-pass of the noise: slow to believe in more of it, fast to believe in less

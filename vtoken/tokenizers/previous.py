@@ -10,12 +10,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from vtoken.data.frames import GateMap, Grid
 from vtoken.kernels.patch_gate import absolute_difference, block_mean, cell_max, side
-from vtoken.registry import register
-from vtoken.tokenizers.base import Gate
+from vtoken.methods.gate import Gate
+from vtoken.methods.normalize import NORMALIZATIONS, scale
+from vtoken.methods.registry import register
 from vtoken.tokenizers.difference import PATCH
-from vtoken.tokenizers.normalize import NORMALIZATIONS, scale
-from vtoken.types import GateMap, Grid
 
 
 @dataclass(kw_only=True)

@@ -7,13 +7,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from vtoken.data.frames import Grid
 from vtoken.errors import InputError
 from vtoken.kernels.patch_gate import as_cells, block_sum, cell_max, side
-from vtoken.registry import register
-from vtoken.tokenizers.base import Gate
+from vtoken.methods.gate import Gate
+from vtoken.methods.normalize import NORMALIZATIONS, normalize
+from vtoken.methods.registry import register
 from vtoken.tokenizers.difference import PATCH, squares
-from vtoken.tokenizers.normalize import NORMALIZATIONS, normalize
-from vtoken.types import Grid
 
 GRT = "Dense Video Understanding with Gated Residual Tokenization, arXiv:2509.14199"
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from vtoken.errors import VideoError, require
 from vtoken.video import pyav
-from vtoken.video.clip import Clip, Picture
+from vtoken.video.source import Clip, Picture
 
 
 def check() -> None:

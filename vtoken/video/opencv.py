@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from vtoken.errors import VideoError
-from vtoken.video.clip import Clip, Picture
+from vtoken.video.source import Clip, Picture
 
 
 def pictures(clip: Clip, start: float = 0.0) -> Iterator[Picture]:

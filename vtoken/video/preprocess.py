@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vtoken.data.frames import Frames, Grid
 from vtoken.errors import InputError
-from vtoken.types import Frames, Grid
-from vtoken.video.geometry import center_crop, shortest_edge, smart_resize, smart_resize_clip
 from vtoken.video.resample import resize_region
+from vtoken.video.sizes import center_crop, shortest_edge, smart_resize, smart_resize_clip
 
 FEW = 1 / 16  # share of kept cells up to which resizing them one by one is cheaper than the whole frame
 LUMA = (0.299, 0.587, 0.114)  # BT.601, as vtoken.types.Frames
@@ -57,20 +57,6 @@ class Preprocessor:
     max_video_tokens: int = 0
     max_frames: int | None = None
     resample: Literal["bicubic", "bilinear"] = "bicubic"
-
-    @classmethod
-    def from_processor(cls, processor: Any, **changes: Any) -> Preprocessor:
-        """Read a Hugging Face image, video or whole processor, its config as a dict, or a family's name.
-
-        ``changes`` override single fields, for example ``patch=16`` or ``cap_pixels_per_frame=True``.
-
-        Raises:
-            UnsupportedError: the processor does something that this class does not (tiling, padding).
-            InputError: nothing usable was given, or an unknown family or field.
-        """
-        from vtoken.video.processors import read_processor
-
-        return read_processor(processor, changes)
 
     # sizes
 

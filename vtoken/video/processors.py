@@ -68,8 +68,16 @@ NAMES = (
 RESAMPLE = {2: "bilinear", 3: "bicubic"}
 
 
-def read_processor(source: Any, changes: dict[str, Any]) -> Preprocessor:
-    """See ``Preprocessor.from_processor``."""
+def read_processor(source: Any, **changes: Any) -> Preprocessor:
+    """Read a Hugging Face image, video or whole processor, its config as a dict, or a family's name.
+
+    Args:
+        changes: fields of ``Preprocessor`` to override, for example ``patch=16`` or ``cap_pixels_per_frame=True``.
+
+    Raises:
+        UnsupportedError: the processor does something that ``Preprocessor`` does not (tiling, padding).
+        InputError: nothing usable was given, or an unknown family or field.
+    """
     known = {f.name for f in fields(Preprocessor)}
     if unknown := sorted(set(changes) - known):
         raise InputError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")

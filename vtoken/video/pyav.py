@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vtoken.errors import VideoError
-from vtoken.video.clip import Clip, Picture
+from vtoken.video.source import Clip, Picture
 
 if TYPE_CHECKING:
     from av.container import InputContainer

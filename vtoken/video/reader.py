@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from vtoken.data.frames import Frames
 from vtoken.errors import InputError, VideoError
-from vtoken.types import Frames
-from vtoken.video import memory, pyav
-from vtoken.video.clip import Clip, Picture
+from vtoken.video import images as memory
+from vtoken.video import pyav
+from vtoken.video.source import Clip, Picture
 from vtoken.video.timeline import sample, steady
 
 BACKENDS = ("pyav", "opencv", "decord", "torchcodec")

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from vtoken.errors import VideoError
-from vtoken.video.clip import Clip, Picture
+from vtoken.video.source import Clip, Picture
 
 DEPTH = 8  # frames held back to sort times; B-frame pyramids move a time by at most a few places
 EPSILON = 1e-6  # seconds; below any frame interval, above the rounding of float seconds

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vtoken.errors import VideoError, require
-from vtoken.video.clip import Clip, Picture
+from vtoken.video.source import Clip, Picture
 
 BATCH = 16  # frames a call
 

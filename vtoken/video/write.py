@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
 
 from vtoken.errors import InputError
-from vtoken.video.synthetic import SyntheticClip
 
 TICKS = 90_000  # of a second, for frames at given times
 
 
+class Drawn(Protocol):
+    """Frames to write: ``size`` is (height, width), ``frames`` gives uint8 RGB [H, W, 3]."""
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    @property
+    def fps(self) -> float: ...
+
+    def __len__(self) -> int: ...
+
+    def frames(self) -> Iterable[np.ndarray]: ...
+
+
 def write_video(
     path: str | os.PathLike[str],
-    clip: SyntheticClip,
+    clip: Drawn,
     *,
     crf: int = 18,
     times: Sequence[float] | None = None,

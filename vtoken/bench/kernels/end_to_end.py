@@ -11,13 +11,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from vtoken.asking import ask
 from vtoken.bench import machine
-from vtoken.bench.geometry import geometry
 from vtoken.bench.kernels.case import Setting
 from vtoken.bench.models import SMALL, Size, byte_tokenizer, random_model
-from vtoken.report import STAGES, Report
-from vtoken.video.synthetic import render
+from vtoken.data.report import STAGES, Report
+from vtoken.families.geometry import geometry
+from vtoken.qa.api import ask
+from vtoken.reference.synthetic import render
 from vtoken.video.write import write_video
 
 MODEL, MIDDLE = "qwen2.5-vl-3b", Size(16, 1280, 16, 2048)

@@ -16,11 +16,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from vtoken import kernels, registry
+from vtoken import kernels
 from vtoken.bench import machine, made
 from vtoken.bench.kernels.case import Setting
-from vtoken.bench.progress import progress
-from vtoken.types import Budget, Frames, Grid
+from vtoken.data.budget import Budget
+from vtoken.data.frames import Frames, Grid
+from vtoken.methods import registry
+from vtoken.output.progress import progress
 
 KEEP = 0.25
 PLACES = 3  # operations named in a method's line
@@ -101,7 +103,7 @@ def _jobs(setting: Setting) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def _gates(setting: Setting) -> Iterator[tuple[str, Callable[[], Any]]]:
-    from vtoken.video.synthetic import render
+    from vtoken.reference.synthetic import render
 
     edge = setting.pick(448, 56)
     clip = render("slides", seconds=32 / 30, fps=30.0, size=(edge, edge))

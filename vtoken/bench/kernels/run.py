@@ -12,15 +12,15 @@ import torch
 from rich.console import Group
 
 from vtoken.bench import machine
-from vtoken.bench.files import folder, write_text
 from vtoken.bench.kernels import attention, merging, selection
 from vtoken.bench.kernels.case import Case, Setting
 from vtoken.bench.kernels.limits import Limits, measure_limits
 from vtoken.bench.kernels.row import Row, measure_case
 from vtoken.bench.kernels.table import as_text, render
-from vtoken.bench.progress import progress
-from vtoken.console import terminal
 from vtoken.errors import InputError
+from vtoken.output.console import terminal
+from vtoken.output.files import folder, write_text
+from vtoken.output.progress import progress
 
 CASES: dict[str, Callable[[Setting], Case]] = {
     "patch_gate": merging.pixels,

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vtoken.bench import made, published, published_mergers
+from vtoken.bench import made
+from vtoken.bench.kernels import loops as published
 from vtoken.bench.kernels.case import Case, Form, Setting, Target
+from vtoken.data.tokens import Tokens
 from vtoken.kernels.coverage import greedy_coverage
 from vtoken.kernels.dpc_knn import dpc_knn
 from vtoken.kernels.dpp import greedy_dpp
 from vtoken.kernels.kcenter import kcenter
-from vtoken.types import Tokens
 
 WIDTH, SMALL = 1152, 64
 PART = 4  # the published k-center loop runs on a quarter of the picks
@@ -104,7 +105,7 @@ def clusters(setting: Setting) -> Case:
     tokens = _tokens(setting, 32)
     x, (n, width) = tokens.x, tokens.x.shape
     k = n // 4
-    peaks = Form.of("whole distance matrix", lambda: published_mergers.density_peaks(x.float(), k, 5))
+    peaks = Form.of("whole distance matrix", lambda: published.density_peaks(x.float(), k, 5))
     return Case(
         op="dpc_knn",
         size=f"N={n:,}, {k:,} clusters, D={width:,}",

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vtoken.bench.kernels.row import MIB, Row
-from vtoken.console import PIPED
+from vtoken.output.console import PIPED
 
 HEADS = ("operation", "size", "ms", "GB/s", "GFLOP/s", "of limit", "plain", "published", "MiB", "plain MiB")
 

@@ -1,0 +1,1 @@
+"""Selection loops as published, for comparison."""

@@ -1,0 +1,170 @@
+"""The command as a user runs it: exit codes, one-line errors, and output that can be read and parsed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vtoken
+from vtoken.bench.models import byte_tokenizer, random_model
+from vtoken.cli import main as cli
+from vtoken.families import FAMILIES
+from vtoken.families.geometry import geometry
+from vtoken.methods.registry import names
+from vtoken.reference.synthetic import render
+from vtoken.video.write import write_video
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_video(tmp_path_factory.mktemp("clip") / "slides.mp4", render("slides", 2.0, 10.0, (112, 168)))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    random_model(geometry("qwen2.5-vl-3b")).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    code = cli.main(list(words))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The message of a command that must fail with exit code 2 and one line."""
+    code, out, err = run(capsys, *words)
+    lines = err.strip().splitlines()
+    assert code == 2 and out == "" and len(lines) == 1, (code, out, err)
+    assert lines[0].startswith("vtoken: error: ")
+    return lines[0].removeprefix("vtoken: error: ")
+
+
+def test_python_m_vtoken_is_the_command() -> None:
+    told = subprocess.run([sys.executable, "-m", "vtoken", "--version"], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == f"vtoken {vtoken.__version__}"
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f"{sys.executable} -m vtoken methods | head -n 1"
+    told = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert told.returncode == 0 and told.stderr == "" and told.stdout.startswith("Gates")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["nothing"],
+        ["bench"],
+        ["bench", "x.mp4", "--fps", "0"],
+        ["bench", "x.mp4", "--fps", "nan"],
+        ["bench", "x.mp4", "--fps", "1,,x"],
+        ["ask", "x.mp4", "why?"],
+        ["ask", "x.mp4", "why?", "--model", "m", "--keep", "0.5", "--tokens", "7"],
+    ],
+)
+def test_wrong_arguments_exit_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    assert stop.value.code == 2
+    assert "usage: vtoken" in capsys.readouterr().err
+
+
+def test_methods_lists_every_method(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "methods")
+    listed = {line.split()[0] for line in out.splitlines() if line.startswith(" ") and line.split()}
+    assert code == 0 and set(names()) <= listed
+    assert not any(line.endswith(" ") for line in out.splitlines())
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_methods_of_a_family_agree_with_wrap(family: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from vtoken.cli.table import verdict
+    from vtoken.engine.session import check
+    from vtoken.errors import UnsupportedError
+    from vtoken.methods.gate import Gate
+    from vtoken.methods.plan import Plan
+    from vtoken.methods.registry import get
+
+    assert run(capsys, "methods", "--family", family)[0] == 0
+    for name in [*names("gate"), *names("pruner"), *names("merger"), *names("pathway")]:
+        method = get(name)
+        text = f"mad | {name}" if method.needs & Gate.gives else name
+        budget = {"keep": 0.5} if getattr(method, "needs_budget", False) else {}
+        try:
+            check(Plan.parse(text, **budget), FAMILIES[family])
+            runs = True
+        except UnsupportedError:
+            runs = False
+        assert verdict(method, FAMILIES[family]).startswith("yes" if runs else "no: "), name
+
+
+def test_methods_tells_of_the_fallback(capsys: pytest.CaptureFixture[str]) -> None:
+    line = next(x for x in run(capsys, "methods", "--family", "qwen3-vl-8b")[1].splitlines() if x.startswith(" cls "))
+    assert "received attention" in line
+    assert "unknown family 'qwen9'" in refused(capsys, "methods", "--family", "qwen9")
+
+
+def test_ask_answers_and_reports(clip: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["ask", str(clip), "What changes?", "--model", str(checkpoint), "--fps", "4", "--max-new-tokens", "3"]
+    code, out, err = run(capsys, *words)
+    assert code == 0 and out.endswith("\n") and "plan    grt" in err and "tokens" in err
+    code, out, _ = run(capsys, *words, "--plan", "grt | divprune", "--keep", "0.2", "--json")
+    told = json.loads(out)
+    assert code == 0 and set(told) > {"answer", "model", "cells", "tokens", "milliseconds"}
+    assert told["tokens"] == round(0.2 * told["cells"])
+
+
+def test_ask_refuses(clip: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ["--model", str(checkpoint)]
+    assert "QUESTION is empty" in refused(capsys, "ask", str(clip), " ", *model)
+    assert "no such file" in refused(capsys, "ask", str(tmp_path / "no.mp4"), "why?", *model)
+    assert "unknown method 'grtt'" in refused(capsys, "ask", str(clip), "why?", *model, "--plan", "grtt")
+    assert "needs a budget" in refused(capsys, "ask", str(clip), "why?", *model, "--plan", "divprune")
+    assert "keep=1.5" in refused(capsys, "ask", str(clip), "why?", *model, "--plan", "divprune", "--keep", "1.5")
+    assert "past the end" in refused(capsys, "ask", str(clip), "why?", *model, "--start", "9")
+    assert "backend='vlc'" in refused(capsys, "ask", str(clip), "why?", *model, "--backend", "vlc")
+    assert "must be at least 1" in refused(capsys, "ask", str(clip), "why?", *model, "--max-new-tokens", "0")
+    assert "device='gpu'" in refused(capsys, "ask", str(clip), "why?", *model, "--device", "gpu")
+    assert "dtype='int8'" in refused(capsys, "ask", str(clip), "why?", *model, "--dtype", "int8")
+    assert "no config.json" in refused(capsys, "ask", str(clip), "why?", "--model", str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    assert "'gpt2', which vtoken does not know" in refused(capsys, "ask", str(clip), "why?", "--model", str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
+    assert "weights cannot be loaded" in refused(capsys, "ask", str(clip), "why?", "--model", str(tmp_path))
+
+
+def test_bench_refuses_before_it_works(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "report")]
+    assert "did you mean qwen2.5-vl-7b" in refused(capsys, "bench", str(clip), "--model", "qwen2.5-vl-8b", *out)
+    assert "unknown method 'dviprune'" in refused(capsys, "bench", str(clip), "--plans", "dviprune", *out)
+    assert "--plans is empty" in refused(capsys, "bench", str(clip), "--plans", " ; ", *out)
+    assert "keep=0.0" in refused(capsys, "bench", str(clip), "--keep", "0", *out)
+    text = tmp_path / "text.mp4"
+    text.write_text("not a video")
+    assert str(text) in refused(capsys, "bench", str(text), *out)
+    assert "not a folder" in refused(capsys, "bench", str(clip), "--out", str(text))
+    assert not list(tmp_path.glob("report/*"))
+
+
+def test_bench_gate_prints_a_row_for_each_rate_and_gate(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "bench", "gate", str(clip), "--fps", "2,5", "--gates", "grt; mad:threshold=3")
+    heads = [line for line in out.splitlines() if line.startswith("clip ")]
+    rows = [line for line in out.splitlines() if line.split()[:1] == [clip.name] or line.split()[:1] == ["5"]]
+    assert code == 0 and len(heads) == 2 and len(rows) == 4
+
+
+def test_ctrl_c_exits_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vtoken.cli.table.print_methods", interrupt)
+    assert run(capsys, "methods") == (130, "", "vtoken: interrupted\n")

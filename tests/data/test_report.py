@@ -1,0 +1,57 @@
+"""Report: sums, text and JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from vtoken.data.report import Report
+from vtoken.errors import InputError
+
+
+def test_text_is_a_table_of_four_lines_and_notes():
+    report = Report("grt | divprune", cells=1000, encoded=300, tokens=250, prompt=290, peak_bytes=2**30)
+    report.add("prefill", 12.34)
+    report.add("gate", 1.0)
+    report.add("gate", 1.5)
+    report.note("frame cap 768 bound")
+    report.note("frame cap 768 bound")
+    assert str(report).splitlines() == [
+        "plan    grt | divprune",
+        "tokens  1,000 -> 250 (25.0%);  encoded 300 (30.0%);  prompt 290;  peak memory 1,024 MiB",
+        "stage   gate  prefill",
+        "ms       2.5     12.3",
+        "note    frame cap 768 bound",
+    ]
+    assert json.loads(json.dumps(report.to_dict()))["milliseconds"] == {"prefill": 12.34, "gate": 2.5}
+
+
+def test_an_empty_report_prints():
+    assert str(Report()).splitlines()[2:] == ["stage", "ms"]
+
+
+def test_a_stage_counts_also_when_it_fails():
+    report = Report()
+    with pytest.raises(RuntimeError), report.stage("encode"):
+        time.sleep(0.002)
+        raise RuntimeError
+    assert report.milliseconds["encode"] >= 2
+    with pytest.raises(InputError, match="unknown stage 'encod'"):
+        report.add("encod", 1.0)
+
+
+def test_peak_memory_of_the_process():
+    report = Report()
+    report.reset_memory("cpu")
+    report.measure_memory("cpu")
+    assert report.peak_bytes > 50 * 2**20
+
+
+def test_a_pathway_tells_whether_it_paid():
+    assert Report(cells=100).payoff is None
+    report = Report(cells=100, encoded=80, tokens=30, prompt=50, milliseconds={"prefill": 10.0, "pathway": 9.0})
+    assert report.payoff == "the pathway took 9 ms; 50 tokens fewer saved about 10 ms of prefill: it paid"
+    report.milliseconds["pathway"] = 11.0
+    assert str(report).endswith("it did not pay") and report.to_dict()["payoff"] == report.payoff

@@ -1,0 +1,1 @@
+"""Programs that made the weights of the package; not part of it."""

@@ -1,0 +1,301 @@
+"""``python -m training.reference.train``: the reference model from nothing, on a CPU, resumable.
+
+Two stages: the vision tower under dense labels, then the language model on frozen features, by a curriculum that
+moves on by accuracy. See docs/reference.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from training.reference import batches, language
+from training.reference.checkpoint import checkpoint
+from training.reference.labels import IGNORE, LANGUAGE, VISION
+from training.reference.optimizer import Optimizer
+from training.reference.pairs import pairs
+from vtoken.output import curves
+from vtoken.reference import model as shape
+from vtoken.reference.questions import TASKS
+
+MIDDLE = 1  # layer whose output carries the dense labels of the language model
+ROUNDS = ({2: 12, 4: 36}, {2: 12, 4: 24, 8: 16}, {0: 16, 1: 12, 2: 12, 4: 18, 8: 24, 16: 12})
+# clips by level and rate; rate 0 is one frame as an image
+ROWS = {0: 16, 1: 12, 2: 12, 4: 12, 8: 8, 16: 4}  # clips a step
+REUSE = 2  # times that a clip is used in its round
+SETTLE = 700  # steps of the vision stage after everything stands free
+GUIDE = 0.4  # weight of guided attention
+KEEPS = (1.0, 1.0, 0.5, 0.3, 0.18)  # random token dropping, once the curriculum is through
+FULL = 3600  # steps of the last level before that
+DROPPED = 4  # frames a second from which tokens are dropped
+PASS = 0.75  # accuracy that ends a level
+
+
+@dataclass
+class State:
+    """Everything a checkpoint holds."""
+
+    model: Any
+    words: Any
+    eyes: nn.ModuleDict
+    minds: nn.ModuleDict
+    step: int = 0
+    seen: int = 0  # steps of the vision stage
+    level: int = 0
+    entered: int = 0  # step at which the level began
+    round: int = 0
+    # vision stage: how far panels and static shapes stand from the middle of a cell, and running accuracies on them
+    loose: tuple[float, float] = (0.0, 0.0)
+    sight: tuple[float, float] = (0.0, 0.0)
+    last: int = 0  # step at which the vision stage ends, once both stand free; 0 before
+    score: dict[str, float] = field(default_factory=dict)
+    optimizer: Optimizer | None = None
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+
+def start(seed: int = 0, **sizes: int) -> State:
+    """A fresh state."""
+    words = shape.tokenizer()
+    model = shape.build(words, seed, **sizes)
+    eyes = nn.ModuleDict({n: nn.Linear(shape.SIDE, k) for n, k in VISION.items()})
+    minds = nn.ModuleDict({n: nn.Linear(shape.SIDE, k) for n, k in LANGUAGE.items()})
+    return State(model, words, eyes, minds)
+
+
+PLAIN = ("step", "seen", "level", "entered", "round", "loose", "sight", "last", "score", "log")
+
+
+def save(state: State, path: Path) -> None:
+    """Write a checkpoint under a temporary name, then rename it."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    parts = {n: getattr(state, n).state_dict() for n in ("model", "eyes", "minds")}
+    optimizer = state.optimizer.state_dict() if state.optimizer else None
+    torch.save(parts | {n: getattr(state, n) for n in PLAIN} | {"optimizer": optimizer}, part)
+    os.replace(part, path)
+
+
+def load(state: State, path: Path) -> State:
+    """Continue from a checkpoint."""
+    held = torch.load(path, weights_only=True)
+    for name in ("model", "eyes", "minds"):
+        getattr(state, name).load_state_dict(held[name])
+    for name in PLAIN:
+        setattr(state, name, held[name])
+    if held["optimizer"] is not None:
+        state.optimizer = optimizer(state, vision=held["step"] == 0 and held["seen"] > 0)
+        state.optimizer.load_state_dict(held["optimizer"])
+    return state
+
+
+def optimizer(state: State, vision: bool) -> Optimizer:
+    """For the part that learns: the tower, or the language model."""
+    inner = state.model.model
+    if vision:
+        parts = (inner.visual.patch_embed, inner.visual.blocks, inner.visual.merger)
+        return Optimizer(
+            [p for part in parts for p in part.parameters()],
+            [*inner.visual.pos_embed.parameters(), *state.eyes.parameters()],
+        )
+    rest = [inner.language_model.embed_tokens.weight, *inner.language_model.norm.parameters()]
+    rest += [*state.model.lm_head.parameters(), *state.minds.parameters()]
+    return Optimizer(list(inner.language_model.layers.parameters()), rest)
+
+
+def rate(step: int, steps: int, peak: float, warm: int = 40) -> float:
+    """Warm up, stay, and fall over the last third."""
+    fall = min(1.0, max(0.0, (steps - step) / (steps / 3)))
+    return peak * min(1.0, (step + 1) / warm) * (0.03 + 0.97 * fall)
+
+
+def vision_step(state: State, seed: int, clips: int = 16, each: int = 6) -> dict[str, float]:
+    """One step of the tower under dense labels; gives the accuracy on cells that show something."""
+    if state.seen == 0:
+        shape.whiten(state.model, pairs(seed, 48, 8)[0])
+    state.optimizer = state.optimizer or optimizer(state, vision=True)
+    rows, labels = pairs(seed * 100_003 + state.seen, clips, each, state.loose)
+    features = shape.vision_forward(state.model, rows)
+    losses, right = [], {}
+    for name, head in state.eyes.items():
+        goal = labels[name].flatten()
+        logits = head(features)
+        loss = functional.cross_entropy(logits, goal, reduction="none")
+        shown = goal > 0 if name not in ("row", "column") else goal >= 0
+        share = 2.0 if name.startswith("symbol") else 1.0
+        losses.append(share * (loss * (shown + 0.05)).sum() / (shown + 0.05).sum())
+        right[name] = float((logits.argmax(1) == goal)[shown].float().mean()) if shown.any() else 1.0
+    state.optimizer.step(torch.stack(losses).sum(), rate(state.seen, state.last or 1 << 20, 2e-3))
+    state.seen += 1
+    now = ((right["symbol_a"] + right["symbol_b"]) / 2, right["shape"])
+    loose, sight = list(state.loose), list(state.sight)
+    for i, value in enumerate(now):
+        sight[i] = 0.8 * sight[i] + 0.2 * value
+        if sight[i] > 0.75 and loose[i] < 1:
+            loose[i], sight[i] = round(min(1.0, loose[i] + 0.1), 1), sight[i] - 0.1
+    state.loose, state.sight = (loose[0], loose[1]), (sight[0], sight[1])
+    if not state.last and min(loose) == 1:
+        state.last = state.seen + SETTLE
+    return right | {"loose": loose[0], "loose_shapes": loose[1]}
+
+
+def round_of(state: State, seed: int, index: int) -> dict[int, list[batches.Item]]:
+    """Clips of one round at the state's level, a quarter of them from the levels below."""
+    r = np.random.default_rng((seed, index))
+    out = {}
+    for fps, n in ROUNDS[state.level].items():
+        seeds = r.integers(0, batches.SPAN, n)
+        levels = np.where(r.random(n) < 0.2, np.maximum(state.level - 1, 0), state.level)
+        out[fps] = [batches.item(state.model, int(s), fps, int(k)) for s, k in zip(seeds, levels, strict=True)]
+    return out
+
+
+def schedule(seed: int, index: int, level: int) -> list[tuple[int, list[int]]]:
+    """Rates and clips of the steps of one round: every clip ``REUSE`` times."""
+    r = np.random.default_rng((seed, index, 7))
+    out = []
+    for fps, n in ROUNDS[level].items():
+        order = np.concatenate([r.permutation(n) for _ in range(REUSE)])
+        rows = min(ROWS[fps], n)
+        out += [(fps, order[i : i + rows].tolist()) for i in range(0, len(order), rows) if i + rows <= len(order)]
+    return [out[i] for i in r.permutation(len(out))]
+
+
+def language_step(
+    state: State, items: list[batches.Item], packer: batches.Packer, seed: int, steps: int, dense: float
+) -> None:
+    """One step on packed questions; keeps running accuracies by task in ``state.score``."""
+    state.optimizer = state.optimizer or optimizer(state, vision=False)
+    r = np.random.default_rng((seed, state.step, 11))
+    g = torch.Generator().manual_seed(seed * 1_000_003 + state.step)
+    dropping = state.level == len(batches.LEVELS) - 1 and state.step - state.entered > FULL
+    keep = float(r.choice(KEEPS)) if dropping and items[0].fps >= DROPPED else 1.0
+    batch = packer.pack(items, [batches.choose(i, r) for i in items], keep, g)
+    looking = batches.looks(batch, items)
+    back = batches.looks_back(batch, items) if items[0].fps else None
+    last, middle, away, behind = language.forward(state.model, batch, MIDDLE, looking, back)
+    rows, columns = (batch.targets != IGNORE).nonzero(as_tuple=True)
+    logits = state.model.lm_head(last[rows, columns])
+    goals = batch.targets[rows, columns]
+    each = functional.cross_entropy(logits, goals, reduction="none")
+    weights = batches.weights(batch)[rows, columns]
+    loss = (each * weights).sum() / weights.sum()
+    cells = middle.gather(1, batch.visual[..., None].expand(-1, -1, middle.shape[-1]))
+    for name, head in state.minds.items():
+        known = batch.labels[name] != IGNORE
+        if known.any() and keep == 1.0:  # they are about everything shown
+            loss = loss + dense * functional.cross_entropy(head(cells[known]), batch.labels[name][known])
+    assert away is not None
+    state.score["away"] = 0.9 * state.score.get("away", 5.0) + 0.1 * float(away.detach())
+    loss = loss + GUIDE * away
+    if behind is not None:
+        state.score["behind"] = 0.9 * state.score.get("behind", 5.0) + 0.1 * float(behind.detach())
+        loss = loss + GUIDE * behind
+    state.optimizer.step(loss, rate(state.step, steps, 1.5e-3))
+    state.step += 1
+    state.score["loss"] = float(loss.detach())
+    if keep == 1.0 and items[0].fps >= 4:
+        for task, value in batches.accuracy(batch, rows, columns, logits.argmax(1) == goals).items():
+            state.score[task] = 0.9 * state.score.get(task, 0.0) + 0.1 * value
+
+
+@torch.no_grad()
+def validate(state: State, packer: batches.Packer, fps: int, clips: int = 24, offset: int = 0) -> dict[str, float]:
+    """Accuracy by task on validation clips at the last level, under teacher forcing."""
+    totals: dict[str, list[float]] = {}
+    r = np.random.default_rng(5)
+    for i in range(0, clips, 6):
+        items = [batches.item(state.model, offset + i + j, fps, 2, "validation") for j in range(6)]
+        batch = packer.pack(items, [batches.choose(x, r) for x in items], 1.0, torch.Generator())
+        last, _, _, _ = language.forward(state.model, batch, MIDDLE)
+        rows, columns = (batch.targets != IGNORE).nonzero(as_tuple=True)
+        right = state.model.lm_head(last[rows, columns]).argmax(1) == batch.targets[rows, columns]
+        for task, value in batches.accuracy(batch, rows, columns, right).items():
+            totals.setdefault(task, []).append(value)
+    return {task: float(np.mean(totals[task])) for task in TASKS if task in totals}
+
+
+def run(args: argparse.Namespace) -> None:
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(args.threads)
+    torch.set_float32_matmul_precision("medium")  # bfloat16 inside matrix products where the CPU has it
+    path = checkpoint(args.out, args.resume, args.export)
+    state = start(args.seed)
+    if path.is_file():
+        state = load(state, path)
+    if args.export:
+        shape.save(state.model, state.words, args.weights)
+        return
+    began = time.time()
+    while state.step == 0 and not 0 < state.last <= state.seen:
+        right = vision_step(state, args.seed)
+        if state.seen % 20 == 0:
+            print(f"[{time.time() - began:6.0f} s] vision {state.seen}: {curves.told(right)}", flush=True)
+        if state.seen % 40 == 0:
+            save(state, path)
+    if state.step == 0 and state.optimizer is not None:
+        state.optimizer = None
+        shape.settle(state.model, pairs(args.seed, 8, 4)[0])
+        save(state, path)
+    packer = batches.Packer(state.model, state.words)
+    saved = time.time()
+    while state.step < args.steps:
+        clips = round_of(state, args.seed, state.round)
+        for fps, which in schedule(args.seed, state.round, state.level):
+            items = [clips[fps][i] for i in which]
+            language_step(state, items, packer, args.seed, args.steps, args.dense)
+        state.round += 1
+        _report(state, packer, args, began)
+        if time.time() - saved > 90 or state.step >= args.steps:
+            save(state, path)
+            saved = time.time()
+    shape.save(state.model, state.words, args.weights)
+    curves.draw(state.log, args.out / "curves.png", TASKS)
+
+
+def _report(state: State, packer: batches.Packer, args: argparse.Namespace, began: float) -> None:
+    """Tell and keep the running accuracies; move on to the next level where they suffice."""
+    mean = float(np.mean([state.score.get(t, 0.0) for t in TASKS]))
+    row: dict[str, Any] = {"step": state.step, "level": state.level, "seconds": round(time.time() - began)}
+    row |= {k: round(v, 3) for k, v in state.score.items()}
+    told = curves.told(state.score)
+    print(f"[{row['seconds']:6} s] step {state.step} level {state.level} mean {mean:.2f}: {told}", flush=True)
+    if len(state.log) % 8 == 7:
+        for fps in ((4,), (8,), (8, 16))[state.level]:
+            found = validate(state, packer, fps, 12)
+            row |= {f"val{fps}_{k}": round(v, 3) for k, v in found.items()}
+            print(f"    validation at {fps} fps: {curves.told(found)}", flush=True)
+    state.log.append(row)
+    curves.write(state.log, args.out / "curves.csv")
+    if mean > PASS and state.level < len(batches.LEVELS) - 1:
+        state.level, state.entered = state.level + 1, state.step
+        state.score = {}
+
+
+def main(argv: list[str] | None = None) -> None:
+    from vtoken.reference import WEIGHTS
+
+    parser = argparse.ArgumentParser(prog="python -m training.reference.train", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("out/reference"), help="checkpoint and curves")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the finished model is written")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--dense", type=float, default=0.3, help="weight of the dense labels of the language model")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--export", action="store_true", help="write the weights of the checkpoint, and no more")
+    run(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    from vtoken.cli.main import guarded
+
+    sys.exit(guarded(main))

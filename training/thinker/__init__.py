@@ -1,0 +1,1 @@
+"""Fine-tuning of the QA model to the hand set."""

@@ -1,0 +1,1 @@
+"""Training of the small V-JEPA 2."""

@@ -1,0 +1,260 @@
+"""The `vtoken` command. Exit codes: 0 done, 2 an error of ours or a wrong argument, 130 interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from vtoken.cli import accuracy as accuracy_cli
+from vtoken.cli import demo, jepa, kernels
+from vtoken.errors import InputError, VtokenError
+from vtoken.version import __version__
+
+KEEP = 0.1  # budget of bench where none is given
+PLANS = "none; random; uniform; evs; grt; grt | divprune"
+ASK_EXAMPLE = 'vtoken ask lecture.mp4 "What is on the slide at 0:42?" --model Qwen/Qwen2.5-VL-3B-Instruct --fps 10'
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: arguments without the program's name; default those of the process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["bench"] and words[1:2] and words[1] in ("gate", kernels.NAME, *accuracy_cli.NAMES):
+        words[:2] = [f"bench {words[1]}"]
+    arguments = parser().parse_args(words)
+    return guarded(lambda: arguments.run(arguments))
+
+
+def guarded(command: Callable[[], None]) -> int:
+    """Run a command and return its exit code; our errors become one line on stderr."""
+    try:
+        with _short_warnings():
+            command()
+    except VtokenError as error:
+        print(f"vtoken: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("vtoken: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output is gone, as in `vtoken methods | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of every command."""
+    top = argparse.ArgumentParser(
+        "vtoken", description="Between the vision encoder and the language model: high-FPS video with few tokens."
+    )
+    top.add_argument("--version", action="version", version=f"vtoken {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _ask_arguments(_command(commands, "ask", ask, "answer a question about a video", ASK_EXAMPLE))
+    _bench_arguments(
+        _command(
+            commands, "bench", bench, "tokens and time against FPS, per plan", "vtoken bench clip.mp4 --fps 1,2,5,10"
+        )
+    )
+    gate = _command(
+        commands, "bench gate", bench_gate, "kept share and PSNR of the gates alone", "vtoken bench gate clip.mp4"
+    )
+    gate.add_argument("videos", metavar="VIDEO", nargs="+")
+    gate.add_argument("--fps", type=_rates, default=_rates("1,2,5,10"), help="sampling rates (default 1,2,5,10)")
+    gate.add_argument("--gates", default="grt", help="gates with their options, separated by ';' (default grt)")
+    accuracy_cli.add(commands, _command, _rates)
+    kernels.add(commands, _command)
+    demo.add(commands, _command)
+    jepa.add(commands, _command)
+    methods_ = _command(
+        commands, "methods", methods, "every gate, pruner and merger", "vtoken methods --family qwen3_vl"
+    )
+    form = methods_.add_mutually_exclusive_group()
+    form.add_argument("--family", help="tell which of them run on this family (model type, such as qwen2_5_vl)")
+    form.add_argument("--markdown", action="store_true", help="the table of docs/methods.md: all methods, all families")
+    return top
+
+
+def _command(commands, name: str, run, text: str, example: str) -> argparse.ArgumentParser:
+    made = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + ".", epilog=f"example: {example}"
+    )
+    made.set_defaults(run=run)
+    return made
+
+
+def _budget_arguments(to: argparse.ArgumentParser, keep: float | None = None) -> None:
+    default = "" if keep is None else f" (default {keep:g})"
+    one = to.add_mutually_exclusive_group()
+    one.add_argument("--keep", type=float, help=f"share of the visual tokens to keep, above 0 and up to 1{default}")
+    one.add_argument("--tokens", type=int, help="visual tokens to keep in all")
+    one.add_argument("--per-second", type=float, help="visual tokens to keep for each second of video")
+
+
+def _clip_arguments(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--start", type=float, metavar="S", help="first second of the clip (default its beginning)")
+    to.add_argument("--end", type=float, metavar="S", help="second at which to stop (default its end)")
+    to.add_argument(
+        "--backend", default="auto", help="auto, pyav, opencv, decord or torchcodec (default auto, which is pyav)"
+    )
+
+
+def _ask_arguments(to: argparse.ArgumentParser) -> None:
+    to.add_argument("video", metavar="VIDEO", help="video file or folder of images")
+    to.add_argument("question", metavar="QUESTION")
+    to.add_argument("--model", required=True, metavar="ID_OR_PATH", help="checkpoint: a hub id or a folder")
+    to.add_argument("--plan", default="grt", help="stages, for example 'grt | divprune' (default grt)")
+    to.add_argument("--fps", type=_rate, default=2.0, help="frames a second to sample, or native (default 2)")
+    _budget_arguments(to)
+    _clip_arguments(to)
+    to.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="longest answer (default 128)")
+    to.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default auto)")
+    to.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default auto)")
+    to.add_argument("--json", action="store_true", help="print one JSON object: answer, tokens, milliseconds")
+
+
+def _bench_arguments(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "videos",
+        metavar="VIDEO",
+        nargs="+",
+        help="video files or folders of images; or gate, kernels, accuracy, dive, make-data: see vtoken bench gate -h",
+    )
+    to.add_argument("--fps", type=_rates, default=_rates("1,2,5,10"), help="sampling rates (default 1,2,5,10)")
+    to.add_argument("--plans", default=PLANS, help=f"plans, separated by ';' (default {PLANS!r})")
+    to.add_argument(
+        "--model",
+        default="qwen2.5-vl-7b",
+        help="a name with known geometry, which needs no weights, or the folder of a checkpoint, which is then run "
+        "(default qwen2.5-vl-7b)",
+    )
+    _budget_arguments(to, KEEP)
+    _clip_arguments(to)
+    to.add_argument(
+        "--out", default="report", help="folder for bench.jsonl, tokens_vs_fps.png and report.md (default report)"
+    )
+
+
+def _rate(text: str) -> float | str:
+    if text == "native":
+        return text
+    try:
+        rate = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of frames a second") from None
+    if not (math.isfinite(rate) and rate > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0; give frames a second such as 2, or native")
+    return rate
+
+
+def _rates(text: str) -> list[float]:
+    rates = [_rate(part.strip()) for part in text.split(",") if part.strip()]
+    numbers = [rate for rate in rates if isinstance(rate, float)]
+    if not rates or len(numbers) < len(rates):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of frames a second, such as 1,2,5,10")
+    return sorted(set(numbers))
+
+
+@contextlib.contextmanager
+def _short_warnings():
+    """Warnings as one line without a place in our source."""
+
+    def show(message, category, filename, lineno, file=None, line=None) -> None:
+        print(f"vtoken: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+def bench(arguments: argparse.Namespace) -> None:
+    """`vtoken bench`."""
+    from vtoken.bench.run import run
+
+    budget = {name: getattr(arguments, name) for name in ("keep", "tokens", "per_second")}
+    if all(value is None for value in budget.values()):
+        budget["keep"] = KEEP
+    run(
+        arguments.videos,
+        arguments.fps,
+        [plan.strip() for plan in arguments.plans.split(";") if plan.strip()],
+        arguments.model,
+        budget,
+        out=arguments.out,
+        start=arguments.start,
+        end=arguments.end,
+        backend=arguments.backend,
+        command=shlex.join(["vtoken", *sys.argv[1:]]),
+    )
+
+
+def bench_gate(arguments: argparse.Namespace) -> None:
+    """`vtoken bench gate`."""
+    from vtoken.bench.gate import format_table, gate_rows
+    from vtoken.bench.machine import processor
+
+    for gate in filter(None, (g.strip() for g in arguments.gates.split(";"))):
+        table = format_table(gate_rows(arguments.videos, arguments.fps, gate))
+        print(f"{gate}; 448 x 448, cells of 14 px, PSNR of luma, CPU time of one thread; {processor()}\n{table}\n")
+
+
+def methods(arguments: argparse.Namespace) -> None:
+    """`vtoken methods`."""
+    from vtoken.cli import table as catalogue
+    from vtoken.families.support import family
+
+    if arguments.markdown:
+        print(catalogue.markdown())
+        return
+    catalogue.print_methods(family(arguments.family) if arguments.family else None)
+
+
+def ask(arguments: argparse.Namespace) -> None:
+    """`vtoken ask`."""
+    import json
+
+    from vtoken.methods.plan import Plan
+    from vtoken.qa import load as loading
+    from vtoken.qa.api import ask as answer
+    from vtoken.video import open_video
+
+    if not arguments.question.strip():
+        raise InputError("QUESTION is empty; ask something about the video")
+    if arguments.max_new_tokens < 1:
+        raise InputError(f"--max-new-tokens={arguments.max_new_tokens} must be at least 1")
+    clip = {"fps": arguments.fps, "start": arguments.start, "end": arguments.end, "backend": arguments.backend}
+    # what can be refused is refused before the weights are read
+    plan = Plan.parse(arguments.plan, arguments.keep, arguments.tokens, arguments.per_second)
+    open_video(arguments.video, **clip).close()
+    with _status(f"loading {arguments.model}"):
+        model, processor = loading.load(arguments.model, arguments.device, arguments.dtype)
+    with _status(f"watching {os.path.basename(arguments.video)}"):
+        found = answer(
+            model,
+            processor,
+            arguments.video,
+            arguments.question,
+            plan=plan,
+            max_new_tokens=arguments.max_new_tokens,
+            **clip,
+        )
+    if arguments.json:
+        print(json.dumps({"answer": found.text, "model": arguments.model} | found.report.to_dict(), ensure_ascii=False))
+        return
+    print(found.text)
+    print(f"\n{found.report}", file=sys.stderr)
+
+
+def _status(text: str):
+    """A spinner on a terminal, nothing in a pipe."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return console.status(text) if console.is_terminal else contextlib.nullcontext()

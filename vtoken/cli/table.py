@@ -1,0 +1,78 @@
+"""The tables of `vtoken methods` and of docs/methods.md: every method, and what a family can run."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from vtoken.families import FAMILIES, Family
+from vtoken.families.support import needs, short, verdict
+from vtoken.methods import registry
+from vtoken.output.console import terminal
+
+KINDS = ("gate", "encoder", "pruner", "merger", "pathway")
+PLACES = {
+    "gate": "Gates: before the encoder; skipped cells are not encoded and not sent",
+    "encoder": "Inside the encoder: tokens leave while its layers run, so its time falls too",
+    "pruner": "Pruners: after the encoder, drop",
+    "merger": "Mergers: after the encoder, fuse",
+    "pathway": "Pathways: second streams that guide",
+}
+
+
+def print_methods(on: Family | None = None, console: Console | None = None) -> None:
+    """Print one table a kind of method; with a family, whether each runs there."""
+    console = console or terminal()
+    wide = console.width >= 110
+    if on is not None:
+        console.print(f"On {on.title} ({on.name})\n", style="bold", highlight=False)
+    for kind in KINDS:
+        found = [registry.get(name) for name in registry.names(kind)]
+        last = {m.name: verdict(m, on) if on is not None else needs(m) for m in found}
+        if not found:
+            continue
+        table = Table(
+            title=PLACES[kind], title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False
+        )
+        table.add_column("name", no_wrap=True, style="cyan")
+        table.add_column("what it does", min_width=24)
+        if any(text != "-" for text in last.values()):
+            table.add_column("needs" if on is None else "runs", max_width=36 if wide else 18)
+        table.add_column("paper" if wide else "arXiv", max_width=40 if wide else None, min_width=10, no_wrap=not wide)
+        for m in found:
+            cells = [m.name, m.describe(), last[m.name], (m.paper if wide else short(m.paper)) or "-"]
+            table.add_row(*(cells if len(table.columns) == 4 else cells[:2] + cells[3:]))
+        console.print(table)
+        console.print()
+    console.print(
+        "Use: --plan 'GATE | PRUNER:option=value'; options are the fields of the method's class.", style="dim"
+    )
+
+
+def markdown() -> str:
+    """Every method in Markdown: its kind, what it needs, and whether it runs on each group of families.
+
+    Families with the same verdict on every method share a column; what a verdict adds to yes or no is a footnote.
+    """
+    found = [registry.get(name) for kind in KINDS for name in registry.names(kind)]
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for on in FAMILIES.values():
+        groups.setdefault(tuple(verdict(m, on) for m in found), []).append(on.title)
+    letters = [chr(ord("A") + i) for i in range(len(groups))]
+    notes: list[str] = []
+
+    def cell(told: str) -> str:
+        if told == "yes":
+            return told
+        if told not in notes:
+            notes.append(told)
+        return f"{told[:3].strip(' :,')} ({notes.index(told) + 1})"
+
+    lines = [f"- {letter}: {', '.join(titles)}" for letter, titles in zip(letters, groups.values(), strict=True)]
+    lines += ["", f"| method | kind | needs | {' | '.join(letters)} |", f"|---|---|---|{'---|' * len(letters)}"]
+    for i, m in enumerate(found):
+        page = "gate.md" if m.kind == "gate" else f"methods/{m.name}.md"
+        cells = [f"[{m.name}]({page})", m.kind, needs(m), *(cell(told[i]) for told in groups)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *(f"{i}. {note}" for i, note in enumerate(notes, 1))])

@@ -1,0 +1,1 @@
+"""What flows through vtoken: frames, the map of a gate, tokens, budgets, reports."""

@@ -1,0 +1,195 @@
+"""Frames of a clip, the grid of cells that a family cuts them into, and the map of the cells that a gate keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from vtoken.errors import InputError
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How a model family cuts a video into cells: one cell is one token of the language model.
+
+    Attributes:
+        height, width: frame size in pixels after resizing.
+        cell: side of a cell in pixels (14 for CLIP/14, 28 for Qwen2.5-VL, 32 for Qwen3-VL).
+        frames: frames in one time step (2 for Qwen-VL, else 1).
+
+    Raises:
+        InputError: a number below 1, or a frame smaller than a cell.
+    """
+
+    height: int
+    width: int
+    cell: int
+    frames: int = 1
+
+    def __post_init__(self) -> None:
+        if self.cell < 1 or self.frames < 1 or min(self.height, self.width) < self.cell:
+            raise InputError(f"{self} has no cell: a frame must hold one cell of at least 1 pixel and 1 frame")
+
+    @property
+    def rows(self) -> int:
+        return self.height // self.cell
+
+    @property
+    def columns(self) -> int:
+        return self.width // self.cell
+
+    @property
+    def cells(self) -> int:
+        return self.rows * self.columns
+
+    def steps(self, frames: int) -> int:
+        """Time steps of a clip; the last one is filled by repeating the last frame."""
+        return -(-frames // self.frames)
+
+
+class Frames:
+    """Consecutive frames of a clip with their presentation times.
+
+    Attributes:
+        pts: float64 [T], seconds.
+        luma: uint8 [T, H, W], the Y plane of the decoder where it gives one.
+        pixels: uint8 [T, H, W, 3] RGB, converted when first asked for.
+        source: file name or description, for messages.
+
+    Raises:
+        InputError: a wrong dtype or shape, or times that do not match the frames.
+    """
+
+    def __init__(
+        self,
+        pixels: np.ndarray | None,
+        pts: np.ndarray,
+        source: str = "array",
+        *,
+        luma: np.ndarray | None = None,
+        convert: Callable[[int], np.ndarray] | None = None,
+    ) -> None:
+        if pixels is None and (luma is None or convert is None):
+            raise InputError("Frames needs pixels, or luma with a convert function")
+        self._pixels, self._luma, self._convert = pixels, luma, convert
+        self.pts = np.asarray(pts, dtype=np.float64)
+        self.source = source
+        self._check("pixels", pixels, 4)
+        self._check("luma", luma, 3)
+
+    def _check(self, name: str, value: np.ndarray | None, dimensions: int) -> None:
+        if value is None:
+            return
+        wanted = "uint8 [T, H, W, 3]" if dimensions == 4 else "uint8 [T, H, W]"
+        if value.dtype != np.uint8 or value.ndim != dimensions or (dimensions == 4 and value.shape[3] != 3):
+            raise InputError(f"{self.source}: {name} must be {wanted}, got {value.dtype} {list(value.shape)}")
+        if self.pts.shape != (len(value),):
+            raise InputError(f"{self.source}: {len(value)} frames of {name} with pts of shape {list(self.pts.shape)}")
+
+    def __len__(self) -> int:
+        return len(self.pts)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        shape = (self._pixels if self._pixels is not None else self._luma).shape  # type: ignore[union-attr]
+        return shape[1], shape[2]
+
+    @property
+    def pixels(self) -> np.ndarray:
+        if self._pixels is None:
+            whole = np.empty((len(self), *self.size, 3), np.uint8)
+            for i in range(len(self)):
+                whole[i] = self._convert(i)  # type: ignore[misc]
+            self._pixels = whole
+        return self._pixels
+
+    @property
+    def luma(self) -> np.ndarray:
+        if self._luma is None:
+            # BT.601, as the gate's thresholds were set on decoder luma
+            weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+            self._luma = np.rint(self.pixels @ weights).astype(np.uint8)
+        return self._luma
+
+    def rgb(self, index: int) -> np.ndarray:
+        """One frame as uint8 [H, W, 3]; converts that frame alone."""
+        return self._convert(index) if self._pixels is None else self._pixels[index]  # type: ignore[misc]
+
+
+@dataclass
+class GateMap:
+    """Which cells of a clip are new, and which earlier cell each other one repeats.
+
+    Attributes:
+        keep: bool [T, h, w], cells that are encoded and sent.
+        reference: int32 [T, h, w], the time step whose cell this one repeats (its own where kept).
+        scene: int32 [T], number of the scene of each step.
+        score: float32 [T, h, w], change against the reference; inf where the whole step is refreshed.
+        forced: bool [T, h, w], cells kept whatever the score says (time anchors, forced refresh).
+        repeated: bool [T, h, w], cells that are not encoded but sent all the same, with the features of the cell that
+            they repeat (time anchors that skip the encoder); none unless given.
+
+    Raises:
+        InputError: arrays of different shapes.
+    """
+
+    keep: np.ndarray
+    reference: np.ndarray
+    scene: np.ndarray
+    score: np.ndarray
+    forced: np.ndarray
+    repeated: np.ndarray = None  # type: ignore[assignment]  # an array of its own from __post_init__ on
+
+    def __post_init__(self) -> None:
+        if self.repeated is None:
+            self.repeated = np.zeros(self.keep.shape, bool)
+        for name in ("keep", "reference", "score", "forced", "repeated"):
+            if getattr(self, name).shape != (len(self.scene), *self.keep.shape[1:]) or self.keep.ndim != 3:
+                shapes = {f.name: list(getattr(self, f.name).shape) for f in fields(self)}
+                raise InputError(f"GateMap arrays must be [T, h, w] and scene [T], got {shapes}")
+
+    @property
+    def kept(self) -> float:
+        """Share of the cells that are kept."""
+        return float(self.keep.mean()) if self.keep.size else 0.0
+
+    @property
+    def sent(self) -> np.ndarray:
+        """bool [T, h, w], cells that have a token: those kept and those repeated."""
+        return self.keep | self.repeated
+
+    @classmethod
+    def full(cls, steps: int, rows: int, columns: int) -> GateMap:
+        """The map of no gate at all: every cell kept."""
+        shape = (steps, rows, columns)
+        reference = np.broadcast_to(np.arange(steps, dtype=np.int32)[:, None, None], shape).copy()
+        return cls(
+            np.ones(shape, bool),
+            reference,
+            np.zeros(steps, np.int32),
+            np.full(shape, np.inf, np.float32),
+            np.zeros(shape, bool),
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[GateMap]) -> GateMap:
+        """Join the maps of consecutive chunks; references and scenes already count from the clip's start.
+
+        Raises:
+            InputError: no parts.
+        """
+        if not parts:
+            raise InputError("GateMap.concatenate needs at least one part")
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+
+    def runs(self) -> np.ndarray:
+        """int32 [T, h, w]: for a cell with a token, how many time steps it stands for; 0 for a skipped one."""
+        steps, h, w = self.keep.shape
+        start = self.reference.astype(np.int64)
+        if self.repeated.any():  # a repeated cell begins a run of its own
+            start = np.maximum.accumulate(np.where(self.repeated, np.arange(steps)[:, None, None], start))
+        cell = start * (h * w) + np.arange(h * w).reshape(h, w)
+        return np.bincount(cell.ravel(), minlength=steps * h * w).astype(np.int32).reshape(steps, h, w)

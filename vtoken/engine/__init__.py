@@ -1,0 +1,1 @@
+"""A plan inside a model: encode, reduce, cut the prompt, run the stock model."""

@@ -1,0 +1,1 @@
+"""What a method is: the protocols, the registry and plans."""

@@ -1,0 +1,188 @@
+"""Merger: what every method that fuses tokens shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vtoken.data.tokens import Tokens
+from vtoken.errors import InputError
+from vtoken.kernels.topk import others, spread
+from vtoken.methods.reducer import Context, Reducer
+
+
+class Groups(NamedTuple):
+    """Which rows fuse, where the fused value is not the size-weighted mean but another weighted sum.
+
+    Attributes:
+        number: int64 [N], as ``Merger.group`` returns.
+        weight: float32 [N], how much of each row goes into its fused token; the largest gives the position.
+        anchors: int64 [m], rows that stay alone because they are time anchors; the base sets it.
+    """
+
+    number: Tensor
+    weight: Tensor | None = None
+    anchors: Tensor | None = None
+
+
+@dataclass(kw_only=True)
+class Merger(Reducer):
+    """A method that fuses tokens; subclasses write ``group``.
+
+    The fused token is the size-weighted mean at the position of its heaviest member (``Tokens.merge``). A method with
+    other weights returns ``Groups``, one whose value is no weighted sum of the members writes ``fuse``. The group
+    decides, ``fuse`` computes, and sizes always add up. Time anchors stay alone, and the method sees the other tokens.
+
+    Attributes:
+        own_anchors: True where ``group`` itself sees to the anchors.
+    """
+
+    kind: ClassVar[str] = "merger"
+    own_anchors: ClassVar[bool] = False
+
+    @property
+    def own_count(self) -> bool:
+        """Whether the method sets the count itself, as some published code does; else k tokens leave, exactly."""
+        return not self.needs_budget
+
+    def group(self, tokens: Tokens, k: int, context: Context) -> Tensor | Groups:
+        """Number of the fused token of every row of one sample: int64 [N] in 0..k-1, or -1 to drop the row."""
+        raise NotImplementedError(type(self).__name__)
+
+    def fuse(self, tokens: Tokens, group: Tensor, context: Context) -> Tensor | None:
+        """Features [K, D] of one sample's fused tokens for its groups (int64 [N]); None for the weighted sum.
+
+        Called once for the features and once for each ``deepstack.*`` signal, with ``tokens.x`` holding its rows.
+        """
+        return None
+
+    def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Groups:
+        sample = tokens.sample(b)
+        n = len(sample)
+        if self.is_identity(n, k):
+            return Groups(torch.arange(n, device=tokens.x.device))
+        anchors = self.anchor_rows(sample)
+        if len(anchors) == 0 or self.own_anchors:
+            return self._grouped(sample, k, context)
+        if self.needs_budget and k <= len(anchors):
+            return _absorbed(anchors[spread(len(anchors), k, anchors.device)], n)
+        rest = others(anchors, n)
+        if len(rest) == 0:
+            return Groups(torch.arange(n, device=tokens.x.device))
+        return _beside(self._grouped(sample.take(rest), k - len(anchors), context), rest, anchors, sample.size)
+
+    def _grouped(self, sample: Tokens, k: int, context: Context) -> Groups:
+        made = self.group(sample, k, context)
+        made = made if isinstance(made, Groups) else Groups(made)
+        if made.number.shape != (len(sample),):
+            raise InputError(f"{self.name}: group numbers must be [{len(sample)}], got {list(made.number.shape)}")
+        if not self.own_count and int(made.number.max()) + 1 != k:
+            raise InputError(f"{self.name} made {int(made.number.max()) + 1} tokens for k={k}")
+        return made
+
+    def apply(self, tokens: Tokens, decisions: list[Groups], context: Context) -> Tokens:
+        numbers, start = [], 0
+        for number, _, _ in decisions:
+            numbers.append(torch.where(number >= 0, number + start, number))
+            start += int(number.max()) + 1 if len(number) else 0
+        number = torch.cat(numbers)
+        if torch.equal(number, torch.arange(len(tokens), device=number.device)):
+            return tokens  # nothing fused, nothing copied
+        merged = tokens.merge(number, self._weights(tokens, decisions))
+        stacks = {name: value for name, value in tokens.signals.items() if name.startswith("deepstack.")}
+        fused = {n: self._fused(replace(tokens, x=v), decisions, merged, n, context) for n, v in stacks.items()}
+        x = self._fused(tokens, decisions, merged, "x", context)
+        return replace(merged, x=x, signals=merged.signals | fused)
+
+    @staticmethod
+    def _weights(tokens: Tokens, decisions: list[Groups]) -> Tensor | None:
+        """The weights of all samples; where some sample has none of its own, each row's share of its group's size."""
+        if all(weight is None for _, weight, _ in decisions):
+            return None
+        parts = []
+        for b, (number, weight, _) in enumerate(decisions):
+            size = tokens.size[tokens.batch[b] : tokens.batch[b + 1]].float()
+            parts.append(shares_of(number, size) if weight is None else weight.float())
+        return torch.cat(parts)
+
+    def _fused(self, tokens: Tokens, decisions: list[Groups], merged: Tokens, name: str, context: Context) -> Tensor:
+        plain = merged.x if name == "x" else merged.signals[name]
+        parts = [plain[merged.batch[b] : merged.batch[b + 1]] for b in range(merged.samples)]
+        for b, (own, _, anchors) in enumerate(decisions):
+            context.sample = b
+            if torch.equal(own, torch.arange(len(own), device=own.device)):
+                continue  # nothing fused in this sample
+            sample, place = tokens.sample(b), None
+            if anchors is not None:
+                rest = others(anchors, len(own))
+                if len(rest) == 0:
+                    continue
+                sample, own, place = sample.take(rest), *_compact(own[rest])
+            x, wanted = self.fuse(sample, own, context), parts[b] if place is None else parts[b][place]
+            if x is not None and x.shape != wanted.shape:
+                raise InputError(f"{self.name}: fused features must be {list(wanted.shape)}, got {list(x.shape)}")
+            if x is not None:
+                x = x.to(parts[b].dtype)
+                parts[b] = x if place is None else parts[b].index_copy(0, place, x)
+        return torch.cat(parts)
+
+
+def _absorbed(anchors: Tensor, n: int) -> Groups:
+    """Anchors alone, for a budget that holds no more: every other row counts to the nearest anchor before it, whose
+    features stay as they are (the first anchor takes what comes before)."""
+    rows = torch.arange(n, device=anchors.device)
+    weight = torch.zeros(n, device=anchors.device).index_fill(0, anchors, 1.0)
+    return Groups((torch.searchsorted(anchors, rows, right=True) - 1).clamp(min=0), weight, rows)
+
+
+def _beside(made: Groups, rest: Tensor, anchors: Tensor, size: Tensor) -> Groups:
+    """The groups of the other rows with the anchors between them, in the order of the rows that lead them."""
+    number = torch.full((len(size),), -1, dtype=torch.long, device=rest.device)
+    number[rest] = made.number
+    number[anchors] = int(made.number.max()) + 1 + torch.arange(len(anchors), device=anchors.device)
+    weight = None
+    if made.weight is not None:
+        weight = torch.ones(len(size), device=rest.device)
+        weight[rest] = made.weight.float()
+    kept = number >= 0
+    number[kept] = in_order(number[kept], (size if weight is None else weight)[kept])
+    return Groups(number, weight, anchors)
+
+
+def _compact(number: Tensor) -> tuple[Tensor, Tensor]:
+    """The same groups numbered from 0 without gaps, -1 left as it is, and the numbers that they had."""
+    had = number[number >= 0].unique()
+    return torch.where(number >= 0, torch.searchsorted(had, number), -1), had
+
+
+def shares_of(group: Tensor, size: Tensor) -> Tensor:
+    """Share of every row in its group: float32 [N]; rows of group -1 have share 0.
+
+    Args:
+        group: int64 [N].
+        size: float [N], above 0.
+    """
+    kept = group >= 0
+    target = group.clamp(min=0)
+    total = size.new_zeros(int(target.max()) + 1 if len(group) else 0).index_add_(0, target[kept], size[kept])
+    return torch.where(kept, size / total[target], 0.0).float()
+
+
+def in_order(group: Tensor, size: Tensor) -> Tensor:
+    """The same groups, numbered in the order of the rows that give them their positions: int64 [N].
+
+    Args:
+        group: int64 [N], any numbers of at least 0.
+        size: [N], source cells of each row; a group's heaviest row gives the position, the first among equals.
+    """
+    group = group.unique(return_inverse=True)[1]
+    order = size.argsort(descending=True, stable=True)
+    order = order[group[order].argsort(stable=True)]
+    first = torch.ones_like(order, dtype=torch.bool)
+    first[1:] = group[order[1:]] != group[order[:-1]]
+    rank = torch.empty_like(order[first])
+    rank[order[first].argsort()] = torch.arange(len(rank), device=rank.device)
+    return rank[group]

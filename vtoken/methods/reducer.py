@@ -1,0 +1,223 @@
+"""Reducer, Pruner and Scorer: what every method that acts after the encoder shares.
+
+A method decides; the base applies: it loops over the samples of a ragged batch, resolves the budget to an exact
+count, keeps the time anchors and moves every signal with ``Tokens.take``. A scorer only scores; the base takes the
+top k.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from vtoken.data.budget import Budget
+from vtoken.data.tokens import Tokens
+from vtoken.errors import InputError
+from vtoken.kernels.topk import others, spread, top
+from vtoken.methods.anchors import PLACES, anchor_rows
+from vtoken.methods.registry import Method
+
+Count = Callable[[int, int], int]
+
+
+@dataclass
+class Context:
+    """What a method may know besides the tokens.
+
+    Attributes:
+        seconds: length of each sample's video in seconds, one entry a sample; nan where unknown.
+        text: embeddings of the question's tokens [M, D] for each sample, or None.
+        total: tokens each sample had before any stage, or None where this is the first stage.
+        sample: the sample at hand; the base sets it.
+        extra: what a family offers beyond signals, such as CLIP text embeddings.
+        notes: what the report should tell, such as a fallback that a method took.
+    """
+
+    seconds: list[float] = field(default_factory=lambda: [math.nan])
+    text: list[Tensor] | None = None
+    total: list[int] | None = None
+    sample: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Tell the report something once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def length(self, sample: int) -> float:
+        """Seconds of a sample's video, nan where unknown."""
+        return self.seconds[sample] if sample < len(self.seconds) else math.nan
+
+
+@dataclass(kw_only=True)
+class Reducer(Method):
+    """What pruners and mergers share: the loop over samples, the exact budget and the time anchors.
+
+    Attributes:
+        keep, tokens, per_second: a budget of this stage's own (at most one of them). It wins over the plan's, and a
+            share counts from the tokens that enter the stage.
+        anchors: rows of each time step that stay as they are whatever the method says. They count within the budget;
+            where it is smaller, evenly spaced anchors are what is kept.
+        anchor_at: their place among the step's tokens in raster order: "last", "first", "spread" evenly, or "random".
+        anchor_seed: of the random place.
+        needs_budget: False for methods that decide themselves how many tokens remain.
+
+    Raises:
+        InputError: a budget out of range, two of them, or one where none is taken; anchors that make no sense.
+    """
+
+    keep: float | None = None
+    tokens: int | None = None
+    per_second: float | None = None
+    anchors: int = 0
+    anchor_at: Literal["last", "first", "spread", "random"] = "last"
+    anchor_seed: int = 0
+    needs_budget: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("anchors", "anchor_seed"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise InputError(f"{self.name}:{name}={value!r} must be a whole number of at least 0")
+        if self.anchor_at not in PLACES:
+            raise InputError(f"{self.name}:anchor_at={self.anchor_at!r} must be one of {', '.join(PLACES)}")
+        if (own := self.own_budget()) and not self.needs_budget:
+            raise InputError(f"{self.name} decides itself how many tokens remain and takes no budget, got {own}")
+
+    def own_budget(self) -> Budget | None:
+        """The budget of this stage alone, or None where the plan's counts."""
+        return Budget.given(self.keep, self.tokens, self.per_second)
+
+    def reduce(self, tokens: Tokens, budget: Budget | Count | None, context: Context) -> Tokens:
+        """Reduce every sample to its budget.
+
+        Args:
+            tokens: packed batch.
+            budget: a Budget of the tokens at hand, or a function (sample, n) -> k; None where the stage has its own.
+            context: see ``Context``.
+
+        Raises:
+            InputError: features or scores are not finite, a signal or the budget is missing, or the method returned
+                a wrong count.
+        """
+        _check_finite(tokens)
+        given = set(tokens.signals) | ({"text"} if context.text is not None else set())
+        if lacks := self.missing(given):
+            carried = ", ".join(sorted(given)) or "none"
+            raise InputError(f"{self.name} needs {' and '.join(lacks)}; signals of these tokens: {carried}")
+        budget = self.own_budget() or budget
+        if budget is None and self.needs_budget:
+            raise InputError(f"{self.name} needs a budget: give keep=, tokens= or per_second=")
+        if tokens.samples == 0:
+            return tokens
+        decisions = []
+        with torch.no_grad():  # gradients flow through what is kept, not through the decision
+            for b, n in enumerate(tokens.batch.diff().tolist()):
+                if isinstance(budget, Budget):
+                    k = budget.resolve(n, context.length(b))
+                else:
+                    k = n if budget is None else budget(b, n)
+                context.sample = b
+                decisions.append(self.decide(tokens, b, k, context))
+        return self.apply(tokens, decisions, context)
+
+    def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Tensor:
+        """The decision for sample ``b``, of which k rows shall remain; rows count from the sample's start."""
+        raise NotImplementedError(type(self).__name__)
+
+    def apply(self, tokens: Tokens, decisions: list[Tensor], context: Context) -> Tokens:
+        """Apply the decisions of all samples at once."""
+        raise NotImplementedError(type(self).__name__)
+
+    def anchor_rows(self, sample: Tokens) -> Tensor:
+        """Rows of the time anchors of one sample: int64 ascending."""
+        return anchor_rows(sample.position, self.anchors, self.anchor_at, self.anchor_seed)
+
+    def is_identity(self, n: int, k: int) -> bool:
+        """Whether nothing is to be decided: no rows, or a budget that keeps all."""
+        return n == 0 or (self.needs_budget and k >= n)
+
+
+@dataclass(kw_only=True)
+class Pruner(Reducer):
+    """A method that drops tokens; subclasses write ``select``."""
+
+    kind: ClassVar[str] = "pruner"
+
+    def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
+        """Rows of one sample to keep: int64 [k], unique, in the order in which the language model should see them."""
+        raise NotImplementedError(type(self).__name__)
+
+    def select_beside(self, tokens: Tokens, k: int, anchors: Tensor, context: Context) -> Tensor:
+        """``select`` where some rows (int64 [m], m < k) are kept in any case: int64 [k], ascending."""
+        rest = others(anchors, len(tokens))
+        chosen = self.select(tokens.take(rest), k - len(anchors), context)
+        return torch.cat([anchors, rest[chosen]]).sort().values
+
+    def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Tensor:
+        sample = tokens.sample(b)
+        n = len(sample)
+        if self.is_identity(n, k):
+            return torch.arange(n, device=tokens.x.device)
+        anchors = self.anchor_rows(sample)
+        if len(anchors) == 0:
+            index = self.select(sample, k, context)
+        elif k <= len(anchors):
+            index = anchors[spread(len(anchors), k, anchors.device)]
+        else:
+            index = self.select_beside(sample, k, anchors, context)
+        if self.needs_budget and len(index) != k:
+            raise InputError(f"{self.name} selected {len(index)} rows for k={k}")
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < n:
+            raise InputError(f"{self.name} selected rows outside 0..{n - 1}")
+        return index
+
+    def apply(self, tokens: Tokens, decisions: list[Tensor], context: Context) -> Tokens:
+        starts = tokens.batch.tolist()
+        index = torch.cat([rows + start for rows, start in zip(decisions, starts, strict=False)])
+        if len(index) == len(tokens) and torch.equal(index, torch.arange(len(index), device=index.device)):
+            return tokens  # nothing dropped, nothing copied
+        return tokens.take(index)
+
+
+@dataclass(kw_only=True)
+class Scorer(Pruner):
+    """A pruner that ranks; subclasses write ``score`` and the base takes the top k in raster order."""
+
+    def score(self, tokens: Tokens, context: Context) -> Tensor:
+        """Importance of every row of one sample: float [N], higher is kept."""
+        raise NotImplementedError(type(self).__name__)
+
+    def rank(self, score: Tensor, k: int, tokens: Tokens) -> Tensor:
+        """Rows kept for float32 scores [N]: int64 [k] ascending; the top k unless a method says otherwise."""
+        return top(score, k)
+
+    def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
+        return self.rank(self._checked_score(tokens, context), k, tokens)
+
+    def select_beside(self, tokens: Tokens, k: int, anchors: Tensor, context: Context) -> Tensor:
+        score = self._checked_score(tokens, context)  # of the whole sample: anchors are context too
+        rest = others(anchors, len(tokens))
+        chosen = self.rank(score[rest], k - len(anchors), tokens.take(rest))
+        return torch.cat([anchors, rest[chosen]]).sort().values
+
+    def _checked_score(self, tokens: Tokens, context: Context) -> Tensor:
+        score = self.score(tokens, context).float()
+        if score.shape != (len(tokens),):
+            raise InputError(f"{self.name}: scores must be [{len(tokens)}], got {list(score.shape)}")
+        if bad := int(score.isnan().sum()):
+            raise InputError(f"{self.name}: {bad} of {len(tokens)} scores are NaN; check the signals it reads")
+        return score
+
+
+def _check_finite(tokens: Tokens) -> None:
+    if tokens.x.numel() == 0 or bool(torch.stack(tokens.x.detach().aminmax()).isfinite().all()):  # NaN wins both ends
+        return
+    bad = int((~torch.isfinite(tokens.x)).any(dim=1).sum())
+    raise InputError(f"{bad} of {len(tokens)} token features are NaN or infinite; check the encoder's output")

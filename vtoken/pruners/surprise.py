@@ -1,0 +1,30 @@
+"""Surprise: keep what V-JEPA 2 did not foresee."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from vtoken.data.tokens import Tokens
+from vtoken.encoders.vjepa import PAPER, SURPRISE
+from vtoken.methods.reducer import Context, Scorer
+from vtoken.methods.registry import register
+from vtoken.methods.signals import checked
+
+
+@register("surprise")
+@dataclass(kw_only=True)
+class Surprise(Scorer):
+    """Keeps the tokens at the places that V-JEPA 2 foresaw least.
+
+    The signal comes from the pathway ``jepa_surprise``, with its defaults unless a plan writes it out:
+    ``"grt | jepa_surprise:encoder=facebook/vjepa2-vitl-fpc64-256 | surprise"``.
+    """
+
+    paper: ClassVar[str] = PAPER
+    needs: ClassVar[frozenset[str]] = frozenset({SURPRISE})
+
+    def score(self, tokens: Tokens, context: Context) -> Tensor:
+        return checked(tokens, self.name, SURPRISE)

@@ -1,0 +1,1 @@
+"""A video and questions in, answers out."""

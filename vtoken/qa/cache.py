@@ -1,0 +1,72 @@
+"""What was read and encoded of a video, kept for further plans about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from vtoken.data.report import Report
+from vtoken.errors import InputError
+from vtoken.families.base import Clip, Features
+from vtoken.families.clips import Memory
+from vtoken.methods.plan import Plan
+from vtoken.qa.read import Sampling
+
+
+class ClipMemory:
+    """One video as every gate saw it and as the encoder made features of it, for one model.
+
+    Hand the same memory to each ``ask_many`` about the video: what an earlier call decoded, gated and encoded in the
+    same way is taken from it. Plans with the same gate (or none) and pathways share both; methods that act inside the
+    encoder share the reading alone. Reports tell the milliseconds of the run that did the work. The kept pixels and
+    features stay as long as this object.
+    """
+
+    def __init__(self) -> None:
+        self._about: tuple[Any, Any, Any] | None = None
+        self._clips: dict[tuple[Sampling, str], tuple[Clip, Report]] = {}
+        self._features: dict[tuple[int, frozenset[str]], tuple[Features, float]] = {}
+
+    def read(
+        self,
+        about: tuple[Any, Any, Any],
+        plan: Plan,
+        sampling: Sampling,
+        make: Callable[[Report], Clip],
+    ) -> tuple[Clip, Report]:
+        """The video under the plan's gate, and the report of its reading; ``make`` reads it the first time.
+
+        Args:
+            about: model, processor and video.
+
+        Raises:
+            InputError: the memory is about others.
+        """
+        self._about = self._about or about
+        if any(mine is not given for mine, given in zip(self._about, about, strict=True)):
+            raise InputError(
+                "this ClipMemory is about another model, processor or video; make a new one for each video"
+            )
+        key = sampling, repr((plan.gate, plan.pathways))
+        if key not in self._clips:
+            report = Report()
+            self._clips[key] = make(report), report
+        return self._clips[key]
+
+    def recall(self, report: Report, device: Any) -> Memory:
+        """What ``encode_each_once`` takes; milliseconds of earlier work go to ``report``."""
+
+        def features(clip: Clip, wants: frozenset[str], make: Callable[[], Features]) -> Features:
+            key = id(clip), wants
+            if key in self._features:
+                found, ms = self._features[key]
+                report.add("encode", ms)
+            else:
+                own = Report()
+                with own.stage("encode", device):
+                    found = make()
+                self._features[key] = found, own.milliseconds["encode"]
+            return replace(found, signals=dict(found.signals))  # stages write into it
+
+        return features

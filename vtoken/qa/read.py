@@ -1,0 +1,194 @@
+"""From a video to a gated clip in one pass; only the pixels of kept cells stay in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vtoken.data.frames import Frames, GateMap, Grid
+from vtoken.data.report import Report
+from vtoken.errors import InputError, VideoError
+from vtoken.families.base import Clip
+from vtoken.methods.gate import Gate
+from vtoken.methods.pathway import Cells, Pathway, joined
+from vtoken.methods.plan import Plan
+from vtoken.video import VideoReader, open_video
+from vtoken.video.preprocess import Preprocessor
+
+CHUNK = 32
+
+Progress = Callable[[str, float], None]  # the stage at hand and its share done, 0 to 1
+Stage = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which frames of a video are read.
+
+    Attributes:
+        fps: frames a second, or "native".
+        start, end: part of the video, seconds.
+        backend, native_fps: see ``open_video``.
+        max_frames: most frames to sample; if it binds, ``fps`` is lowered and the report says so.
+    """
+
+    fps: float | str = 2.0
+    start: float | None = None
+    end: float | None = None
+    backend: str = "auto"
+    native_fps: float | None = None
+    max_frames: int | None = None
+
+
+def read_clip(
+    video: Any,
+    preprocess: Preprocessor,
+    plan: Plan,
+    report: Report,
+    sampling: Sampling | None = None,
+    dtype: torch.dtype = torch.float32,
+    progress: Progress | None = None,
+) -> Clip:
+    """Decode, gate and cut a video in one pass; only pixels of kept cells stay in memory.
+
+    Raises:
+        VideoError: the video cannot be read or has no frame in the part asked for.
+        InputError: see ``open_video``.
+    """
+    s = sampling or Sampling()
+    reader = open_video(
+        video, fps=s.fps, start=s.start, end=s.end, backend=s.backend, chunk=CHUNK, native_fps=s.native_fps
+    )
+    with reader:
+        seconds = _length(reader)
+        rate = reader.fps or reader.native_fps
+        if s.max_frames is not None and seconds is not None and rate is not None:
+            if s.max_frames < 1:
+                raise InputError(f"max_frames={s.max_frames} must be at least 1")
+            if seconds * rate > s.max_frames + 0.5:
+                lower = s.max_frames / seconds
+                report.note(f"frame cap: max_frames={s.max_frames} lowers fps={rate:g} to {lower:.4g}")
+                reader.fps = rate = lower
+        if rate is not None and reader.native_fps is not None:
+            rate = min(rate, reader.native_fps)
+        frames = None if seconds is None or rate is None else max(1, round(seconds * rate))
+        height, width = reader.size
+        grid = preprocess.grid(height, width, frames)
+        for note in preprocess.notes(height, width, frames):
+            report.note(note)
+        found: list[Piece] = []
+        seen = 0
+        _tell(progress, frames, seen)
+        for piece in pieces(reader, preprocess, plan.gate, grid, report.stage, plan.pathways):
+            piece.rows = piece.rows.to(dtype)
+            found.append(piece)
+            seen += len(piece.pts)
+            _tell(progress, frames, seen)
+        for note in reader.notes:
+            report.note(note)
+    pts = np.concatenate([piece.pts for piece in found])
+    report.frames.append(pts.tolist())
+    spacing = float(np.diff(pts).mean()) if len(pts) > 1 else 1 / rate if rate else 1.0
+    seconds = float(pts[-1] - pts[0]) + spacing
+    rows, whole = torch.cat([piece.rows for piece in found]), GateMap.concatenate([piece.gate for piece in found])
+    signals = joined([piece.signals for piece in found], plan.pathways, grid, len(whole.keep))
+    return Clip(rows, grid, whole, pts, seconds, preprocess.crop is not None, signals)
+
+
+@dataclass
+class Piece:
+    """A chunk of a clip after the gate: float64 [n] times, its time steps' map, the pixel rows of kept cells, and what
+    pathways tell of every cell."""
+
+    pts: np.ndarray
+    gate: GateMap
+    rows: Tensor
+    signals: Cells
+
+
+def pieces(
+    reader: VideoReader,
+    preprocess: Preprocessor,
+    gate: Gate | None,
+    grid: Grid,
+    stage: Stage,
+    pathways: Sequence[Pathway] = (),
+) -> Iterator[Piece]:
+    """Decode, gate and cut chunk by chunk; references and scenes count from the clip's start.
+
+    Args:
+        gate: None keeps every cell.
+        stage: a context manager by name that times "decode", "gate", "pathway" and "prepare".
+        pathways: that look at all frames.
+
+    Raises:
+        VideoError: the part asked for has no frame.
+    """
+    unit = math.lcm(grid.frames, *(p.window for p in pathways))  # whole time steps, and nothing pending
+    reader.chunk = max(unit, reader.chunk - reader.chunk % unit)
+    watches = [p.watch(grid) for p in pathways]
+    stream = gate.stream(grid) if gate is not None else None
+    chunks, steps = iter(reader), 0
+    while True:
+        with stage("decode"):
+            frames: Frames | None = next(chunks, None)
+        if frames is None:
+            break
+        with stage("gate"):
+            if gate is None or stream is None:
+                part = GateMap.full(grid.steps(len(frames)), grid.rows, grid.columns)
+                part.reference += steps
+            else:
+                part = stream.push(_planes(frames, preprocess, grid, gate), frames.pts)
+                if len(frames) % grid.frames:
+                    part = GateMap.concatenate([part, stream.finish()])
+        signals: Cells = {}
+        if watches:
+            with stage("pathway"):
+                planes = _colour(frames, preprocess, grid)
+                seen = [w.push(planes) for w in watches]
+                if len(frames) % unit:
+                    seen = [_both(s, w.finish()) for s, w in zip(seen, watches, strict=True)]
+                signals = {name: value for s in seen for name, value in s.items()}
+        with stage("prepare"):
+            rows = preprocess.cells(frames, grid, part.keep)
+        steps += len(part.keep)
+        yield Piece(frames.pts, part, rows, signals)
+    if not steps:
+        raise VideoError(
+            f"{reader.source}: no frame from start={reader.start:g} to end={reader.end:g} at fps={reader.fps}; "
+            "choose a longer part or a higher rate"
+        )
+
+
+def _tell(progress: Progress | None, frames: int | None, seen: int) -> None:
+    if progress is not None:
+        progress("decode", min(1.0, seen / frames) if frames else 0.0)
+
+
+def _planes(frames: Frames, preprocess: Preprocessor, grid: Grid, gate: Gate) -> np.ndarray:
+    if gate.signal == "rgb":
+        return _colour(frames, preprocess, grid)
+    return np.stack([preprocess.luma(plane, grid) for plane in frames.luma])
+
+
+def _colour(frames: Frames, preprocess: Preprocessor, grid: Grid) -> np.ndarray:
+    return np.stack([preprocess.resize(frames.rgb(i), grid) for i in range(len(frames))])
+
+
+def _both(first: Cells, then: Cells) -> Cells:
+    return {name: np.concatenate([value, then[name]]) for name, value in first.items()}
+
+
+def _length(reader: Any) -> float | None:
+    """Seconds that will be read, or None where the file does not say."""
+    if reader.duration is None:
+        return None
+    return min(reader.end, reader.duration) - reader.start
