@@ -149,6 +149,7 @@ class Family:
         drops: keyword arguments that describe pixels and must not reach the model after encoding.
         clip_modality: what a gated clip stands in for: "video", or "image" where frames go in as images.
         no_beams: modalities with which the stock model itself cannot beam search.
+        prefix: whether text of the prompt attends to what follows it (a prefix language model).
     """
 
     name: str
@@ -160,6 +161,7 @@ class Family:
     drops: tuple[str, ...] = ()
     clip_modality: str = "video"
     no_beams: frozenset[str] = frozenset()
+    prefix: bool = False
 
     def encode(self, model: Any, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
         """Run the stock encoder and name its rows."""
@@ -203,6 +205,25 @@ class Family:
     def layout(self, model: Any, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
         """Square grids where the count is a square, else one line; families with more structure override this."""
         return Layout.of_grids([square(n) for n in lengths])
+
+    def items(
+        self, modality: str, layout: Layout, sample: Tensor, column: Tensor, clips: list[Clip] | None
+    ) -> list[int]:
+        """Placeholder rows of each image or video, in order; no method mixes two of them.
+
+        Args:
+            sample, column: int64 [R], place of every placeholder row.
+            clips: what the rows show, where vtoken made clips of them: then a clip is an item.
+        """
+        if clips is None or modality != self.clip_modality:
+            return layout.lengths
+        steps = [len(c.gate.keep) for c in clips]
+        ends = [0]
+        for n in steps:  # lengths of frames join to those of their clip
+            ends.append(ends[-1] + n)
+        if len(layout.lengths) == len(clips):
+            return layout.lengths
+        return [sum(layout.lengths[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
 
     def placeholders(self, model: Any, modality: str, input_ids: Tensor, inputs: dict[str, Any]) -> Tensor:
         """bool [B, N], where the rows of a modality go."""

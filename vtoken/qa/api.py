@@ -9,13 +9,16 @@ import torch
 
 from vtoken import families
 from vtoken.data.report import Report
-from vtoken.engine.session import Session, check
+from vtoken.engine.check import check
+from vtoken.engine.session import Session
+from vtoken.engine.wrap import session_of
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.families.base import Clip, Family
+from vtoken.families.compat import core
 from vtoken.methods.plan import Plan, PlanLike
-from vtoken.qa.answer import Answer, Asked, by_batches, together
+from vtoken.qa.answer import Answer, Questions, answer_batches, answer_packed
 from vtoken.qa.cache import ClipMemory
-from vtoken.qa.prompt import prompts, tokenizer_of
+from vtoken.qa.prompt import prompts, question_ids, tokenizer_of
 from vtoken.qa.read import Progress, Sampling, read_clip
 from vtoken.video.preprocess import Preprocessor
 from vtoken.video.processors import read_processor
@@ -109,25 +112,29 @@ def ask_many(
             raise InputError(f"question={question!r} must be some text")
     if batch < 1:
         raise InputError(f"batch={batch} must be at least 1")
-    family, session = families.of(model), vars(model).get("vtoken")
+    family, session = families.of(core(model)), session_of(model)
     chosen = _plan(family, session, plan, keep, tokens, per_second)
     if family.clip_modality not in family.sparse:
         raise UnsupportedError(
             f"vtoken.ask does not know how {family.title} takes a video; call model.generate with what its own "
             "processor makes"
         )
+    inner = core(model)
     sampling = Sampling(fps, start, end, backend, native_fps, max_frames)
 
     def make(report: Report) -> Clip:
-        preprocess = _preprocessor(family, model, processor)
-        return read_clip(video, preprocess, chosen, report, sampling, _dtype(model), progress)
+        preprocess = _preprocessor(family, inner, processor)
+        return read_clip(video, preprocess, chosen, report, sampling, _dtype(inner), progress)
 
     memory = memory or ClipMemory()
     clip, read = memory.read((model, processor, video), chosen, sampling, make)
-    told = prompts(family, model, processor, clip, questions)
-    options = {"max_new_tokens": 128, "do_sample": False} | generate
-    asked = Asked(model, tokenizer_of(processor), clip, told, chosen, read, options, batch, memory, progress)
-    return together(asked, family) or by_batches(asked)
+    written = prompts(family, inner, processor, clip, questions)
+    ids = [question_ids(processor, question) for question in questions]
+    options = generate if "generation_config" in generate else {"max_new_tokens": 128, "do_sample": False} | generate
+    asked = Questions(
+        model, family, tokenizer_of(processor), clip, written, ids, chosen, read, options, batch, memory, progress
+    )
+    return answer_packed(asked) or answer_batches(asked)
 
 
 def _plan(
@@ -140,7 +147,7 @@ def _plan(
 ) -> Plan:
     """The plan of a call: its own, else that of the wrapped model, else "grt"."""
     given = (keep, tokens, per_second) != (None, None, None)
-    if isinstance(session, Session) and plan is None:
+    if session is not None and plan is None:
         return check(Plan.parse(session.plan, keep, tokens, per_second), family) if given else session.plan
     return check(Plan.parse("grt" if plan is None else plan, keep, tokens, per_second), family)
 

@@ -59,6 +59,11 @@ def tokenizer_of(processor: Any) -> Any:
     return tokenizer
 
 
+def question_ids(processor: Any, question: str) -> Tensor:
+    """int64 [M]: ids of a question alone."""
+    return torch.tensor(tokenizer_of(processor)(question, add_special_tokens=False)["input_ids"], dtype=torch.long)
+
+
 def stack(prompts: list[dict[str, Any]], pad_id: int) -> dict[str, Any]:
     """Prompts of one sample each as a batch, padded on the left."""
     width = max(p["input_ids"].shape[1] for p in prompts)

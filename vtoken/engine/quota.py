@@ -1,4 +1,4 @@
-"""How many tokens the encoder shall leave of every time step, where a plan lets them leave inside it."""
+"""Per-step token counts for methods that act inside the encoder."""
 
 from __future__ import annotations
 
