@@ -24,8 +24,9 @@ class Call:
         plan: the plan of this call.
         fps: sampling rate of the videos that a processor made, frames a second; None if unknown.
         preprocess: how that processor resizes and normalises; None for the family's preset.
-        clips: one gated clip a prompt, where the video was gated while it was decoded.
+        clips: the gated clips of all prompts in order, where videos were gated while they were decoded.
         question: per prompt int64 [M], ids of the question; None where the text of the prompt says it.
+        positions: "stock" as the installed transformers counts, or "trained"; see ``positions.trained``.
         memory: gives the features of clips that were encoded for an earlier plan.
         stateful: whether the stock model's own state (rope deltas) is left as a stock call would leave it.
         report: tokens and milliseconds of this call.
@@ -38,6 +39,7 @@ class Call:
     preprocess: Preprocessor | None = None
     clips: list[Clip] | None = None
     question: list[Tensor] | None = None
+    positions: str = "stock"
     memory: Memory | None = None
     stateful: bool = False
     report: Report = field(default_factory=Report)

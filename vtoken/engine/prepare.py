@@ -6,11 +6,12 @@ import inspect
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vtoken.engine.call import Call
 from vtoken.engine.encode import MODALITIES, encode
-from vtoken.engine.positions import rope_positions
+from vtoken.engine.positions import rope_positions, trained
 from vtoken.engine.reduce import Kept, reduce
 from vtoken.engine.splice import Cut, cut_inputs, is_right_padded
 from vtoken.errors import UnsupportedError
@@ -55,6 +56,8 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
     _refuse(inputs)
     width = inputs["input_ids"].shape[1]
     positions, deltas = rope_positions(call.model, inputs, generating)
+    if positions is not None:
+        positions, deltas = _chosen(call, inputs, positions, deltas)
     rows = encode(call, inputs)
     cut, kept = reduce(call, inputs, rows)
     inputs = {k: v for k, v in inputs.items() if k not in call.family.drops}
@@ -67,6 +70,23 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
     mask = inputs.get("attention_mask")
     call.report.prompt = int(mask.sum()) if mask is not None else inputs["input_ids"].numel()
     return Prepared(inputs, cut, kept, width, deltas)
+
+
+def _chosen(call: Call, inputs: dict[str, Any], stock: Tensor, deltas: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Positions and rope deltas under the rule of the call; a warning once where a stock call would change by it."""
+    own = trained(call.model, inputs, stock)
+    if torch.equal(own, stock):
+        return stock, deltas
+    if call.positions == "stock":
+        call.report.note(
+            "text behind a video has positions inside the video's time, as transformers >= 5.3 counts; the checkpoints "
+            "of Qwen2-VL and Qwen2.5-VL were trained otherwise: vtoken.wrap(..., positions='trained')"
+        )
+        return stock, deltas
+    mask = inputs.get("attention_mask")
+    real = torch.ones_like(inputs["input_ids"]) if mask is None else mask
+    largest = own[-3:].amax(0).masked_fill(real == 0, -1).amax(1)
+    return own, (largest + 1 - real.sum(1))[:, None]
 
 
 def pad_id(model: Any) -> int:

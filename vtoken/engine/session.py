@@ -20,11 +20,19 @@ class Session:
         family: the model's family.
         fps: sampling rate of the videos that an ordinary processor hands over, frames a second; None if unknown.
         preprocess: how that processor resizes and normalises; None for the family's preset.
+        positions: "stock" or "trained", see ``wrap``.
         report: tokens and milliseconds of the last call.
     """
 
-    def __init__(self, family: Family, plan: Plan, fps: float | None, preprocess: Preprocessor | None) -> None:
-        self.family, self.fps, self.preprocess = family, fps, preprocess
+    def __init__(
+        self,
+        family: Family,
+        plan: Plan,
+        fps: float | None = None,
+        preprocess: Preprocessor | None = None,
+        positions: str = "stock",
+    ) -> None:
+        self.family, self.fps, self.preprocess, self.positions = family, fps, preprocess, positions
         self.plan = plan
         self.report = Report(str(plan))
         self.before: dict[str, Any] = {}  # instance attributes that wrap covered
@@ -40,4 +48,4 @@ class Session:
 
     def call(self, model: Any) -> Call:
         """One call of the model under the plan in force."""
-        return Call(model, self.family, self.plan, self.fps, self.preprocess, stateful=True)
+        return Call(model, self.family, self.plan, self.fps, self.preprocess, positions=self.positions, stateful=True)

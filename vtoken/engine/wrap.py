@@ -35,6 +35,7 @@ def wrap(
     per_second: float | None = None,
     fps: float | None = None,
     processor: Any = None,
+    positions: str = "stock",
 ) -> Any:
     """Run a plan inside a model's ``forward`` and ``generate``, in place; ``unwrap`` takes it back.
 
@@ -47,6 +48,8 @@ def wrap(
         fps: sampling rate of videos passed as ``pixel_values_videos``, where the inputs do not hold it.
         processor: the processor in use, if it normalises otherwise than the family's checkpoints do; only gates look
             at it.
+        positions: of Qwen2-VL and Qwen2.5-VL: "stock" as the installed transformers counts, bit for bit, or "trained"
+            as their checkpoints were trained, where text behind a video comes after the video's time.
 
     Returns:
         The same model, with ``model.vtoken`` (see ``Session``).
@@ -65,8 +68,10 @@ def wrap(
         raise InputError(f"fps={fps} must be a positive number of frames a second")
     if not takes(inner, "mm_encoder_outputs"):
         raise UnsupportedError("vtoken needs transformers >= 5.18: this model's forward takes no mm_encoder_outputs")
+    if positions not in ("trained", "stock"):
+        raise InputError(f"positions={positions!r} must be 'trained' or 'stock'")
     preprocess = None if processor is None else read_processor(processor)
-    session = Session(family, Plan.parse(plan, keep, tokens, per_second), fps, preprocess)
+    session = Session(family, Plan.parse(plan, keep, tokens, per_second), fps, preprocess, positions)
     stock = {name: getattr(model, name) for name in METHODS}
     session.before = {name: vars(model).get(name) for name in METHODS}
     session.placed = {

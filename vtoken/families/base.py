@@ -112,6 +112,22 @@ class Clip:
         return self.pts[:: self.grid.frames]
 
 
+@dataclass(frozen=True)
+class Picture:
+    """One image in a prompt: the ids that a chat template writes for it, and those that take their place."""
+
+    marks: list[int]
+    ids: list[int]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images of a prompt, and what the model needs of them: pixels and grids."""
+
+    items: list[Picture]
+    inputs: dict[str, Any]
+
+
 @dataclass
 class Features:
     """Visual rows of one modality after the encoder.
@@ -281,6 +297,19 @@ class Family:
             language model, nothing dropped yet), and further arguments of ``generate``.
         """
         raise UnsupportedError(f"vtoken does not know how {self.title} writes a video into its prompt")
+
+    def images(self, model: Any, processor: Any, pictures: list[Any]) -> Pictures | None:
+        """Images that are shown beside a clip; None for none.
+
+        Args:
+            pictures: PIL images in RGB.
+        """
+        if not pictures:
+            return None
+        raise UnsupportedError(
+            f"vtoken.ask does not know how {self.title} takes images beside a video; call model.generate with what its "
+            "own processor makes"
+        )
 
     def frames_per_step(self, model: Any) -> int:
         """Frames in a time step of a video."""

@@ -30,18 +30,28 @@ class Answer:
     Attributes:
         text: the answer.
         report: tokens and milliseconds by stage, sampled frames, caps that bound.
-        clip: what the gate kept, for overlays; its pixel rows are gone.
+        clips: what the gate kept of each video, for overlays; pixel rows are gone.
         tokens: int64 [n], ids of the answer.
-        fate: uint8 [T, h, w], what became of every token that the stock model would have had, by ``FATES`` (skipped by
-            the gate, dropped, merged into another one, kept), for overlays. Its grid is the language model's, which is
-            coarser than the gate's where a family pools.
+        fates: per video uint8 [T, h, w], what became of every token that the stock model would have had, by ``FATES``
+            (skipped by the gate, dropped, merged into another one, kept), for overlays. Its grid is the language
+            model's, which is coarser than the gate's where a family pools.
     """
 
     text: str
     report: Report
-    clip: Clip
+    clips: list[Clip]
     tokens: Tensor
-    fate: np.ndarray
+    fates: list[np.ndarray]
+
+    @property
+    def clip(self) -> Clip:
+        """The first video."""
+        return self.clips[0]
+
+    @property
+    def fate(self) -> np.ndarray:
+        """The fates of the first video."""
+        return self.fates[0]
 
     def __str__(self) -> str:
         return self.text
@@ -62,7 +72,7 @@ class Questions:
     model: Any
     family: Family
     tokenizer: Any
-    clip: Clip
+    clips: list[Clip]
     prompts: list[dict[str, Any]]
     ids: list[Tensor]
     plan: Plan
@@ -71,11 +81,13 @@ class Questions:
     batch: int
     memory: ClipMemory
     progress: Progress | None
+    positions: str = "trained"
 
     def call(self, first: int, count: int) -> Call:
         """The engine's call for some of the questions."""
         call = Call(core(self.model), self.family, self.plan)
-        call.clips, call.question = [self.clip] * count, self.ids[first : first + count]
+        call.clips, call.question = self.clips * count, self.ids[first : first + count]
+        call.positions = self.positions
         call.memory = self.memory.recall(call.report, input_device(self.model))
         return call
 
@@ -92,9 +104,11 @@ class Questions:
     def answers(self, ids: list[Tensor], reports: list[Report], fates: list[Tensor]) -> list[Answer]:
         """What ``ask_many`` returns; the clip goes without its pixels."""
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        clip = replace(self.clip, rows=self.clip.rows[:0])
-        made = zip(texts, ids, reports, fates, strict=True)
-        return [Answer(text.strip(), report, clip, one, fate.numpy()) for text, one, report, fate in made]
+        clips = [replace(clip, rows=clip.rows[:0]) for clip in self.clips]
+        n = len(clips)
+        own = [[f.numpy() for f in fates[i * n : (i + 1) * n]] for i in range(len(ids))]
+        made = zip(texts, ids, reports, own, strict=True)
+        return [Answer(text.strip(), report, clips, one, fate) for text, one, report, fate in made]
 
 
 def answer_packed(asked: Questions) -> list[Answer] | None:
