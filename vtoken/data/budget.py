@@ -78,22 +78,25 @@ class Budget:
         """Tokens to keep of every image and video, where those of one prompt share the budget.
 
         Shares are in proportion to sizes, exact in all, and at least 1 for an item that has a token. Images have no
-        seconds: with ``per_second`` they keep the share that the videos of their prompt keep.
+        seconds: with ``per_second`` they keep the share that the videos of their prompt keep, and all without one.
 
         Args:
             sizes: tokens of each item.
-            seconds: length of each item, nan where it has none.
+            seconds: length of each item, 0 for an image, nan for a video of unknown length.
             prompt: the prompt of each item; None where every item is alone.
 
         Raises:
-            InputError: ``per_second`` and no item of a prompt has a known length.
+            InputError: ``per_second`` and no video of a prompt has a known length.
         """
         out = [0] * len(sizes)
         owner = range(len(sizes)) if prompt is None else prompt
         for one in dict.fromkeys(owner):
             mine = [i for i, o in enumerate(owner) if o == one and sizes[i]]
-            timed = [i for i in mine if math.isfinite(seconds[i])]
-            if mine:
+            timed = [i for i in mine if seconds[i] > 0 and math.isfinite(seconds[i])]
+            if self.per_second is not None and all(seconds[i] == 0 for i in mine):
+                for i in mine:
+                    out[i] = sizes[i]
+            elif mine:
                 measured = timed if self.per_second is not None and timed else mine
                 known = sum(sizes[i] for i in measured)
                 length = sum(seconds[i] for i in timed) if timed else math.nan

@@ -61,20 +61,25 @@ def _counting(kind: type) -> type:
             length, offset = super().get_mask_sizes(query_length, layer_idx)
             return length, offset + self.counted
 
+        def reset(self) -> None:
+            super().reset()
+            self.counted = self.vtoken_dropped = 0
+
     Counting.__name__ = Counting.__qualname__ = f"Counting{kind.__name__}"
     return Counting
 
 
 def mark(cache: Any, dropped: int) -> None:
     """Remember on a cache that its prompt lost columns."""
-    if cache is not None and dropped:
+    if cache is not None and (dropped or hasattr(cache, "vtoken_dropped")):
         cache.vtoken_dropped = dropped
 
 
 def refuse_cut(inputs: dict[str, Any]) -> None:
     """Raises UnsupportedError: the cache in a call's arguments was made from a cut prompt."""
-    dropped = getattr(inputs.get("past_key_values"), "vtoken_dropped", 0)
-    if dropped:
+    cache = inputs.get("past_key_values")
+    dropped = getattr(cache, "vtoken_dropped", 0)
+    if dropped and int(cache.get_seq_length()) > 0:  # an emptied cache is like a new one
         raise UnsupportedError(
             f"this KV cache was made from a prompt that lost {dropped} tokens, so it cannot be continued with the "
             "original ids; start again from the whole prompt without past_key_values"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,15 +75,20 @@ def encode(call: Call, inputs: dict[str, Any]) -> list[Rows]:
     return found
 
 
+def float32(device: torch.device) -> AbstractContextManager[Any]:
+    """Without autocast: what decides over tokens computes in the dtype of its inputs."""
+    return torch.autocast(device.type, enabled=False)
+
+
 def _gate_inputs(call: Call, inputs: dict[str, Any]) -> list[Clip] | None:
     """Clips of the videos of an ordinary processor, after the plan's gate and pathways; None where it has neither."""
     plan, family, device = call.plan, call.family, inputs["input_ids"].device
     clips = None
     if plan.gate is not None:
-        with call.report.stage("gate", device):
+        with call.report.stage("gate", device), float32(device):
             clips = family.clips(call.model, inputs, plan.gate, call.fps, call.preprocess)
     if plan.pathways:
-        with call.report.stage("pathway", device):
+        with call.report.stage("pathway", device), float32(device):
             seen = family.clips(call.model, inputs, None, call.fps, call.preprocess, plan.pathways)
         for clip, other in zip(clips or (), seen, strict=False):
             clip.signals.update(other.signals)
@@ -95,7 +101,7 @@ def _features(call: Call, modality: str, inputs: dict[str, Any], clips: list[Cli
     plan, family, model = call.plan, call.family, call.model
     if plan.thinner is not None and modality in family.thins:
         whole = family.whole(model, modality, inputs, call.fps) if clips is None else clips
-        thin = thinning(plan, whole, sample, call.report)
+        thin = thinning(plan, modality, whole, sample, call.report)
         if thin is not None:
             features = family.encode_clips(model, whole, plan.wants, thin)
             if clips is None:

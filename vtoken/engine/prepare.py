@@ -69,7 +69,21 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
     inputs["mm_encoder_outputs"] = {k.rows.modality: k.pack(call) for k in kept}
     mask = inputs.get("attention_mask")
     call.report.prompt = int(mask.sum()) if mask is not None else inputs["input_ids"].numel()
+    longest = int(mask.sum(1).max()) if mask is not None else inputs["input_ids"].shape[1]
+    _note_context(call, longest)
     return Prepared(inputs, cut, kept, width, deltas)
+
+
+def _note_context(call: Call, longest: int) -> None:
+    """Say by how much a prompt is longer than what the model was made for, and what would fit."""
+    limit = getattr(call.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    report = call.report
+    if isinstance(limit, int) and longest > limit:
+        most = report.tokens - (longest - limit)
+        fits = f"tokens={most} would fit" if most > 0 else "no visual token fits; shorten the text"
+        report.note(
+            f"the prompt has {longest} tokens, {longest - limit} more than the {limit} positions of the model; {fits}"
+        )
 
 
 def _chosen(call: Call, inputs: dict[str, Any], stock: Tensor, deltas: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from vtoken.data.report import FATES
 from vtoken.data.tokens import Tokens
 from vtoken.engine.call import Call
-from vtoken.engine.encode import Rows
+from vtoken.engine.encode import Rows, float32
 from vtoken.engine.question import question_embeddings
 from vtoken.engine.splice import Cut, cut_of
 from vtoken.families.base import Features
@@ -29,7 +29,7 @@ class Unit:
         sample: the prompt that it is in.
         rows: of its modality.
         start, stop: its placeholder rows among them.
-        seconds: its length, nan where unknown.
+        seconds: its length, 0 for an image, nan where unknown.
     """
 
     sample: int
@@ -75,7 +75,7 @@ def reduce(call: Call, inputs: dict[str, Any], rows: list[Rows]) -> tuple[Cut, l
     tokens, context = _pack(call, inputs, rows, units)
     report.cells += sum(context.total or [])
     report.encoded += sum(r.features.encoded for r in rows)
-    with report.stage("reduce", ids.device):
+    with report.stage("reduce", ids.device), float32(ids.device):
         left = call.plan.reduce(tokens, context)
     report.tokens += len(left)
     for note in context.notes:
@@ -123,7 +123,7 @@ def _seconds(rows: Rows) -> list[float]:
             item += 1
         out[item] += length if n else 0.0
         start += n
-    return [s or math.nan for s in out]
+    return [0.0 if rows.modality == "image" and not s > 0 else s or math.nan for s in out]
 
 
 def _pack(call: Call, inputs: dict[str, Any], rows: list[Rows], units: list[Unit]) -> tuple[Tokens, Context]:

@@ -8,9 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from vtoken import families
 from vtoken.engine import run
 from vtoken.engine.cache import refuse_cut
@@ -74,10 +71,7 @@ def wrap(
     session = Session(family, Plan.parse(plan, keep, tokens, per_second), fps, preprocess, positions)
     stock = {name: getattr(model, name) for name in METHODS}
     session.before = {name: vars(model).get(name) for name in METHODS}
-    session.placed = {
-        "forward": functools.wraps(stock["forward"])(_outside_compile(_forward, inner, session, stock["forward"])),
-        "generate": functools.wraps(stock["generate"])(functools.partial(_generate, inner, session, stock["generate"])),
-    }
+    session.placed = {name: Placed(inner, session, stock[name], name) for name in METHODS}
     vars(model).update(session.placed, vtoken=session)  # past the __setattr__ of wrappers
     return model
 
@@ -122,33 +116,24 @@ def session_of(model: Any) -> Session | None:
     return found if isinstance(found, Session) else None
 
 
-def _forward(model: Any, session: Session, stock: Any, *args: Any, **kwargs: Any) -> Any:
-    inputs = _bind(stock, args, kwargs)
-    refuse_cut(inputs)
-    if not _visual(inputs):  # text, or a step of generate, whose pixels were encoded before
-        return stock(**inputs)
-    call = session.call(model)
-    out = run.forward(call, inputs, stock)
-    session.report = call.report
-    return out
+class Placed:
+    """What stands in for a model's ``forward`` or ``generate``; it can be copied and pickled with the model."""
 
+    def __init__(self, model: Any, session: Session, stock: Any, name: str) -> None:
+        self.model, self.session, self.stock, self.name = model, session, stock, name
+        functools.update_wrapper(self, stock)
 
-def _generate(model: Any, session: Session, stock: Any, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-    kwargs = _bind(stock, (None, *args), kwargs) if args else kwargs
-    if inputs is not None:
-        kwargs["input_ids"] = inputs
-    refuse_cut(kwargs)
-    if not _visual(kwargs):
-        return stock(**kwargs)
-    call = session.call(model)
-    out = run.generate(call, kwargs, stock)
-    session.report = call.report
-    return out
-
-
-def _outside_compile(function: Any, *first: Any) -> Any:
-    """A function that ``model.compile()`` does not trace into; the stock ``forward`` inside is compiled."""
-    return torch.compiler.disable(functools.partial(function, *first), recursive=False)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        inputs = _bind(self.stock, args, kwargs)
+        if self.name == "generate" and inputs.get("inputs") is not None:
+            inputs["input_ids"] = inputs.pop("inputs")
+        refuse_cut(inputs)
+        if not any(has_pixels(inputs, m) for m in MODALITIES):
+            return self.stock(**inputs)  # text, or a step of generate, whose pixels were encoded before
+        call = self.session.call(self.model)
+        out = getattr(run, self.name)(call, inputs, self.stock)
+        self.session.report = call.report
+        return out
 
 
 def _bind(function: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -156,7 +141,3 @@ def _bind(function: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
         return dict(kwargs)
     names = list(inspect.signature(function).parameters)
     return {**dict(zip(names, args, strict=False)), **kwargs}
-
-
-def _visual(inputs: dict[str, Any]) -> bool:
-    return any(has_pixels(inputs, m) for m in MODALITIES)

@@ -163,14 +163,14 @@ class Plan:
 
         Args:
             total: tokens that the stock model would have had.
-            seconds: length of the sample's video, nan where unknown.
+            seconds: length of the sample's video, 0 for images, nan where unknown.
         """
         assert self.thinner is not None
         own = self.thinner.own_budget()
         if own is not None:
-            return own.resolve(n, seconds)
+            return own.deal([n], [seconds])[0]
         assert self.budget is not None
-        return _towards([self.budget.resolve(total, seconds)], len(self.sharing), 0, n)
+        return _towards(self.budget.deal([total], [seconds]), len(self.sharing), 0, n)
 
     def reduce(self, tokens: Tokens, context: Context) -> Tokens:
         """Run the stages after the encoder; with a shared budget the last one ends on the exact count.

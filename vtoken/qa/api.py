@@ -26,7 +26,6 @@ from vtoken.video.preprocess import Preprocessor
 from vtoken.video.processors import read_processor
 
 BUDGETS = ("keep", "tokens", "per_second")
-DEFAULTS = {"max_new_tokens": 128, "do_sample": False}
 
 
 def ask(model: Any, processor: Any, video: Any, question: str, **options: Any) -> Answer:
@@ -136,7 +135,7 @@ def ask_many(
         [question_ids(processor, question) for question in questions],
         chosen,
         read,
-        options if "generation_config" in options else DEFAULTS | options,
+        _settings(inner, options),
         batch,
         memory,
         progress,
@@ -152,6 +151,16 @@ def _plan(family: Family, model: Any, plan: PlanLike | None, budget: dict[str, A
         return session.plan
     own = session.plan if session is not None else "grt"
     return check(Plan.parse(own if plan is None else plan, **budget), family)
+
+
+def _settings(model: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``generate``: greedy, and 128 new tokens unless the caller or the model's own config says."""
+    if "generation_config" in options:
+        return options
+    defaults: dict[str, Any] = {"do_sample": False}
+    if "max_length" not in options and model.generation_config.max_new_tokens is None:
+        defaults["max_new_tokens"] = 128
+    return defaults | options
 
 
 def _preprocessor(family: Family, model: Any, processor: Any) -> Preprocessor:
