@@ -8,7 +8,10 @@ import torch
 from tests.engine.held import Oracle, cut, positions, random_map
 from tests.families.tiny import FAMILIES
 from vtoken.data.hold import HoldMap
+from vtoken.engine.hold import attention
+from vtoken.engine.hold.cache import HoldCache
 from vtoken.engine.hold.inputs import generate_inputs, hold_inputs
+from vtoken.errors import InputError, UnsupportedError
 
 NAMES = ["llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 MORE = ["llava_onevision", "internvl", "glm4v", "mistral3", "video_llama_3", "llava_next", "smolvlm"]
@@ -139,3 +142,84 @@ def test_every_column_its_own_row_is_the_stock_model(name):
         assert torch.equal(model(**made).logits, model(**inputs).logits)
     out = model.generate(**made_for_generate(model, inputs, hold), **GREEDY)
     assert torch.equal(out, model.generate(**inputs, **GREEDY))
+
+
+@pytest.mark.parametrize("name", [*NAMES, "glm4v"])
+@pytest.mark.parametrize("hide", [0.0, 0.3])
+def test_turned_queries_equal_turned_keys(name, hide):
+    model, inputs, hold = case(name, hide=hide)
+    length, beams = inputs["input_ids"].shape[1], {"num_beams": 3, "max_new_tokens": 5, "length_penalty": 0.0}
+    kept = made_for_generate(model, inputs, hold)
+    expected = model.generate(**kept, **GREEDY)
+    best = model.generate(**made_for_generate(model, inputs, hold), **beams)
+    plain = model.generate(**inputs, **GREEDY)
+    attention.install(model)
+    attention.install(model)  # a second time changes nothing
+    assert torch.equal(model.generate(**inputs, **GREEDY), plain)
+    made = made_for_generate(model, inputs, hold, turned_bytes=0)
+    assert made["past_key_values"].nbytes() < kept["past_key_values"].nbytes()
+    out = model.generate(**made, **GREEDY, return_dict_in_generate=True)
+    assert torch.equal(out.sequences, expected)
+    assert torch.equal(model.generate(**made_for_generate(model, inputs, hold, turned_bytes=0), **beams), best)
+    if not hide:  # a second turn: several new tokens, then single ones again
+        ids = torch.cat([out.sequences, torch.randint(40, 200, (len(hold.shows), 5))], dim=1)
+        mask = torch.cat([inputs["attention_mask"], torch.ones(len(ids), 11, dtype=torch.long)], dim=1)
+        second = model.generate(input_ids=ids, attention_mask=mask, past_key_values=out.past_key_values, **GREEDY)
+        oracle = Oracle(model, inputs, hold)
+        for b in range(len(ids)):
+            assert second[b, ids.shape[1]] == oracle.logits(b, ids[b, length:])[-1].argmax()
+
+
+def test_turned_queries_need_the_attention_function():
+    model, inputs, hold = case("qwen2_vl")
+    made = hold_inputs(model, cut(model, inputs, hold), hold, positions(model, inputs))
+    with pytest.raises(UnsupportedError, match="install"):
+        HoldCache(model.config, made["past_key_values"].tables, query=True)
+    attention.install(model)
+    cache = HoldCache(model.config, made["past_key_values"].tables, query=True)
+    model.set_attn_implementation("sdpa")  # taken away again
+    with torch.no_grad(), pytest.raises(UnsupportedError, match="install"):
+        model(**made | {"past_key_values": cache})
+        step = {"input_ids": inputs["input_ids"][:, -1:], "past_key_values": cache}
+        model(**step, position_ids=positions(model, inputs)[..., -1:] + 1)
+
+
+@pytest.mark.parametrize("query", [False, True])
+def test_samples_are_repeated_selected_and_reordered(query):
+    model, inputs, hold = case("qwen2_5_vl", hide=0.2)
+    if query:
+        attention.install(model)
+    where = positions(model, inputs)
+
+    def filled():
+        made = hold_inputs(model, cut(model, inputs, hold), hold, where, 0)
+        with torch.no_grad():
+            model(**made)
+        return made["past_key_values"]
+
+    def step(cache, index, at=1):
+        mask = torch.cat([cache.column_mask(), torch.ones(len(index), at, dtype=torch.long)], dim=1)
+        with torch.no_grad():
+            ids = torch.full((len(index), 1), 77)
+            return model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=where[:, index, -1:] + at,
+                past_key_values=cache,
+            ).logits
+
+    index = torch.tensor([2, 0, 0, 1])
+    plain = step(filled(), torch.arange(3))
+    cache = filled()
+    cache.batch_select_indices(index)
+    assert torch.allclose(step(cache, index), plain[index], atol=1e-5)
+    cache.reorder_cache(torch.tensor([3, 0, 1, 2]))
+    cache.crop(-1)
+    rolled = index[[3, 0, 1, 2]]
+    assert torch.allclose(step(cache, rolled), plain[rolled], atol=1e-5)
+    cache = filled()
+    cache.batch_repeat_interleave(2)
+    assert torch.allclose(step(cache, torch.arange(3).repeat_interleave(2)), plain.repeat_interleave(2, 0), atol=1e-5)
+    assert cache.get_seq_length() == inputs["input_ids"].shape[1] + 1
+    with pytest.raises(InputError, match="held prompt"):
+        cache.crop(-2)

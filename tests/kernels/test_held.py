@@ -1,4 +1,4 @@
-"""Attention over held columns: reference, plain torch and the Triton twin alike, and against turned keys written out."""
+"""Attention over held columns: reference, plain torch and the Triton twin against turned keys written out."""
 
 from __future__ import annotations
 

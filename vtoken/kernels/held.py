@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,14 @@ class HeldColumns:
     rows: int
     neighbours: bool = False
     blocks: Blocks | None = None
+
+    def select(self, index: Tensor) -> HeldColumns:
+        """The columns of some samples, int64 or bool."""
+        blocks = self.blocks
+        if blocks is not None:
+            blocks = replace(blocks, bias=[bias[index] for bias in blocks.bias])
+        source, turned, visible = (part[index] for part in (self.source, self.turned, self.visible))
+        return replace(self, source=source, turned=turned, visible=visible, blocks=blocks)
 
     @staticmethod
     def order(source: Tensor, visible: Tensor, rows: int) -> Tensor:
@@ -90,8 +98,8 @@ def held_attention(
 
     Args:
         q: [B, H, Q, D], any floating dtype, rotary positions applied.
-        k, v: [B, G, N, D] and [B, G, N, E], the rows, the first ``columns.rows`` shown by columns and the others columns
-            of their own; H is a multiple of G.
+        k, v: [B, G, N, D] and [B, G, N, E], the rows: the first ``columns.rows`` are shown by columns, the others are
+            columns of their own. H is a multiple of G.
         columns: see ``HeldColumns``.
         scale: factor on the scores.
         tail: bool [B, N - rows], which of the rows behind are seen; None for all.
@@ -155,8 +163,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, columns: HeldColumns, tail: Tensor |
         raise InputError(f"held_attention: values must be [{', '.join(map(str, k.shape[:3]))}, E], got {list(v.shape)}")
     if len(columns.source) != len(q) or columns.rows > k.shape[2]:
         raise InputError(
-            f"held_attention: columns of {len(columns.source)} samples and {columns.rows} rows, keys of {len(q)} samples "
-            f"and {k.shape[2]} rows"
+            f"held_attention: columns of {len(columns.source)} samples and {columns.rows} rows, keys of {len(q)} "
+            f"samples and {k.shape[2]} rows"
         )
     if columns.cos.shape[-1] > q.shape[3] or columns.cos.shape[-1] % 2:
         raise InputError(f"held_attention: rotations of {columns.cos.shape[-1]} dimensions, keys of {q.shape[3]}")

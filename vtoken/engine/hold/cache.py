@@ -115,8 +115,8 @@ class HoldCache(DynamicCache):
         super().__init__(config=text)
         if query and text._attn_implementation != support.ATTENTION:
             raise UnsupportedError(
-                "turning queries needs vtoken's attention function; call vtoken.engine.hold.attention.install(model), or "
-                "keep the turned keys (query=False)"
+                "turning queries needs vtoken's attention function; call vtoken.engine.hold.attention.install(model), "
+                "or keep the turned keys (query=False)"
             )
         self.tables = tables
         for i, linear in enumerate(self.is_linear):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vtoken.engine.hold.rotary import Rotary, turn
 from vtoken.errors import InputError
+from vtoken.kernels.held import HeldColumns
 
 
 @dataclass
@@ -27,6 +28,8 @@ class Tables:
         columns: columns of the stock prompt, hidden ones included.
         rows: computed rows of every sample, padding included.
         neighbours: see ``rotary.partner``.
+        order: int64 [B, R], the row at each place where rows are stored in another order, which ``source`` then follows.
+        held: the columns as ``held_attention`` takes them, made at the first decoding step.
     """
 
     source: Tensor
@@ -38,6 +41,8 @@ class Tables:
     columns: int
     rows: int
     neighbours: bool
+    order: Tensor | None = None
+    held: HeldColumns | None = None
 
     @classmethod
     def of(cls, slots: Tensor, row_position: Tensor, column_position: Tensor, rotary: Rotary) -> Tables:
@@ -82,6 +87,8 @@ class Tables:
         index = index.to(self.source.device)
         for name in ("source", "turned", "column", "visible"):
             setattr(self, name, getattr(self, name)[index])
+        if self.held is not None:
+            self.held = self.held.select(index)
 
     def keys(self, rows: Tensor) -> Tensor:
         """Keys of the columns [B, H, P, D] from those of the rows [B, H, R, D]."""

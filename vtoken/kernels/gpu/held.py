@@ -86,7 +86,7 @@ def held_attention(q: Tensor, k: Tensor, v: Tensor, columns: HeldColumns, scale:
     d = columns.cos.shape[1]
 
     def pad(size: int) -> int:
-        return max(16, triton.next_power_of_2(size))
+        return max(16, 1 << (size - 1).bit_length()) if size > 0 else 16
 
     _part[(programs, splits)](
         q.contiguous(), k.contiguous(), v.contiguous(), columns.source.contiguous(), columns.turned.contiguous(), seen,

@@ -1,0 +1,153 @@
+"""Decoding with the computed rows alone: an attention function that turns the query instead of every column's key.
+
+transformers chooses the attention function by the config, which all threads of a process share, so that no call can
+bring its own. ``install`` therefore registers a function once and sets it for the language model, as an option. It is
+the stock sdpa for everything but a decoding step over a ``HoldCache`` made with ``query=True``: the cache leaves
+word of the layer for the thread it runs in, and the function takes it with the keys that belong to it.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from vtoken.engine.hold.cache import HoldLayer
+from vtoken.engine.hold.support import ATTENTION
+from vtoken.engine.hold.tables import Tables
+from vtoken.errors import UnsupportedError
+from vtoken.kernels.held import HeldColumns, held_attention
+
+
+class _Step(NamedTuple):
+    """Rows that a layer handed over in place of columns."""
+
+    keys: Tensor
+    values: Tensor
+    columns: HeldColumns
+    stored: int
+
+
+class _Pending(threading.local):
+    step: _Step | None = None
+
+
+_pending = _Pending()
+
+
+def install(model: Any) -> None:
+    """Let a model decode over held prompts with the memory of the computed rows; once, before it is used.
+
+    Registers the implementation ``vtoken_hold`` and sets it for the language model. Other calls of the model, of any
+    thread, run the stock sdpa.
+
+    Raises:
+        UnsupportedError: the language model does not run sdpa, or cannot be given another implementation.
+    """
+    AttentionInterface.register(ATTENTION, attend)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    text = model.config.get_text_config(decoder=True)
+    if text._attn_implementation == ATTENTION:
+        return
+    if text._attn_implementation != "sdpa":
+        raise UnsupportedError(
+            f"turning queries replaces sdpa, and the language model runs {text._attn_implementation!r}; load it with "
+            "attn_implementation='sdpa', or keep the turned keys"
+        )
+    names = [name for name in model.config.sub_configs if getattr(model.config, name) is text]
+    model.set_attn_implementation({names[0]: ATTENTION} if names else ATTENTION)
+    if text._attn_implementation != ATTENTION:
+        raise UnsupportedError(
+            f"{type(model).__name__} cannot be given another attention function; keep the turned keys"
+        )
+
+
+def attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """The stock sdpa, or held attention where the cache handed over rows; called by transformers."""
+    step, _pending.step = _pending.step, None
+    if step is None or key.shape != step.keys.shape:  # a step that an exception left behind is nobody's
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    if key is not step.keys or value is not step.values:
+        raise UnsupportedError(
+            f"{type(module).__name__} changes keys between the cache and attention, so it cannot turn queries; make "
+            "the HoldCache with query=False"
+        )
+    tail = None
+    if attention_mask is not None:
+        seen = attention_mask[:, 0, -1] if attention_mask.dtype == torch.bool else attention_mask[:, 0, -1] >= 0
+        tail = seen[:, step.stored :]
+    scale = kwargs.get("scaling")
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    out = held_attention(query, key, value, step.columns, scale, tail)
+    return out.transpose(1, 2).contiguous(), None
+
+
+class QueryLayer(HoldLayer):
+    """A layer that stores the computed rows, most shown first, and the tokens behind the prompt.
+
+    A single new token goes to ``held_attention`` as it is; for more of them the columns are made for this call.
+    """
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """As in ``HoldLayer``; a decoding step is handed over to ``attend``.
+
+        Raises:
+            InputError: as in ``HoldLayer``.
+            UnsupportedError: the model does not run the attention function of ``install``.
+        """
+        left, _pending.step = _pending.step, None
+        if left is not None and left.columns is self.tables.held:
+            raise UnsupportedError("a HoldCache with query=True needs a model on which attention.install was called")
+        tables = self.tables
+        if not self._filled:
+            self._check(key_states)
+            self.lazy_initialization(key_states, value_states)
+            order = _ordered(tables).to(key_states.device)[:, None, :, None]
+            self.keys, self.values = (
+                states.gather(2, order.expand(-1, states.shape[1], -1, states.shape[3]))
+                for states in (key_states, value_states)
+            )
+            return tables.keys(self.keys), tables.values(self.values)
+        self._expand(len(key_states))
+        if len(tables.source) != len(key_states):  # beams: the tables are all layers', repeated by the first
+            tables.select(torch.arange(len(tables.source)).repeat_interleave(len(key_states) // len(tables.source)))
+        self.keys = torch.cat([self.keys, key_states], dim=2)
+        self.values = torch.cat([self.values, value_states], dim=2)
+        if key_states.shape[2] == 1:
+            _pending.step = _Step(self.keys, self.values, _columns(tables), tables.source.shape[1])
+            return self.keys, self.values
+        keys, values = (states[:, :, tables.rows :] for states in (self.keys, self.values))
+        return torch.cat([tables.keys(self.keys), keys], 2), torch.cat([tables.values(self.values), values], 2)
+
+    @property
+    def _tail(self) -> int:
+        return self.keys.shape[-2] - self.tables.rows if self.keys is not None and self._filled else 0
+
+
+def _ordered(tables: Tables) -> Tensor:
+    """int64 [B, rows], where each stored row comes from; numbers of sources are those of stored rows from then on."""
+    if tables.order is None:
+        tables.order = HeldColumns.order(tables.source, tables.visible, tables.rows)
+        tables.source = tables.order.argsort(1).gather(1, tables.source)
+    return tables.order
+
+
+def _columns(tables: Tables) -> HeldColumns:
+    if tables.held is None:
+        tables.held = HeldColumns(
+            tables.source,
+            tables.turned,
+            tables.visible,
+            tables.cos,
+            tables.sin,
+            tables.rows,
+            tables.neighbours,
+        )
+    return tables.held
