@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vtoken.errors import InputError
-from vtoken.kernels import held, reference
-from vtoken.kernels.held import HeldColumns, held_attention
+from vtoken.kernels import reference
+from vtoken.kernels.held import held_attention
+from vtoken.kernels.held_columns import Blocks, HeldColumns
 
 
 def columns(batch: int, stored: int, rows: int, kinds: int, d: int, neighbours: bool, device, seed: int = 0):
@@ -115,7 +116,7 @@ def test_any_order_of_rows_is_right(rows, stored, kinds, sort, seed):
 def test_no_column_is_written_out():
     """What the plain path makes grows with the rows and the scores, and the keys are read as they lie."""
     c = columns(1, 4000, 50, 20, 64, False, "cpu")
-    blocks = held.Blocks.of(c)
+    blocks = Blocks.of(c)
     assert sum((b - a) * n for a, b, n in blocks.parts) <= 20 * 50
     assert all(bias.shape == (1, b - a, n) for (a, b, n), bias in zip(blocks.parts, blocks.bias, strict=True))
     assert sum(bias.exp().sum() for bias in blocks.bias).item() == pytest.approx(int(c.visible.sum()), rel=1e-4)

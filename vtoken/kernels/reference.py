@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 if TYPE_CHECKING:
-    from vtoken.kernels.held import HeldColumns
+    from vtoken.kernels.held_columns import HeldColumns
 
 
 def kcenter(x: Tensor, k: int, first: Tensor | None = None) -> Tensor:

@@ -14,14 +14,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from vtoken.engine.hold.cache import HoldLayer
+from vtoken.engine.hold.layer import HoldLayer
 from vtoken.engine.hold.support import ATTENTION
 from vtoken.engine.hold.tables import Tables
 from vtoken.errors import UnsupportedError
-from vtoken.kernels.held import HeldColumns, held_attention
+from vtoken.kernels.held import held_attention
+from vtoken.kernels.held_columns import HeldColumns
 
 
 class _Step(NamedTuple):
@@ -118,13 +120,12 @@ class QueryLayer(HoldLayer):
         self._expand(len(key_states))
         if len(tables.source) != len(key_states):  # beams: the tables are all layers', repeated by the first
             tables.select(torch.arange(len(tables.source)).repeat_interleave(len(key_states) // len(tables.source)))
-        self.keys = torch.cat([self.keys, key_states], dim=2)
-        self.values = torch.cat([self.values, value_states], dim=2)
+        keys, values = DynamicLayer.update(self, key_states, value_states, *args, **kwargs)
         if key_states.shape[2] == 1:
-            _pending.step = _Step(self.keys, self.values, _columns(tables), tables.source.shape[1])
-            return self.keys, self.values
-        keys, values = (states[:, :, tables.rows :] for states in (self.keys, self.values))
-        return torch.cat([tables.keys(self.keys), keys], 2), torch.cat([tables.values(self.values), values], 2)
+            _pending.step = _Step(keys, values, _columns(tables), tables.source.shape[1])
+            return keys, values
+        new_keys, new_values = (states[:, :, tables.rows :] for states in (keys, values))
+        return torch.cat([tables.keys(keys), new_keys], 2), torch.cat([tables.values(values), new_values], 2)
 
     @property
     def _tail(self) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vtoken.engine.hold.rotary import Rotary, turn
 from vtoken.errors import InputError
-from vtoken.kernels.held import HeldColumns
+from vtoken.kernels.held_columns import HeldColumns
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Tables:
         columns: columns of the stock prompt, hidden ones included.
         rows: computed rows of every sample, padding included.
         neighbours: see ``rotary.partner``.
-        order: int64 [B, R], the row at each place where rows are stored in another order, which ``source`` then follows.
+        order: int64 [B, R], the row at each place where rows are stored in another order; ``source`` then follows it.
         held: the columns as ``held_attention`` takes them, made at the first decoding step.
     """
 

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vtoken.kernels.held import HeldColumns
+from vtoken.kernels.held_columns import HeldColumns
 
 BLOCK = 32  # columns a program looks at together
 SPLITS = 32  # programs that share the columns of one group of heads; few queries need many of them
