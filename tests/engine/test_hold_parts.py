@@ -11,7 +11,7 @@ from tests.families import configs
 from tests.families.oracle import capture, language_model, visual_mask
 from tests.families.tiny import FAMILIES
 from vtoken.data.hold import HoldMap
-from vtoken.engine.hold import support
+from vtoken.engine.hold import attention, support
 from vtoken.engine.hold.cache import HoldCache
 from vtoken.engine.hold.inputs import decoder_of, generate_inputs, hold_inputs
 from vtoken.engine.hold.mask import prefill_mask
@@ -205,3 +205,15 @@ def test_keys_that_do_not_follow_the_rotary_module_are_refused():
     decoder.layers[1].self_attn.register_forward_pre_hook(without_positions, with_kwargs=True)
     with pytest.raises(UnsupportedError, match="rotary_emb"):
         hold_inputs(model, cut(model, inputs, hold), hold, positions(model, inputs))
+
+
+def test_a_prefill_in_parts_is_the_prefill(monkeypatch):
+    model, inputs, hold = case("qwen3_vl", hide=0.2)
+    whole = forward(model, inputs, hold).logits
+    attention.install(model)
+    monkeypatch.setattr(attention, "PART", 3)
+    parts = forward(model, inputs, hold).logits
+    assert attention._pending.parts is not None and len(attention._pending.parts) > 3
+    for b, own in enumerate(hold.columns()):
+        start = whole.shape[1] - len(own)
+        assert torch.allclose(parts[b, start:], whole[b, start:], atol=1e-5)

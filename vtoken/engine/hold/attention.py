@@ -1,9 +1,10 @@
-"""Decoding with the computed rows alone: an attention function that turns the query instead of every column's key.
+"""An attention function for held prompts: a prefill that skips later columns, and decoding with the rows alone.
 
 transformers chooses the attention function by the config, which all threads of a process share, so that no call can
-bring its own. ``install`` therefore registers a function once and sets it for the language model, as an option. It is
-the stock sdpa for everything but a decoding step over a ``HoldCache`` made with ``query=True``: the cache leaves
-word of the layer for the thread it runs in, and the function takes it with the keys that belong to it.
+bring its own. ``install`` therefore registers a function once and sets it for the language model, as an option. It runs
+the stock sdpa, with two differences. Long masked calls are cut into parts, each with the columns that its queries see.
+A decoding step over a ``HoldCache`` made with ``query=True`` turns the query: the cache leaves the layer's rows for the
+thread it runs in, and the function takes them with the keys that belong to them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from vtoken.errors import UnsupportedError
 from vtoken.kernels.held import held_attention
 from vtoken.kernels.held_columns import HeldColumns
 
+PART = 64  # queries of a part at least
+PARTS = 6  # more save little and copy the heads of keys more often
+
 
 class _Step(NamedTuple):
     """Rows that a layer handed over in place of columns."""
@@ -37,16 +41,18 @@ class _Step(NamedTuple):
 
 class _Pending(threading.local):
     step: _Step | None = None
+    mask: Tensor | None = None  # the last one that was cut into parts, with them; all layers of a call share it
+    parts: list[tuple[int, int, int]] | None = None
 
 
 _pending = _Pending()
 
 
 def install(model: Any) -> None:
-    """Let a model decode over held prompts with the memory of the computed rows; once, before it is used.
+    """Give a model the attention function for held prompts; once, before it is used.
 
     Registers the implementation ``vtoken_hold`` and sets it for the language model. Other calls of the model, of any
-    thread, run the stock sdpa.
+    thread, run the stock sdpa. ``model.set_attn_implementation("sdpa")`` takes it back.
 
     Raises:
         UnsupportedError: the language model does not run sdpa, or cannot be given another implementation.
@@ -75,7 +81,7 @@ def attend(
     """The stock sdpa, or held attention where the cache handed over rows; called by transformers."""
     step, _pending.step = _pending.step, None
     if step is None or key.shape != step.keys.shape:  # a step that an exception left behind is nobody's
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        return _in_parts(module, query, key, value, attention_mask, **kwargs)
     if key is not step.keys or value is not step.values:
         raise UnsupportedError(
             f"{type(module).__name__} changes keys between the cache and attention, so it cannot turn queries; make "
@@ -89,6 +95,32 @@ def attend(
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     out = held_attention(query, key, value, step.columns, scale, tail)
     return out.transpose(1, 2).contiguous(), None
+
+
+def _in_parts(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    if mask is None or mask.dtype != torch.bool or query.shape[2] < 2 * PART:
+        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+    if _pending.mask is not mask or _pending.parts is None:
+        _pending.mask, _pending.parts = mask, _parts(mask)
+    out = [
+        sdpa_attention_forward(
+            module, query[:, :, a:b], key[:, :, :end], value[:, :, :end], mask[:, :, a:b, :end], **kwargs
+        )[0]
+        for a, b, end in _pending.parts
+    ]
+    return torch.cat(out, dim=1), None
+
+
+def _parts(mask: Tensor) -> list[tuple[int, int, int]]:
+    """(first query, last + 1, columns up to the last one seen) of each part."""
+    length = mask.shape[2]
+    size = max(PART, -(-length // PARTS))
+    bounds = [(a, min(a + size, length)) for a in range(0, length, size)]
+    number = torch.arange(1, mask.shape[3] + 1, device=mask.device)
+    ends = torch.stack([(mask[:, :, a:b].any(2) * number).amax() for a, b in bounds])
+    return [(a, b, max(1, end)) for (a, b), end in zip(bounds, ends.tolist(), strict=True)]
 
 
 class QueryLayer(HoldLayer):
