@@ -5,9 +5,9 @@
 
 A random Qwen3-VL language model; 32 time steps of 128 cells with 7 columns of text before each and 32 behind. Cells
 change with different rates, and each run of a cell is one row in the middle of the run. Times are CPU seconds of one
-thread. Full and held calls alternate, so that a busy machine slows both alike; every ratio is of two calls side by side,
-and the medians are printed. The held prefill includes making cache and mask. "memory" is keys, values and tables of a
-cache over the keys and values of its computed rows.
+thread. Full and held calls alternate, so that a busy machine slows both alike; every ratio is of two calls side by
+side, and the medians are printed. The held prefill includes making cache and mask. "memory" is keys, values and tables
+of a cache over the keys and values of its computed rows.
 """
 
 from __future__ import annotations

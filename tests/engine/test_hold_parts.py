@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
-from tests.engine.held import cut, positions
-from tests.engine.test_hold import case, forward
+from tests.engine.held import cut, features, positions
+from tests.engine.test_hold import GREEDY, case, forward, made_for_generate
 from tests.families import configs
 from tests.families.oracle import capture, language_model, visual_mask
 from tests.families.tiny import FAMILIES
@@ -217,3 +219,34 @@ def test_a_prefill_in_parts_is_the_prefill(monkeypatch):
     for b, own in enumerate(hold.columns()):
         start = whole.shape[1] - len(own)
         assert torch.allclose(parts[b, start:], whole[b, start:], atol=1e-5)
+
+
+def test_when_later_calls_need_the_mask_of_the_columns():
+    for hide, needed in ((0.0, False), (0.4, True)):
+        model, inputs, hold = case("qwen2_vl", hide=hide)
+        made = hold_inputs(model, cut(model, inputs, hold), hold, positions(model, inputs))
+        cache, mask = made["past_key_values"], inputs["attention_mask"]
+        assert cache.needs_column_mask(mask) == needed
+        assert not cache.needs_column_mask(cache.column_mask(mask))
+    model, inputs, hold = case("qwen2_vl", batch=False, hide=0.4)
+    made = hold_inputs(model, cut(model, inputs, hold), hold, positions(model, inputs))
+    assert not made["past_key_values"].needs_column_mask()
+
+
+def test_threads_share_a_model_with_the_attention_function():
+    model, inputs, hold = case("qwen2_5_vl")
+    attention.install(model)
+    kept = model.generate(**made_for_generate(model, inputs, hold), **GREEDY)
+    plain = model.generate(**inputs, **GREEDY)
+
+    def held(_: int) -> bool:
+        made = made_for_generate(model, inputs, hold, turned_bytes=0)
+        return torch.equal(model.generate(**made, **GREEDY), kept)
+
+    def stock(_: int) -> bool:
+        given = {k: v for k, v in inputs.items() if k in ("input_ids", "attention_mask")}
+        given |= {"position_ids": positions(model, inputs), "mm_encoder_outputs": features(model, inputs)}
+        return torch.equal(model.generate(**given, **GREEDY), plain)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda i: (held if i % 2 else stock)(i), range(8)))

@@ -24,7 +24,7 @@ class HoldCache(DynamicCache):
 
     Columns that show nothing are not stored. They come first in a cache's mask (as columns that slid out of a window
     do), which is right for one sample and whatever mask; for several samples that hide different numbers of columns
-    the 2-D mask of later calls must be ``column_mask``.
+    the 2-D mask of later calls must be ``column_mask`` (``needs_column_mask`` says so).
 
     Args:
         config: config of the model or of its language model.
@@ -54,6 +54,17 @@ class HoldCache(DynamicCache):
         """Bytes of the stored keys and values."""
         held = [t for layer in self.layers if isinstance(layer, HoldLayer) for t in (layer.keys, layer.values)]
         return sum(t.numel() * t.element_size() for t in held if t is not None)
+
+    def needs_column_mask(self, mask: Tensor | None = None) -> bool:
+        """Whether later calls with the stock mask (as in ``column_mask``) would see columns that are not there."""
+        return not torch.equal(self._seen(mask), self._seen(self.column_mask(mask)))
+
+    def _seen(self, mask: Tensor | None) -> Tensor:
+        """What attention reads of a mask's first columns, bool [B, P]."""
+        tables = self.tables
+        if mask is None:
+            return torch.ones_like(tables.visible)
+        return mask[:, tables.hidden : tables.columns].to(tables.visible.device) != 0
 
     def column_mask(self, mask: Tensor | None = None) -> Tensor:
         """The 2-D attention mask of later calls: [B, n] with 0 for columns that must not be seen.
