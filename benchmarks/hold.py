@@ -45,7 +45,6 @@ def decoder(layers: int, width: int) -> Any:
         head_dim=64,
         vocab_size=64,
         rope_parameters=rope,
-        attn_implementation="sdpa",
     )
     torch.manual_seed(0)
     return hf.Qwen3VLTextModel(config).eval()
