@@ -221,5 +221,6 @@ def test_samples_are_repeated_selected_and_reordered(query):
     cache.batch_repeat_interleave(2)
     assert torch.allclose(step(cache, torch.arange(3).repeat_interleave(2)), plain.repeat_interleave(2, 0), atol=1e-5)
     assert cache.get_seq_length() == inputs["input_ids"].shape[1] + 1
-    with pytest.raises(InputError, match="held prompt"):
-        cache.crop(-2)
+    for wrong, told in ((-2, "held prompt"), (5, "negative")):
+        with pytest.raises(InputError, match=told):
+            cache.crop(wrong)

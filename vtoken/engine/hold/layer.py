@@ -76,8 +76,10 @@ class HoldLayer(DynamicLayer):
         """Remove the last tokens (a negative number of them); only such that came behind the held prompt.
 
         Raises:
-            InputError: columns of the held prompt would go.
+            InputError: columns of the held prompt would go, or a positive number.
         """
+        if tokens_to_remove > 0:
+            raise InputError(f"HoldCache: crop({tokens_to_remove}) must be negative, the number of tokens to remove")
         if -tokens_to_remove > self._tail:
             raise InputError(
                 f"HoldCache: crop({tokens_to_remove}) reaches into the held prompt; at most {self._tail} tokens can go"
