@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtoken.engine.assisted import is_assisted, with_prefilled
 from vtoken.engine.cache import counting_dropped, mark, new_cache
 from vtoken.engine.call import Call
 from vtoken.engine.positions import counted
@@ -70,22 +71,32 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
         out = stock(**inputs, **{n: v for n, v in ready.inputs.items() if n not in inputs})
         clock.stop(device)
     else:
-        given = inputs.pop("past_key_values", None)
         config = _settings(call.model, inputs)
+        assisted = is_assisted(config, inputs)
+        given = inputs.pop("past_key_values", None)
         with call.report.stage("prefill", device):
             view, dropped = _prefill(call, ready, config, given)
-        rest = _behind(call, ready, prompt)
-        inputs.pop("cache_implementation", None)
-        if inputs.get("generation_config") is not None:
-            inputs["generation_config"] = copy.deepcopy(inputs["generation_config"])
-            inputs["generation_config"].cache_implementation = None
+        _drop_cache_kind(call.model, inputs)
+        inputs |= _behind(call, ready, prompt) | {"past_key_values": view, "use_cache": True}
+        if assisted:
+            inputs = with_prefilled(config, inputs, prompt)
         with call.report.stage("generate", device):
-            out = stock(**(inputs | rest | {"past_key_values": view, "use_cache": True}))
+            out = stock(**inputs)
         mark(view, dropped)
         mark(given, dropped)
     _leave_state(call, ready)
     call.report.measure_memory(device)
     return out
+
+
+def _drop_cache_kind(model: Any, inputs: dict[str, Any]) -> None:
+    """The cache is there: no setting may ask ``generate`` for another one."""
+    inputs.pop("cache_implementation", None)
+    if inputs.get("generation_config") is not None:
+        inputs["generation_config"] = copy.deepcopy(inputs["generation_config"])
+        inputs["generation_config"].cache_implementation = None
+    if model.generation_config.cache_implementation is not None:  # fills what a config leaves open
+        inputs["cache_implementation"] = None
 
 
 def _leave_state(call: Call, ready: Prepared) -> None:
@@ -106,8 +117,12 @@ def _prefill(call: Call, ready: Prepared, config: Any, given: Any) -> tuple[Any,
         raise UnsupportedError(
             "num_beams and num_return_sequences need text behind the last image or video of a cut prompt"
         )
-    new = config.max_new_tokens or config.max_length or 0
-    cache = new_cache(model, config, kept + new) if given is None else given
+    cache = new_cache(model, config, kept + _new_tokens(config, ready.width)) if given is None else given
+    if call.family.prefix and not all(hasattr(layer, "crop") for layer in cache.layers):
+        raise UnsupportedError(
+            f"{call.family.title} attends to the whole prompt, whose last column a static cache cannot take back; "
+            "leave out cache_implementation= and past_key_values="
+        )
     columns = [torch.arange(kept if call.family.prefix else kept - 1)] * len(ready.cut.slots)
     head = cut_inputs(
         {n: v for n, v in ready.inputs.items() if n != "past_key_values"}, Cut(columns, columns), 0, False
@@ -132,6 +147,13 @@ def _prefill(call: Call, ready: Prepared, config: Any, given: Any) -> tuple[Any,
         rows = torch.arange(len(ids), device=ids.device).repeat_interleave(copies)
         cache.reorder_cache(rows)  # linear attention layers have no batch_repeat_interleave
     return counting_dropped(cache, ready.width - kept), ready.width - min(len(s) for s in ready.cut.slots)
+
+
+def _new_tokens(config: Any, width: int) -> int:
+    """Most new tokens behind a prompt of ``width`` columns."""
+    if config.max_new_tokens is not None:
+        return config.max_new_tokens
+    return 20 if config.max_length is None else max(1, config.max_length - width)  # 20 as generate does
 
 
 def _behind(call: Call, ready: Prepared, prompt: dict[str, Any]) -> dict[str, Any]:
