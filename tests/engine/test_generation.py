@@ -277,3 +277,26 @@ def test_scores_and_logits_of_every_new_token(name: str) -> None:
         again = model(**inputs_of(name)).logits[:, -1]
     assert len(out.scores) == len(out.logits) == 3
     torch.testing.assert_close(out.logits[0], again, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next_video", "internvl"])
+def test_a_layer_of_the_encoder_given_in_the_call_is_used_or_refused(name: str) -> None:
+    model = model_of(name)
+    inputs, layer = inputs_of(name, "image"), 1
+    stock = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    other = model.generate(**inputs, max_new_tokens=4, do_sample=False, vision_feature_layer=layer)
+    with torch.no_grad(), vtoken.wrapped(model, DROP):
+        out = model.generate(
+            **inputs,
+            max_new_tokens=1,
+            do_sample=False,
+            vision_feature_layer=layer,
+            return_dict_in_generate=True,
+            output_logits=True,
+        )
+        want = model(**inputs, vision_feature_layer=layer).logits[:, -1]
+        plain = model(**inputs).logits[:, -1]
+    assert not torch.equal(stock, other) and not torch.allclose(want, plain, atol=1e-3)
+    torch.testing.assert_close(out.logits[0], want, atol=1e-4, rtol=1e-5)
+    with vtoken.wrapped(model, "cls:keep=0.5"), pytest.raises(UnsupportedError, match="vision_feature_layer=1"):
+        model.generate(**inputs, max_new_tokens=1, vision_feature_layer=layer)

@@ -14,7 +14,7 @@ from vtoken.engine.assisted import is_assisted, with_prefilled
 from vtoken.engine.cache import counting_dropped, mark, new_cache
 from vtoken.engine.call import Call
 from vtoken.engine.positions import counted
-from vtoken.engine.prepare import Prepared, prepare, takes
+from vtoken.engine.prepare import ENCODER, Prepared, prepare, takes
 from vtoken.engine.reduce import Kept
 from vtoken.engine.splice import Cut, cut_inputs
 from vtoken.errors import InputError, UnsupportedError
@@ -62,7 +62,8 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
     """
     inputs = _with_mask(call.model, dict(inputs))
     prompt = {n: inputs.pop(n) for n in list(inputs) if _of_prompt(call, n)}
-    ready = prepare(call, prompt | {"past_key_values": inputs.get("past_key_values")}, generating=True)
+    encoder = {n: inputs[n] for n in ("past_key_values", *ENCODER) if inputs.get(n) is not None}
+    ready = prepare(call, prompt | encoder, generating=True)
     device = ready.inputs["input_ids"].device
     if not ready.drops:
         _refuse_beams(call, ready, inputs)
