@@ -68,7 +68,7 @@ def encode(call: Call, inputs: dict[str, Any]) -> list[Rows]:
             )
         gate = call.plan.gate
         home = stand(features.layout, gate.run_position) if gate is not None else None
-        items = call.family.items(modality, features.layout, sample, column, clips)
+        items = call.family.items(modality, features.layout, sample, column, inputs["input_ids"], clips)
         found.append(
             Rows(modality, sample, column, features, items, call.clips is not None and clips is not None, home)
         )
