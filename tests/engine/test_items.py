@@ -199,3 +199,22 @@ def test_a_budget_is_dealt_in_proportion(data: st.DataObject) -> None:
         assert sum(out[i] for i in mine) == min(total, max(len(mine), wanted))
         if wanted >= 50 * len(mine):  # no item is at its least, so all are within one of their share
             assert all(abs(out[i] - Fraction(wanted * sizes[i], total)) <= 1 for i in mine if sizes[i] >= 20)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("method", ["tome", "flowcut"])
+def test_inside_the_encoder(name: str, method: str) -> None:
+    """An image beside a long video keeps its share, and one token at least; budgets a second bind it with the video."""
+    kinds = ("image", "video") if "video" in FAMILIES[name].modalities else ("image", "image")
+    compare(name, kinds, method, 0.3)
+    items = items_of(FAMILIES[name], kinds)
+    inputs = prompt(name, items)
+    counts = [reduced(name, prompt(name, [item]), Plan())[2] for item in items]
+    kept, *_ = reduced(name, inputs, Plan.parse(method, tokens=1))
+    assert [int(part.sum()) for part in kept.split(counts)] == [1, 1]
+    if kinds[1] == "video":  # 6 frames at 2 a second
+        kept, *_ = reduced(name, inputs, Plan.parse(method, per_second=4))
+        share = 12 / counts[1]
+        everything = math.floor(Fraction(12 * sum(counts), counts[1]) + Fraction(1, 2))
+        own = [int(part.sum()) for part in kept.split(counts)]
+        assert sum(own) == everything and abs(own[0] - share * counts[0]) < 1

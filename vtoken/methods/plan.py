@@ -158,19 +158,21 @@ class Plan:
         wants = frozenset().union(*(s.wants for s in self.reducers)) - {"text"} - Gate.gives
         return wants - self.seen
 
-    def thin(self, n: int, total: int, seconds: float) -> int:
-        """Tokens that shall leave the encoder of the ``n`` of a sample that enter it, as ``reduce`` counts.
+    def thin(self, sizes: list[int], totals: list[int], seconds: list[float]) -> list[int]:
+        """Tokens that shall leave the encoder of every image and video of one prompt, as ``reduce`` counts.
 
         Args:
-            total: tokens that the stock model would have had.
-            seconds: length of the sample's video, 0 for images, nan where unknown.
+            sizes: tokens of each that enter the encoder.
+            totals: tokens that the stock model would have had.
+            seconds: length of each, 0 for images, nan where unknown.
         """
         assert self.thinner is not None
-        own = self.thinner.own_budget()
+        own, prompt = self.thinner.own_budget(), [0] * len(sizes)
         if own is not None:
-            return own.deal([n], [seconds])[0]
+            return own.deal(sizes, seconds, prompt)
         assert self.budget is not None
-        return _towards(self.budget.deal([total], [seconds]), len(self.sharing), 0, n)
+        final = self.budget.deal(totals, seconds, prompt)
+        return [_towards(final, len(self.sharing), i, n) for i, n in enumerate(sizes)]
 
     def reduce(self, tokens: Tokens, context: Context) -> Tokens:
         """Run the stages after the encoder; with a shared budget the last one ends on the exact count.
