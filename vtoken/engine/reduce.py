@@ -13,6 +13,7 @@ from vtoken.data.report import FATES
 from vtoken.data.tokens import Tokens
 from vtoken.engine.call import Call
 from vtoken.engine.encode import Rows, float32
+from vtoken.engine.masks import padding
 from vtoken.engine.question import question_embeddings
 from vtoken.engine.splice import Cut, cut_of
 from vtoken.families.base import Features
@@ -98,7 +99,7 @@ def reduce(call: Call, inputs: dict[str, Any], rows: list[Rows]) -> tuple[Cut, l
             content[unit.sample].append(source)
             filled[unit.sample].append((x, stack))
         found.append(_kept(r, filled))
-    return cut_of(slots, content, visual, inputs.get("attention_mask")), found
+    return cut_of(slots, content, visual, padding(inputs)), found
 
 
 def _units(rows: list[Rows]) -> list[Unit]:

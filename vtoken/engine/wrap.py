@@ -12,6 +12,7 @@ from vtoken import families
 from vtoken.engine import run
 from vtoken.engine.cache import refuse_cut
 from vtoken.engine.encode import MODALITIES
+from vtoken.engine.labelled import labelled
 from vtoken.engine.prepare import takes
 from vtoken.engine.session import Session
 from vtoken.errors import InputError, UnsupportedError
@@ -129,7 +130,9 @@ class Placed:
             inputs["input_ids"] = inputs.pop("inputs")
         refuse_cut(inputs)
         if not any(has_pixels(inputs, m) for m in MODALITIES):
-            return self.stock(**inputs)  # text, or a step of generate, whose pixels were encoded before
+            out = self.stock(**inputs)  # text, or a step of generate, whose pixels were encoded before
+            labels = inputs.get("labels") if self.name == "forward" else None
+            return out if labels is None else labelled(out, labels)
         call = self.session.call(self.model)
         out = getattr(run, self.name)(call, inputs, self.stock)
         self.session.report = call.report
