@@ -68,7 +68,7 @@ class Layout:
             position.to(torch.int32),
             torch.zeros(rows, dtype=torch.bool),
             torch.full((rows,), -1),
-            torch.cat(times).float() if times else torch.zeros(0),
+            torch.cat(times).float() if times else torch.zeros(0, dtype=torch.float32),
             [t * step for (t, _, _), step in zip(grids, per_step, strict=True)],
         )
 
@@ -189,7 +189,9 @@ class Family:
             raise InputError(
                 f"{self.title}: {n} {modality} features, {len(layout.position)} rows expected from the grid"
             )
-        return Features(rows, torch.arange(n), layout, torch.ones(n), {}, int((~layout.structural).sum()), out)
+        return Features(
+            rows, torch.arange(n), layout, torch.ones(n, dtype=torch.float32), {}, int((~layout.structural).sum()), out
+        )
 
     def offered(self, wants: frozenset[str]) -> frozenset[str]:
         """The wanted signals that its encoder can give."""

@@ -79,7 +79,7 @@ class Qwen(Family):
         steps, h, w = clip.gate.keep.shape
         extra: dict[str, Any] = {"video_grid_thw": torch.tensor([[steps, h * merge, w * merge]])}
         if self.name == "qwen2_5_vl":
-            extra["second_per_grid_ts"] = torch.tensor([clip.seconds / steps])
+            extra["second_per_grid_ts"] = torch.tensor([clip.seconds / steps], dtype=torch.float32)
         return [video], [video] * clip.gate.keep.size, extra
 
     def images(self, model: Any, processor: Any, pictures: list[Any]) -> Pictures | None:
@@ -220,7 +220,9 @@ def _kept(features: Features, mask: Tensor) -> Features:
     )
     n = int(kept.sum())
     signals = {name: value[mask] for name, value in features.signals.items()}
-    return Features(features.x[mask], torch.arange(n), layout, torch.ones(n), signals, n, features.output)
+    return Features(
+        features.x[mask], torch.arange(n), layout, torch.ones(n, dtype=torch.float32), signals, n, features.output
+    )
 
 
 def _stamped(

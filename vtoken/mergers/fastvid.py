@@ -80,7 +80,7 @@ class FastVID(Merger):
         anchor = self._anchors(tokens.x, torch.where(salient, -1, frame), segment, around)
         kept = salient | anchor
         number = torch.where(kept, kept.cumsum(0) - 1, -1)
-        weight = torch.ones(len(tokens), device=frame.device)
+        weight = torch.ones(len(tokens), device=frame.device, dtype=torch.float32)
         part = frame if self.p == 1 else segment[frame]
         for rows, heads in _pools(part, salient, anchor):
             near = nearest(tokens.x[rows], tokens.x[heads])

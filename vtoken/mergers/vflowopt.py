@@ -111,7 +111,7 @@ class VFlowOpt(Merger):
     def _global(self, tokens: Tokens) -> Tensor:
         weights = keys_of(tokens, self.name, "attention")
         step = tokens.position[:, 0].unique(return_inverse=True)[1]
-        value = torch.empty(len(tokens), device=weights.device)
+        value = torch.empty(len(tokens), device=weights.device, dtype=torch.float32)
         for rows, _, _ in batches(step, step.new_zeros(int(step.max()) + 1)):
             if rows.shape[1] != weights.shape[1]:
                 raise InputError(
