@@ -27,6 +27,7 @@ class Call:
         clips: the gated clips of all prompts in order, where videos were gated while they were decoded.
         question: per prompt int64 [M], ids of the question; None where the text of the prompt says it.
         positions: "stock" as the installed transformers counts, or "trained"; see ``positions.trained``.
+        answer: most new tokens behind the prompt, which need room in the model's context.
         memory: gives the features of clips that were encoded for an earlier plan.
         stateful: whether the stock model's own state (rope deltas) is left as a stock call would leave it.
         report: tokens and milliseconds of this call.
@@ -40,6 +41,7 @@ class Call:
     clips: list[Clip] | None = None
     question: list[Tensor] | None = None
     positions: str = "stock"
+    answer: int = 0
     memory: Memory | None = None
     stateful: bool = False
     report: Report = field(default_factory=Report)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vtoken.engine.call import Call
+from vtoken.engine.context import note_context
 from vtoken.engine.encode import MODALITIES, encode
 from vtoken.engine.masks import check_masks, padding
 from vtoken.engine.positions import rope_positions, trained
@@ -74,22 +75,10 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
         inputs = cut_inputs(inputs, cut, pad_id(call.model), right)
     inputs["mm_encoder_outputs"] = {k.rows.modality: k.pack(call) for k in kept}
     mask = padding(inputs)
-    call.report.prompt = int(mask.sum()) if mask is not None else inputs["input_ids"].numel()
-    longest = int(mask.sum(1).max()) if mask is not None else inputs["input_ids"].shape[1]
-    _note_context(call, longest)
+    lengths = mask.sum(1).tolist() if mask is not None else [inputs["input_ids"].shape[1]] * len(cut.slots)
+    call.report.prompt = sum(lengths)
+    note_context(call, lengths, cut, kept)
     return Prepared(inputs, cut, kept, width, deltas)
-
-
-def _note_context(call: Call, longest: int) -> None:
-    """Say by how much a prompt is longer than what the model was made for, and what would fit."""
-    limit = getattr(call.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    report = call.report
-    if isinstance(limit, int) and longest > limit:
-        most = report.tokens - (longest - limit)
-        fits = f"tokens={most} would fit" if most > 0 else "no visual token fits; shorten the text"
-        report.note(
-            f"the prompt has {longest} tokens, {longest - limit} more than the {limit} positions of the model; {fits}"
-        )
 
 
 def _chosen(call: Call, inputs: dict[str, Any], stock: Tensor, deltas: Tensor | None) -> tuple[Tensor, Tensor | None]:

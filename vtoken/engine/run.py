@@ -62,6 +62,7 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
     """
     inputs = _with_mask(call.model, dict(inputs))
     prompt = {n: inputs.pop(n) for n in list(inputs) if _of_prompt(call, n)}
+    call.answer = _new_tokens(_settings(call.model, inputs), prompt["input_ids"].shape[1])
     encoder = {n: inputs[n] for n in ("past_key_values", *ENCODER) if inputs.get(n) is not None}
     ready = prepare(call, prompt | encoder, generating=True)
     device = ready.inputs["input_ids"].device
