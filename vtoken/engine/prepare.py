@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vtoken.data.hold import HoldMap
 from vtoken.engine.call import Call
 from vtoken.engine.encode import MODALITIES, encode
-from vtoken.engine.positions import rope_positions, trained
+from vtoken.engine.hold.support import MASKED, supports
+from vtoken.engine.positions import counted, rope_positions, trained
 from vtoken.engine.reduce import Kept, reduce
 from vtoken.engine.splice import Cut, cut_inputs, is_right_padded
 from vtoken.errors import UnsupportedError
+from vtoken.methods.hold import Hold
 
 
 @dataclass
@@ -27,6 +30,8 @@ class Prepared:
         cut: the columns of the prompt that stay.
         kept: the features of each modality.
         width: columns of the prompt before the cut.
+        stock: ids, mask and positions of the prompt before the cut, where columns are held.
+        hold: which column every column shows; None where skipped cells are dropped.
         rope_deltas: of M-RoPE families: what the stock model adds to count on behind the prompt; None for others.
     """
 
@@ -35,6 +40,8 @@ class Prepared:
     kept: list[Kept]
     width: int
     rope_deltas: Tensor | None = None
+    stock: dict[str, Any] = field(default_factory=dict)
+    hold: HoldMap | None = None
 
     @property
     def drops(self) -> bool:
@@ -58,8 +65,13 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
     positions, deltas = rope_positions(call.model, inputs, generating)
     if positions is not None:
         positions, deltas = _chosen(call, inputs, positions, deltas)
+    mask = inputs.get("attention_mask")
+    places = counted(mask, inputs["input_ids"]) if positions is None else positions
+    places = inputs.get("position_ids", places)
+    stock = {"input_ids": inputs["input_ids"], "attention_mask": mask, "position_ids": places}
     rows = encode(call, inputs)
-    cut, kept = reduce(call, inputs, rows)
+    reduced = reduce(call, inputs, rows, hold_of(call))
+    cut, kept = reduced.cut, reduced.kept
     inputs = {k: v for k, v in inputs.items() if k not in call.family.drops}
     if positions is not None:
         inputs["position_ids"] = positions
@@ -71,7 +83,22 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
     call.report.prompt = int(mask.sum()) if mask is not None else inputs["input_ids"].numel()
     longest = int(mask.sum(1).max()) if mask is not None else inputs["input_ids"].shape[1]
     _note_context(call, longest)
-    return Prepared(inputs, cut, kept, width, deltas)
+    return Prepared(inputs, cut, kept, width, deltas, stock, reduced.hold)
+
+
+def hold_of(call: Call) -> Hold | None:
+    """How the plan holds skipped cells on this model; None where it drops them, with a note where it cannot hold."""
+    rule = call.plan.hold
+    if rule is None:
+        return None
+    text = call.model.config.get_text_config(decoder=True)
+    why = supports(call.model.config)
+    if why is None and text._attn_implementation not in MASKED:
+        why = f"attn_implementation={text._attn_implementation!r} takes no mask; 'sdpa' does"
+    if why is None:
+        return rule
+    call.report.note(f"hold cannot run here ({why}): skipped cells are dropped")
+    return None
 
 
 def _note_context(call: Call, longest: int) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtoken.engine.cache import counting_dropped, mark, new_cache
+from vtoken.engine.cache import DYNAMIC, counting_dropped, mark, new_cache
 from vtoken.engine.call import Call
+from vtoken.engine.hold.inputs import generate_inputs, hold_inputs
 from vtoken.engine.positions import counted
 from vtoken.engine.prepare import Prepared, prepare, takes
 from vtoken.engine.reduce import Kept
@@ -32,18 +33,21 @@ def forward(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> An
     ready = prepare(call, inputs, generating=False)
     if ready.drops and isinstance(ready.inputs.get("logits_to_keep"), Tensor):
         ready.inputs["logits_to_keep"] = _moved(ready, ready.inputs["logits_to_keep"])
+    arguments = ready.inputs
+    if ready.hold is not None:
+        arguments = hold_inputs(call.model, arguments, ready.hold, ready.stock["position_ids"])
     with call.report.stage("prefill", ready.inputs["input_ids"].device):
-        out = stock(**ready.inputs)
+        out = stock(**arguments)
     _leave_state(call, ready)
     call.report.measure_memory(ready.inputs["input_ids"].device)
-    if ready.drops:
+    if ready.drops and ready.hold is None:
         dropped = ready.width - min(len(s) for s in ready.cut.slots)
         for value in out if isinstance(out, tuple) else [getattr(out, "past_key_values", None)]:
             if hasattr(value, "get_seq_length"):
                 mark(value, dropped)
         mark(given.get("past_key_values"), dropped)
-        if ready.inputs.get("labels") is not None and not isinstance(out, tuple):
-            out["labels"] = ready.inputs["labels"]  # the labels of these logits
+    if ready.drops and ready.inputs.get("labels") is not None and not isinstance(out, tuple):
+        out["labels"] = ready.inputs["labels"]  # the labels of these logits
     return out
 
 
@@ -69,6 +73,8 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
         inputs["logits_processor"] = [*(inputs.get("logits_processor") or []), clock]
         out = stock(**inputs, **{n: v for n, v in ready.inputs.items() if n not in inputs})
         clock.stop(device)
+    elif ready.hold is not None:
+        out = stock(**(inputs | _held(call, ready, inputs)))
     else:
         given = inputs.pop("past_key_values", None)
         config = _settings(call.model, inputs)
@@ -91,6 +97,19 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
 def _leave_state(call: Call, ready: Prepared) -> None:
     if call.stateful and ready.rope_deltas is not None:
         call.model.base_model.rope_deltas = ready.rope_deltas
+
+
+def _held(call: Call, ready: Prepared, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Prefill a prompt whose skipped cells are held, and give the arguments with which ``generate`` goes on."""
+    config = _settings(call.model, inputs)
+    if inputs.pop("past_key_values", None) is not None or config.cache_implementation not in DYNAMIC:
+        raise UnsupportedError(
+            "hold fills a KV cache of its own; leave out past_key_values and cache_implementation, or use hold=off"
+        )
+    assert ready.hold is not None
+    first = {n: v for n, v in ready.inputs.items() if n not in ("position_ids", "labels")}
+    with call.report.stage("prefill", ready.inputs["input_ids"].device):
+        return generate_inputs(call.model, first, ready.hold, ready.stock) | {"use_cache": True}
 
 
 def _prefill(call: Call, ready: Prepared, config: Any, given: Any) -> tuple[Any, int]:

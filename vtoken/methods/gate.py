@@ -36,6 +36,8 @@ class Gate(Method):
             those of the last kept cell in their place.
         run_position: where the token of a run of unchanged cells stands in time: at the "start" of the run, in the
             "middle" (the earlier one of two) or at its "end". What pruners and mergers decide does not depend on it.
+        hold: cells that are not computed stay visible to attention, in the encoder and in the language model, with the
+            keys and values of what they repeat; where a model cannot, they are dropped and the report says so.
         refresh_seconds: every cell is kept at least this often, in turns, by presentation time; None for never.
         reference: compare with the content at the "refreshed" (last kept) step of each cell, which bounds the error by
             the threshold, or with the "previous" step, which loses slow changes.
@@ -54,6 +56,7 @@ class Gate(Method):
     anchor_source: Literal["encode", "reuse"] = "encode"
     apply: Literal["skip", "reuse"] = "skip"
     run_position: Literal["start", "middle", "end"] = "start"
+    hold: bool = False
     refresh_seconds: float | None = 10.0
     reference: Literal["refreshed", "previous"] = "refreshed"
     cut_histogram: float = 0.25

@@ -13,6 +13,7 @@ from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.methods import registry
 from vtoken.methods.gate import Gate
+from vtoken.methods.hold import Hold
 from vtoken.methods.pathway import Pathway
 from vtoken.methods.reducer import Context, Reducer
 from vtoken.methods.registry import Method
@@ -135,6 +136,14 @@ class Plan:
         implied = registry.build(second[0], **second[1])
         assert isinstance(implied, Reducer)
         return [implied, *written]
+
+    @property
+    def hold(self) -> Hold | None:
+        """How the language model holds cells that are not computed; None where they are dropped."""
+        rules = [rule for s in self.reducers if isinstance(rule := getattr(s, "rule", None), Hold)]
+        if rules:
+            return rules[-1]
+        return Hold() if self.gate is not None and self.gate.hold else None
 
     @property
     def sharing(self) -> list[Thinner | Reducer]:

@@ -187,7 +187,7 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         word = text[1:-1] if text.startswith("(") and text.endswith(")") else text
-        return {"true": True, "false": False, "none": None}.get(word.lower(), word)
+        return {"true": True, "false": False, "on": True, "off": False, "none": None}.get(word.lower(), word)
 
 
 def _hints(cls: type[Method]) -> dict[str, Any]:

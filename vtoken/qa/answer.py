@@ -128,7 +128,7 @@ def answer_packed(asked: Questions) -> list[Answer] | None:
         ready = prepare(call, asked.inputs(0, 1), generating=True)
     length = int((ready.cut.slots[0] < columns).sum())
     tails = [i[columns:] for i in ids]
-    found = pack(model, ready.inputs, length, tails, rules, asked.batch, report, asked.show)
+    found = pack(model, ready, columns, tails, rules, asked.batch, report, asked.show)
     report.measure_memory(input_device(asked.model))
     _remember(asked.model, report)
     n = len(prompts)

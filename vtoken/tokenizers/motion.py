@@ -100,13 +100,19 @@ class Grt(Gate):
             kept only where the residual exceeds the threshold. About 10 times slower. None compares in place.
         settle: where a step has several frames (Qwen's have two), a cell that changes between them is kept in the next
             step too: its token shows the change, and nothing else would show what it changed to. Not with ``motion``.
-        merge: "scene" for both stages of the paper, "none" for stage 1 alone.
+        tau: with ``hold``, a token within this cosine distance of what its cell shows is no row (``hold``); None for
+            all encoded tokens.
+        second: with ``hold``, a second row after a change larger than this; see the stage ``hold``.
+        merge: without ``hold``, "scene" for both stages of the paper, "none" for stage 1 alone.
         merge_delta: scenes merge below this divergence; None for the default of ``scene``.
     """
 
     stream_class: ClassVar[type[GateStream]] = MotionStream
     paper: ClassVar[str] = "Dense Video Understanding with Gated Residual Tokenization, arXiv:2509.14199"
 
+    hold: bool = True
+    tau: float | None = 0.1
+    second: float | None = 0.4
     run_position: Literal["start", "middle", "end"] = "middle"
     threshold: float = 6.0
     noise_gain: float = 1.8
@@ -131,6 +137,8 @@ class Grt(Gate):
         self._number("merge_delta", "merge=none switches the merging of scenes off")
 
     def second_stage(self) -> tuple[str, dict[str, Any]] | None:
+        if self.hold:
+            return None if self.tau is None else ("hold", {"tau": self.tau, "second": self.second})
         if self.merge == "none":
             return None
         anchors = {name: getattr(self, name) for name in ("anchors", "anchor_at", "anchor_seed")}
