@@ -15,11 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from vtoken.encoders import Encoded
+from vtoken.encoders.compat import has_cls as has_cls_token
+from vtoken.encoders.compat import inner as inner_of
+from vtoken.encoders.compat import present, scale_of
 from vtoken.encoders.dense import last_kept, packed_rows
-from vtoken.encoders.names import by_layer, check_signals
+from vtoken.encoders.names import by_layer, check_signals, layer_index
 from vtoken.encoders.packed import Packed, Step, Thinning, begin, ended, run_block, thinned
 from vtoken.encoders.project import project
-from vtoken.encoders.signals import layer_index, measure
+from vtoken.encoders.signals import Tap, measure
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.kernels.varlen import Segments, varlen_attention
 
@@ -125,9 +128,9 @@ def _run(
     thin: Thinning | None = None,
 ) -> Encoded:
     """The tower from its patch embeddings [K, D], without positions, to the wanted hidden states."""
-    inner: Any = getattr(tower, "vision_model", tower)
+    inner = inner_of(tower)
     layers = inner.encoder.layers
-    has_cls = hasattr(inner.embeddings, "class_embedding")
+    has_cls = has_cls_token(tower)
     check_signals(signals, has_cls)
     if cls == "keep" and not has_cls:
         raise UnsupportedError(f"{type(tower).__name__} has no CLS token to keep; use cls='drop'")
@@ -142,11 +145,11 @@ def _run(
     place = kept.nonzero()[:, 1].to(x.device)
     x = x + inner.embeddings.position_embedding(place + has_cls)
     count = kept.sum(dim=1)
-    present = count[count > 0]
-    segments = Segments(present + has_cls, x.device)
+    lengths = count[count > 0]
+    segments = Segments(lengths + has_cls, x.device)
     patch = torch.ones(len(x), dtype=torch.bool, device=x.device)
     if has_cls:
-        x, rows = _with_cls(x, inner.embeddings, present)
+        x, rows = _with_cls(x, inner.embeddings, lengths)
         x = inner.pre_layrnorm(x)
         patch = torch.zeros(len(x), dtype=torch.bool, device=x.device).index_fill(0, rows, True)
     state = Packed(x, segments, segments, has_cls=has_cls)
@@ -173,7 +176,9 @@ def _with_cls(x: Tensor, embeddings: Any, count: Tensor) -> tuple[Tensor, Tensor
     first = count.cumsum(0) - count + frames
     order = torch.cat([first, rows]).argsort().to(x.device)
     zero = torch.zeros(1, dtype=torch.long, device=x.device)
-    token = embeddings.class_embedding.to(x) + embeddings.position_embedding(zero)
+    with present(embeddings):  # a weight of the module itself, which accelerate may have offloaded
+        token = embeddings.class_embedding.to(x)
+    token = token + embeddings.position_embedding(zero)
     return torch.cat([token.expand(len(count), -1), x])[order], rows.to(x.device)
 
 
@@ -182,24 +187,23 @@ def _block(block: Any, state: Packed, wanted: dict[str, str], layer: int, last: 
 
     def forward(x: Tensor) -> Tensor:
         attention = block.self_attn
-        inside = block.layer_norm1(x)
+        inside, scale = block.layer_norm1(x), scale_of(attention)
         layers = (attention.q_proj, attention.k_proj, attention.v_proj)
         q, k, v = (p(inside).unflatten(-1, (attention.num_heads, -1)) for p in layers)
         if wanted:
-            found = measure(q, k, attention.scale, state.frames, set(wanted.values()), state.has_cls)
+            found = measure(Tap(q, k, v, inside, state.frames, scale, state.has_cls), set(wanted.values()))
             state.cells.update({name: found[base] for name, base in wanted.items()})
-        mixed = varlen_attention(q, k, v, state.frames, attention.scale, state.key_bias)
+        mixed = varlen_attention(q, k, v, state.frames, scale, state.key_bias)
         x = x + attention.out_proj(mixed.flatten(1))
         if layer <= last:
-            x = thinned(x, Step(state, layer, last, q, k, v, k, attention.scale))
+            x = thinned(x, Step(state, layer, last, q, k, v, k, scale))
         return x + block.mlp(block.layer_norm2(x))
 
     run_block(block, forward, state)
 
 
 def _embeddings(tower: nn.Module) -> Any:
-    inner: Any = getattr(tower, "vision_model", tower)
-    embed: Any = getattr(inner, "embeddings", None)
+    embed: Any = getattr(inner_of(tower), "embeddings", None)
     if not hasattr(embed, "patch_embedding") or not hasattr(embed, "position_embedding"):
         raise UnsupportedError(
             f"{type(tower).__name__} is no CLIP or SigLIP tower; its skipped patches cannot be left out"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtoken.encoders.compat import position_ids, position_table, window_index
 from vtoken.kernels.varlen import Segments
 
 
@@ -40,8 +41,6 @@ def layout(visual: Any, grid_thw: Tensor, keep: Sequence[Tensor], device: torch.
         keep: bool [t, h / merge, w / merge] on the CPU for each item.
         device: where the tensors are wanted.
     """
-    from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
-
     merge = visual.config.spatial_merge_size
     positions, tables, order, frames, windows = [], [], [], [], []
     base = 0
@@ -49,20 +48,14 @@ def layout(visual: Any, grid_thw: Tensor, keep: Sequence[Tensor], device: torch.
         frame = torch.tensor([[1, *grid[1:]]])  # every frame of an item is laid out alike
         flat = kept.flatten(1)
         step, cell = flat.nonzero(as_tuple=True)
-        positions.append(_cells(get_vision_position_ids(frame, merge), cell, merge))
+        positions.append(_cells(position_ids(frame, merge), cell, merge))
         frames += (flat.sum(dim=1) * merge**2).tolist()
         if hasattr(visual, "window_size"):
             item_order, item_windows = _windows(visual, frame, flat, step, cell)
             order.append(base + item_order)
             windows += item_windows
-        if hasattr(visual, "pos_embed"):
-            table = get_vision_interpolation_indices_and_weights(
-                frame,
-                num_grid_per_side=visual.num_grid_per_side,
-                mode=visual.interpolation_mode,
-                align_corners=visual.interpolation_align_corners,
-                spatial_merge_size=merge,
-            )
+        table = position_table(visual, frame)
+        if table is not None:
             tables.append([_cells(part, cell, merge) for part in table])
         base += len(cell)
     where, every = torch.cat(positions), Segments(frames, device)
@@ -85,10 +78,8 @@ def _cells(table: Tensor, cell: Tensor, merge: int) -> Tensor:
 
 def _windows(visual: Any, frame: Tensor, flat: Tensor, step: Tensor, cell: Tensor) -> tuple[Tensor, list[int]]:
     """Order of an item's kept cells by frame and window, and the patches of each window that has any."""
-    from transformers.vision_utils import get_vision_window_index
-
     merge = visual.config.spatial_merge_size
-    index, offsets = get_vision_window_index(frame, merge, visual.window_size, visual.patch_size)
+    index, offsets = window_index(visual, frame)
     lengths = offsets.diff() // merge**2
     rank = index.argsort()  # place of a raster cell in the order of windows
     window = torch.repeat_interleave(torch.arange(len(lengths)), lengths)[rank]

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from vtoken.data.frames import GateMap, Grid
+from vtoken.encoders.compat import attentions_of
 from vtoken.encoders.names import within
 from vtoken.encoders.packed import Thinning
-from vtoken.encoders.signals import attentions_of
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.methods.registry import has
 

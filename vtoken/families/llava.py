@@ -15,7 +15,7 @@ from vtoken.data.frames import GateMap, Grid
 from vtoken.encoders import Encoded
 from vtoken.encoders import clip as encoder
 from vtoken.encoders.packed import Thinning
-from vtoken.encoders.signals import collect
+from vtoken.encoders.taps import collect
 from vtoken.errors import UnsupportedError
 from vtoken.families.base import PIXELS, Clip, Family, Features, Layout
 from vtoken.families.clips import (

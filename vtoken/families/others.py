@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vtoken.encoders.signals import collect
+from vtoken.encoders.taps import collect
 from vtoken.families.base import Family, Features, Layout, square
 
 

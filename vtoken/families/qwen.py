@@ -14,7 +14,7 @@ from torch import Tensor
 from vtoken.data.frames import GateMap, Grid
 from vtoken.encoders import qwen as encoder
 from vtoken.encoders.packed import Thinning
-from vtoken.encoders.signals import collect, merge_cells
+from vtoken.encoders.taps import collect, merge_cells
 from vtoken.families.base import Clip, Family, Features, Layout
 from vtoken.families.clips import adapt, gate_signals, gated, kept_index, layout_of, thinned
 from vtoken.families.runs import again, whole
