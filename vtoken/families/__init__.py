@@ -6,6 +6,7 @@ from torch import nn
 
 from vtoken.errors import InputError
 from vtoken.families.base import CLS, PATCHES, Family
+from vtoken.families.compat import core
 from vtoken.families.llava import Llava, VideoLlava
 from vtoken.families.others import Idefics, Mistral, Square
 from vtoken.families.pooled import LlavaNext, LlavaOnevision
@@ -40,11 +41,13 @@ FAMILIES: dict[str, Family] = {
 
 
 def of(model: nn.Module) -> Family:
-    """The family of a model.
+    """The family of a model, also of one inside PEFT or ``torch.compile``.
 
     Raises:
         InputError: the model is no vision language model that vtoken knows.
+        UnsupportedError: a PEFT model with learned prompts.
     """
+    model = core(model)
     kind = getattr(getattr(model, "config", None), "model_type", None)
     if kind in FAMILIES and hasattr(model, "generate"):
         return FAMILIES[kind]

@@ -6,7 +6,6 @@ newline rows, grids or an encoder that can run on some patches only overrides wh
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,10 +16,11 @@ import torch
 from torch import Tensor
 
 from vtoken.data.frames import GateMap, Grid
-from vtoken.encoders.compat import attentions_of
+from vtoken.encoders.compat import has_cls, layers_of
 from vtoken.encoders.names import within
 from vtoken.encoders.packed import Thinning
 from vtoken.errors import InputError, UnsupportedError
+from vtoken.families import compat
 from vtoken.methods.registry import has
 
 # signals of encoders without and with a CLS token
@@ -179,18 +179,14 @@ class Family:
 
     def available(self, tower: Any, wants: frozenset[str]) -> frozenset[str]:
         """The wanted signals that this very tower can give: by its layers, and by its CLS token."""
-        embeddings = getattr(getattr(tower, "vision_model", tower), "embeddings", None)
-        wants = within(self.offered(wants), len(attentions_of(tower)))
-        if hasattr(embeddings, "class_embedding") or hasattr(embeddings, "cls_token"):
+        wants = within(self.offered(wants), len(layers_of(tower)))
+        if has_cls(tower):
             return wants
         return frozenset(name for name in wants if not name.startswith("cls_"))
 
     def features(self, model: Any, modality: str, inputs: dict[str, Any]) -> Any:
         """The stock ``get_image_features`` or ``get_video_features`` on the arguments that it takes."""
-        function = getattr(model.base_model, f"get_{modality}_features")
-        accepted = inspect.signature(function).parameters
-        call = {k: v for k, v in inputs.items() if k in accepted and v is not None}
-        return function(**call, return_dict=True)
+        return compat.features(model, modality, inputs)
 
     def rows(self, pooled: Any) -> Tensor:
         """All feature rows [R, D] of a list or tensor container."""
@@ -213,13 +209,11 @@ class Family:
 
     def pack(self, modality: str, features: Features, parts: list[Tensor]) -> Any:
         """The family's output object holding the kept rows, one entry a sample (samples without rows left out)."""
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
-
         present: Any = [p for p in parts if len(p)] or parts[:1]
         if modality not in self.tensor:
-            return BaseModelOutputWithPooling(pooler_output=present)
+            return compat.outputs(present)
         equal = len({len(p) for p in present}) == 1
-        return BaseModelOutputWithPooling(pooler_output=torch.stack(present) if equal else torch.cat(present)[None])
+        return compat.outputs(torch.stack(present) if equal else torch.cat(present)[None])
 
     def preprocess(self, model: Any, given: Any = None) -> Any:
         """How frames become pixels for this model: ``given``, or the preset of the family, with the model's patches."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vtoken.data.frames import GateMap, Grid
 from vtoken.encoders import Encoded
@@ -170,8 +170,3 @@ def encode_each_once(
         {name: torch.cat([p.signals[name] for p in parts]) for name in parts[0].signals},
         sum(known[id(c)].encoded for c in clips),
     )
-
-
-def vision_dtype(module: nn.Module) -> torch.dtype:
-    """Dtype of a vision tower's weights."""
-    return next(module.parameters()).dtype

@@ -14,6 +14,7 @@ from torch import Tensor
 from vtoken.data.frames import GateMap, Grid
 from vtoken.encoders import Encoded
 from vtoken.encoders import clip as encoder
+from vtoken.encoders.compat import has_cls
 from vtoken.encoders.packed import Thinning
 from vtoken.encoders.taps import collect
 from vtoken.errors import UnsupportedError
@@ -25,8 +26,8 @@ from vtoken.families.clips import (
     kept_index,
     layout_of,
     thinned,
-    vision_dtype,
 )
+from vtoken.families.compat import base, device_of, dtype_of
 from vtoken.families.rows import video_layout
 from vtoken.families.runs import again, whole
 from vtoken.methods.gate import Gate
@@ -52,7 +53,7 @@ class Llava(Family):
 
     def tower(self, model: Any, modality: str) -> Any:
         """The vision tower that a modality goes through."""
-        return model.base_model.vision_tower
+        return base(model).vision_tower
 
     def layer(self, model: Any) -> int | list[int]:
         """Hidden states of the tower that the projector reads."""
@@ -142,7 +143,7 @@ class Llava(Family):
         # one item an image, as the model sees them
         layout.seconds = [c.seconds / len(c.gate.keep) for c in clips for _ in c.gate.keep]
         layout.lengths = [k[0].size for k in keeps for _ in k]
-        x = model.base_model.multi_modal_projector(out.x)
+        x = base(model).multi_modal_projector(out.x)
         return Features(x, index, layout, size, own | out.signals, sum(int(k.sum()) for k in keeps))
 
     def _encoded(
@@ -150,14 +151,13 @@ class Llava(Family):
     ) -> Encoded:
         """Hidden states and signals of the kept patches of all clips (of all with ``reuse``), before the projector."""
         tower = self.tower(model, self.clip_modality)
-        has_cls = hasattr(getattr(tower, "vision_model", tower).embeddings, "class_embedding")
-        if has_cls != (model.config.vision_feature_select_strategy == "default"):
+        if has_cls(tower) != (model.config.vision_feature_select_strategy == "default"):
             raise UnsupportedError(
                 f"{self.title}: patches can leave only where features come without a CLS row, and this config has "
                 f"vision_feature_select_strategy={model.config.vision_feature_select_strategy!r}"
             )
         keep = np.concatenate([c.gate.keep.reshape(len(c.gate.keep), -1) for c in clips])
-        rows = torch.cat([c.rows for c in clips]).to(model.device, vision_dtype(tower))
+        rows = torch.cat([c.rows for c in clips]).to(device_of(tower), dtype_of(tower))
         wants = self.available(tower, wants)
         if reuse:
             return encoder.encode_reuse(tower, rows, keep, self.layer(model), wants)
@@ -171,8 +171,7 @@ class VideoLlava(Llava):
     preset: str = "video-llava"
 
     def tower(self, model: Any, modality: str) -> Any:
-        base: Any = model.base_model
-        return base.video_tower if modality == "video" else base.image_tower
+        return base(model).video_tower if modality == "video" else base(model).image_tower
 
     def layout(self, model: Any, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
         if modality == "image":
