@@ -1,4 +1,4 @@
-"""Contracts with transformers, accelerate and PEFT: what vtoken calls of theirs still means what vtoken takes it for."""
+"""Contracts with transformers, accelerate and PEFT: what vtoken calls of theirs means what vtoken takes it for."""
 
 from __future__ import annotations
 

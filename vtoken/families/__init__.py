@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from vtoken.encoders.signals import CLS, PATCHES
 from vtoken.errors import InputError
-from vtoken.families.base import CLS, PATCHES, Family
+from vtoken.families.base import Family
 from vtoken.families.compat import core
 from vtoken.families.llava import Llava, VideoLlava
 from vtoken.families.others import Idefics, Mistral, Square

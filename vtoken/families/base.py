@@ -16,16 +16,14 @@ import torch
 from torch import Tensor
 
 from vtoken.data.frames import GateMap, Grid
+from vtoken.encoders import signals
 from vtoken.encoders.compat import has_cls, layers_of
-from vtoken.encoders.names import within
+from vtoken.encoders.names import split, within
 from vtoken.encoders.packed import Thinning
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.families import compat
 from vtoken.methods.registry import has
 
-# signals of encoders without and with a CLS token
-PATCHES = frozenset({"received_attention", "received_attention@*", "keys", "keys@*"})
-CLS = PATCHES | {"cls_attention", "cls_attention@*", "cls_logits", "cls_logits@*"}
 PIXELS = {"image": ("pixel_values", "pixel_values_images"), "video": ("pixel_values_videos",)}
 
 
@@ -142,7 +140,8 @@ class Family:
     Attributes:
         name: the model type.
         title: its usual name.
-        gives: signals its encoder can give (see ``Method.needs``); ``keys@*`` stands for those of every layer.
+        taps: what its encoder can be tapped for, see ``vtoken.encoders.signals``: nothing, the attention of its layers
+            (``PATCHES``), or that and a CLS token before the patches (``CLS``).
         sparse: modalities whose encoder can run on the kept patches only.
         thins: modalities in whose encoder tokens can leave on the way.
         tensor: modalities whose feature container is one tensor instead of a list.
@@ -153,13 +152,18 @@ class Family:
 
     name: str
     title: str
-    gives: frozenset[str] = frozenset()
+    taps: frozenset[str] = frozenset()
     sparse: frozenset[str] = frozenset()
     thins: frozenset[str] = frozenset()
     tensor: frozenset[str] = frozenset()
     drops: tuple[str, ...] = ()
     clip_modality: str = "video"
     no_beams: frozenset[str] = frozenset()
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Signals its encoder can give: every registered one that its taps allow; ``keys@*`` stands for any layer."""
+        return signals.given(self.taps)
 
     def encode(self, model: Any, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
         """Run the stock encoder and name its rows."""
@@ -180,9 +184,7 @@ class Family:
     def available(self, tower: Any, wants: frozenset[str]) -> frozenset[str]:
         """The wanted signals that this very tower can give: by its layers, and by its CLS token."""
         wants = within(self.offered(wants), len(layers_of(tower)))
-        if has_cls(tower):
-            return wants
-        return frozenset(name for name in wants if not name.startswith("cls_"))
+        return wants if has_cls(tower) else frozenset(n for n in wants if "cls" not in signals.get(split(n)[0]).taps)
 
     def features(self, model: Any, modality: str, inputs: dict[str, Any]) -> Any:
         """The stock ``get_image_features`` or ``get_video_features`` on the arguments that it takes."""

@@ -8,7 +8,7 @@ top k.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -34,7 +34,10 @@ class Context:
         text: embeddings of the question's tokens [M, D] for each sample, or None.
         total: tokens each sample had before any stage, or None where this is the first stage.
         sample: the sample at hand; the base sets it.
-        extra: what a family offers beyond signals, such as CLIP text embeddings.
+        given: signals that only the user can give, by name: a tensor for every sample, a list with one for each
+            sample, or a function ``(tokens, question) -> tensor`` of the sample at hand; see ``methods/signals.py``.
+        questions: the question of each sample, for such functions; None where there is none.
+        extra: what the engine offers besides, such as the language model's ``lm_head``.
         notes: what the report should tell, such as a fallback that a method took.
     """
 
@@ -42,6 +45,8 @@ class Context:
     text: list[Tensor] | None = None
     total: list[int] | None = None
     sample: int = 0
+    given: Mapping[str, Any] = field(default_factory=dict)
+    questions: list[str] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -107,8 +112,8 @@ class Reducer(Method):
                 a wrong count.
         """
         _check_finite(tokens)
-        given = set(tokens.signals) | ({"text"} if context.text is not None else set())
-        if lacks := self.missing(given):
+        given = {*tokens.signals, *context.given} | ({"text"} if context.text is not None else set())
+        if lacks := self.lacks(given):
             carried = ", ".join(sorted(given)) or "none"
             raise InputError(f"{self.name} needs {' and '.join(lacks)}; signals of these tokens: {carried}")
         budget = self.own_budget() or budget
