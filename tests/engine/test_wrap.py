@@ -14,7 +14,7 @@ import vtoken
 from tests.families.oracle import language_model, oracle_generate, oracle_logits, oracle_scores
 from tests.families.tiny import FAMILIES, model_of
 from vtoken.errors import UnsupportedError
-from vtoken.families.base import has_pixels
+from vtoken.families.family import has_pixels
 
 CASES = [(name, layout) for name, family in FAMILIES.items() for layout in family.layouts()]
 BATCHES = [(name, layout) for name, layout in CASES if len(FAMILIES[name].layouts()[layout]) > 1]

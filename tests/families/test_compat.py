@@ -15,7 +15,7 @@ from vtoken import families
 from vtoken.encoders import compat as towers
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.families import compat
-from vtoken.families.base import Clip, Features
+from vtoken.families.features import Clip, Features
 from vtoken.methods.plan import Plan
 
 GATED = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "llava_next_video", "llava_onevision"]

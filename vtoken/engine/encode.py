@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from vtoken.data.report import Report
 from vtoken.engine.goals import thinning
 from vtoken.errors import InputError
-from vtoken.families.base import Clip, Family, Features, has_pixels
 from vtoken.families.clips import Memory, encode_each_once
+from vtoken.families.family import Family, has_pixels
+from vtoken.families.features import Clip, Features
 from vtoken.families.runs import stand
 from vtoken.methods.plan import Plan
 

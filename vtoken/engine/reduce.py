@@ -13,7 +13,9 @@ from vtoken.data.report import FATES, Report
 from vtoken.data.tokens import Tokens
 from vtoken.engine.encode import Rows
 from vtoken.engine.splice import Cut, cut_of
-from vtoken.families.base import Family, Features, Layout
+from vtoken.families.family import Family
+from vtoken.families.features import Features
+from vtoken.families.layout import Layout
 from vtoken.methods.plan import Plan
 from vtoken.methods.reducer import Context
 

@@ -13,7 +13,7 @@ from vtoken.engine import encode as encoding
 from vtoken.engine import reduce as stages
 from vtoken.engine.splice import Cut, cut_inputs, is_right_padded
 from vtoken.errors import UnsupportedError
-from vtoken.families.base import Family
+from vtoken.families.family import Family
 from vtoken.methods.gate import Gate
 from vtoken.methods.plan import Plan, PlanLike
 from vtoken.video.preprocess import Preprocessor

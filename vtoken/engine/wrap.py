@@ -23,7 +23,7 @@ from vtoken.engine import encode as encoding
 from vtoken.engine.session import CLIPS, Session
 from vtoken.engine.splice import Cut
 from vtoken.errors import InputError, UnsupportedError
-from vtoken.families.base import has_pixels
+from vtoken.families.family import has_pixels
 from vtoken.methods.plan import Plan, PlanLike
 from vtoken.video.processors import read_processor
 

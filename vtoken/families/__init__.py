@@ -6,8 +6,8 @@ from torch import nn
 
 from vtoken.encoders.signals import CLS, PATCHES
 from vtoken.errors import InputError
-from vtoken.families.base import Family
 from vtoken.families.compat import core
+from vtoken.families.family import Family
 from vtoken.families.llava import Llava, VideoLlava
 from vtoken.families.others import Idefics, Mistral, Square
 from vtoken.families.pooled import LlavaNext, LlavaOnevision

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from vtoken.data.frames import GateMap, Grid
 from vtoken.encoders import Encoded
-from vtoken.families.base import Clip, Family, Features, Layout
+from vtoken.families.family import Family
+from vtoken.families.features import Clip, Features
+from vtoken.families.layout import Layout
 from vtoken.families.rows import join
 from vtoken.families.runs import run_lengths
 from vtoken.kernels.merge import Folding

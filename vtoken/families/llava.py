@@ -18,7 +18,6 @@ from vtoken.encoders.compat import has_cls
 from vtoken.encoders.packed import Thinning
 from vtoken.encoders.taps import collect
 from vtoken.errors import UnsupportedError
-from vtoken.families.base import PIXELS, Clip, Family, Features, Layout
 from vtoken.families.clips import (
     adapt,
     gate_signals,
@@ -28,6 +27,9 @@ from vtoken.families.clips import (
     thinned,
 )
 from vtoken.families.compat import base, device_of, dtype_of
+from vtoken.families.family import PIXELS, Family
+from vtoken.families.features import Clip, Features
+from vtoken.families.layout import Layout
 from vtoken.families.rows import video_layout
 from vtoken.families.runs import again, whole
 from vtoken.methods.gate import Gate

@@ -8,8 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from vtoken.encoders.taps import collect
-from vtoken.families.base import Family, Features, Layout, square
 from vtoken.families.compat import base
+from vtoken.families.family import Family
+from vtoken.families.features import Features
+from vtoken.families.layout import Layout, square
 
 
 @dataclass(frozen=True)

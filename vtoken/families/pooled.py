@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from vtoken.encoders.packed import Thinning
 from vtoken.encoders.pool import pool
 from vtoken.errors import UnsupportedError
-from vtoken.families.base import Clip, Features, Layout
 from vtoken.families.clips import kept_index, layout_of, scene_numbers
 from vtoken.families.compat import base as base_of
 from vtoken.families.compat import pack, tile_counts, weight_of
+from vtoken.families.features import Clip, Features
+from vtoken.families.layout import Layout
 from vtoken.families.llava import Llava
 from vtoken.families.rows import anyres_layout, join, video_layout
 from vtoken.families.runs import run_lengths, whole

@@ -15,9 +15,11 @@ from vtoken.data.frames import GateMap, Grid
 from vtoken.encoders import qwen as encoder
 from vtoken.encoders.packed import Thinning
 from vtoken.encoders.taps import collect, merge_cells
-from vtoken.families.base import Clip, Family, Features, Layout
 from vtoken.families.clips import adapt, gate_signals, gated, kept_index, layout_of, thinned
 from vtoken.families.compat import base, device_of, dtype_of, outputs
+from vtoken.families.family import Family
+from vtoken.families.features import Clip, Features
+from vtoken.families.layout import Layout
 from vtoken.families.runs import again, whole
 from vtoken.methods.gate import Gate
 from vtoken.methods.pathway import Pathway

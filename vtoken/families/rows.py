@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtoken.families.base import Layout
 from vtoken.families.compat import base, pack, tile_counts
+from vtoken.families.layout import Layout
 
 
 def video_layout(lengths: list[int], frames: int, newline: bool = False, cls: bool = False) -> Layout:

@@ -13,7 +13,8 @@ from torch import Tensor
 from vtoken.data.report import Report
 from vtoken.engine.session import CLIPS, MEMORY, PLAN, REPORT, Session, pad_id
 from vtoken.engine.wrap import wrapped
-from vtoken.families.base import Clip, Family
+from vtoken.families.family import Family
+from vtoken.families.features import Clip
 from vtoken.methods.plan import Plan
 from vtoken.qa.cache import ClipMemory
 from vtoken.qa.packed import greedy, pack, stops

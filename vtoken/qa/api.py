@@ -11,7 +11,8 @@ from vtoken import families
 from vtoken.data.report import Report
 from vtoken.engine.session import Session, check
 from vtoken.errors import InputError, UnsupportedError
-from vtoken.families.base import Clip, Family
+from vtoken.families.family import Family
+from vtoken.families.features import Clip
 from vtoken.methods.plan import Plan, PlanLike
 from vtoken.qa.answer import Answer, Asked, by_batches, together
 from vtoken.qa.cache import ClipMemory

@@ -8,8 +8,8 @@ from typing import Any
 
 from vtoken.data.report import Report
 from vtoken.errors import InputError
-from vtoken.families.base import Clip, Features
 from vtoken.families.clips import Memory
+from vtoken.families.features import Clip, Features
 from vtoken.methods.plan import Plan
 from vtoken.qa.read import Sampling
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vtoken.errors import InputError
-from vtoken.families.base import Clip, Family
+from vtoken.families.family import Family
+from vtoken.families.features import Clip
 
 
 def prompts(family: Family, model: Any, processor: Any, clip: Clip, questions: Sequence[str]) -> list[dict[str, Any]]:

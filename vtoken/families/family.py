@@ -6,131 +6,24 @@ newline rows, grids or an encoder that can run on some patches only overrides wh
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from vtoken.data.frames import GateMap, Grid
 from vtoken.encoders import signals
 from vtoken.encoders.compat import has_cls, layers_of
 from vtoken.encoders.names import split, within
 from vtoken.encoders.packed import Thinning
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.families import compat
+from vtoken.families.features import Clip, Features
+from vtoken.families.layout import Layout, square
 from vtoken.methods.registry import has
 
 PIXELS = {"image": ("pixel_values", "pixel_values_images"), "video": ("pixel_values_videos",)}
-
-
-@dataclass
-class Layout:
-    """What each placeholder row of one modality is.
-
-    Attributes:
-        lengths: rows of each item (image, tile group or video), in order.
-        position: int32 [R, 3], (t, h, w); t counts on over the items.
-        structural: bool [R], rows that are no visual content (newlines, a kept CLS token).
-        line: int64 [R], rows of one line share a number; a structural row stays as long as its line has a token.
-        time: float32 [R], seconds from the clip's start, nan where unknown.
-        seconds: length of each item in seconds, nan where unknown.
-        run: int32 [R], time steps that a row's token stands for, 0 where a gate left none; None without a gate.
-    """
-
-    lengths: list[int]
-    position: Tensor
-    structural: Tensor
-    line: Tensor
-    time: Tensor
-    seconds: list[float]
-    run: Tensor | None = None
-
-    @classmethod
-    def of_grids(cls, grids: list[tuple[int, int, int]], seconds_per_step: list[float] | None = None) -> Layout:
-        """Items that are plain (t, h, w) grids in raster order."""
-        per_step = seconds_per_step or [math.nan] * len(grids)
-        parts, times, start = [], [], 0
-        for (t, h, w), step in zip(grids, per_step, strict=True):
-            cell = torch.cartesian_prod(torch.arange(t), torch.arange(h), torch.arange(w)).view(-1, 3)
-            times.append(cell[:, 0] * step)
-            parts.append(cell + torch.tensor([start, 0, 0]))
-            start += t
-        position = torch.cat(parts) if parts else torch.zeros(0, 3, dtype=torch.long)
-        rows = len(position)
-        return cls(
-            [t * h * w for t, h, w in grids],
-            position.to(torch.int32),
-            torch.zeros(rows, dtype=torch.bool),
-            torch.full((rows,), -1),
-            torch.cat(times).float() if times else torch.zeros(0),
-            [t * step for (t, _, _), step in zip(grids, per_step, strict=True)],
-        )
-
-    def timed(self, seconds_per_step: float) -> None:
-        """Fill in the times of items whose length is unknown."""
-        start = 0
-        for i, n in enumerate(self.lengths):
-            if n and math.isnan(self.seconds[i]):
-                t = self.position[start : start + n, 0].float()
-                t = t - t.min()
-                self.time[start : start + n] = t * seconds_per_step
-                self.seconds[i] = (float(t.max()) + 1) * seconds_per_step
-            start += n
-
-
-@dataclass
-class Clip:
-    """One video after the gate: the pixels of its kept cells and what the gate decided.
-
-    Attributes:
-        rows: pixel rows of the kept patches, in the layout of the family's encoder.
-        grid: how the family cuts frames into cells.
-        gate: which cells are kept, [T, h, w].
-        pts: float64 [frames], seconds of every sampled frame.
-        seconds: length of the clip, nan where unknown.
-        crop: whether the grid covers the centre of the frame only, for overlays.
-        signals: what pathways tell of every cell, [T, h, w, ...] by name.
-    """
-
-    rows: Tensor
-    grid: Grid
-    gate: GateMap
-    pts: np.ndarray
-    seconds: float
-    crop: bool = False
-    signals: dict[str, np.ndarray] = field(default_factory=dict)
-
-    @property
-    def times(self) -> np.ndarray:
-        """float64 [T], seconds of the first frame of every time step."""
-        return self.pts[:: self.grid.frames]
-
-
-@dataclass
-class Features:
-    """Visual rows of one modality after the encoder.
-
-    Attributes:
-        x: [K, D] rows that exist after encoding.
-        index: int64 [K], the placeholder row of each.
-        layout: what every placeholder row is.
-        size: float32 [K], source cells each row stands for.
-        signals: row-aligned tensors [K, ...].
-        encoded: language-model tokens whose patches went through the encoder.
-        output: the family's own output object, whose rows are replaced.
-    """
-
-    x: Tensor
-    index: Tensor
-    layout: Layout
-    size: Tensor
-    signals: dict[str, Tensor] = field(default_factory=dict)
-    encoded: int = 0
-    output: Any = None
 
 
 @dataclass(frozen=True)
@@ -286,8 +179,3 @@ class Family:
 def has_pixels(inputs: dict[str, Any], modality: str) -> bool:
     """Whether the inputs hold pixels of a modality."""
     return any(inputs.get(name) is not None for name in PIXELS[modality])
-
-
-def square(n: int) -> tuple[int, int, int]:
-    side = math.isqrt(n)
-    return (1, side, side) if side * side == n else (1, 1, n)
