@@ -18,14 +18,13 @@ from torch import Tensor
 from vtoken.encoders import Encoded
 from vtoken.encoders.compat import is_qwen, rotary_of, scale_of
 from vtoken.encoders.dense import last_kept, packed_rows
-from vtoken.encoders.layout import Layout, layout
+from vtoken.encoders.held import shown_steps
 from vtoken.encoders.names import by_layer, check_signals, usual_layer
 from vtoken.encoders.packed import Packed, Step, Thinning, begin, ended, run_block, thinned
+from vtoken.encoders.places import Places, places
 from vtoken.encoders.project import project
-from vtoken.encoders.signals import Tap, measure
 from vtoken.encoders.taps import collect, merge_cells, tap
 from vtoken.errors import InputError, UnsupportedError
-from vtoken.kernels.varlen import varlen_attention
 
 Keep = Sequence[Tensor | np.ndarray]
 
@@ -37,8 +36,9 @@ def encode(
     keep: Keep,
     signals: Collection[str] = frozenset(),
     thin: Thinning | None = None,
+    reference: Sequence[Tensor | np.ndarray] | None = None,
 ) -> Encoded:
-    """Merged tokens of the kept cells, as if the skipped ones did not exist.
+    """Merged tokens of the kept cells: as if the skipped ones did not exist, or with hold (``reference``).
 
     Args:
         visual: the model's vision module.
@@ -48,6 +48,9 @@ def encode(
         signals: ``received_attention`` or ``keys``, of the last layer with full attention or of one layer
             (``keys@5``), mean of a cell's patches.
         thin: what lets cells leave on the way, None for nothing; its goals are those of all time steps of all items.
+        reference: integers [t, h / merge, w / merge] for each item, the time step whose cell each cell repeats, its own
+            where kept. Kept cells then attend to the keys and values that skipped cells of their step had when last
+            computed (see ``held.py``). Not with ``thin``.
 
     Returns:
         ``x`` [K, D] after the merger, in raster order, items one after another; Qwen3-VL's DeepStack rows are the
@@ -64,9 +67,10 @@ def encode(
         raise UnsupportedError(
             f"{thin.method.name}:exact=True is for single patches; cells of {type(visual).__name__} leave whole"
         )
+    shown = None if reference is None else shown_steps(kept, reference, thin)
     if len(rows) and thin is None and all(bool(k.all()) for k in kept):
         return _stock(visual, rows, grid_thw, signals)
-    x, where = _embed(visual, rows), layout(visual, grid_thw, kept, rows.device)
+    x, where = _embed(visual, rows), places(visual, grid_thw, kept, rows.device, shown)
     return _run(visual, x, where, signals, thin, kept)
 
 
@@ -93,7 +97,7 @@ def encode_reuse(
     cells = _embed(visual, rows).unflatten(0, (base, -1))
     full = cells[torch.from_numpy(np.concatenate(index)).to(cells.device)].flatten(0, 1)
     kept = [torch.ones_like(k) for k in kept]
-    return _run(visual, full, layout(visual, grid_thw, kept, rows.device), signals, None, kept)
+    return _run(visual, full, places(visual, grid_thw, kept, rows.device), signals, None, kept)
 
 
 def _stock(visual: Any, rows: Tensor, grid_thw: Tensor, signals: Collection[str]) -> Encoded:
@@ -107,7 +111,7 @@ def _stock(visual: Any, rows: Tensor, grid_thw: Tensor, signals: Collection[str]
 
 
 def _run(
-    visual: Any, x: Tensor, where: Layout, signals: Collection[str], thin: Thinning | None, kept: list[Tensor]
+    visual: Any, x: Tensor, where: Places, signals: Collection[str], thin: Thinning | None, kept: list[Tensor]
 ) -> Encoded:
     """The tower from its patch embeddings [K * merge**2, D] to merged tokens."""
     unit = visual.config.spatial_merge_size**2
@@ -117,14 +121,15 @@ def _run(
     if where.order is not None:
         x = x.unflatten(0, (-1, unit))[where.order].flatten(0, 1)
     patches = torch.ones(len(x) // unit, dtype=torch.bool, device=x.device)
-    state = Packed(x, where.frames, where.windows, unit, rotary=visual.rotary_pos_emb(x, where.positions))
+    rotary = visual.rotary_pos_emb(x, where.positions)
+    state = Packed(x, where.frames, where.windows, unit, rotary=rotary, held=where.held)
     begin(state, thin, torch.cat([k.flatten(1).sum(dim=1) for k in kept]))
     full = getattr(visual, "fullatt_block_indexes", range(len(visual.blocks)))
     deep_at = list(getattr(visual, "deepstack_visual_indexes", []))
     wanted = by_layer(signals, usual_layer(visual), len(visual.blocks))
     for i, block in enumerate(visual.blocks):
         names, windowed = wanted.get(i, {}), i not in full
-        if state.thin is None and len(x):
+        if state.thin is None and state.held is None and len(x):
             _stock_block(block, state, names, windowed)
         else:
             _block(block, state, names, i + 1, len(visual.blocks), windowed)
@@ -167,16 +172,14 @@ def _block(block: Any, state: Packed, wanted: dict[str, str], layer: int, last: 
     """One layer from its submodules, with its signals and the step in which cells leave."""
 
     def forward(x: Tensor) -> Tensor:
-        attention, segments = block.attn, state.windows if windowed else state.frames
-        inside, scale = block.norm1(x), scale_of(attention)
+        attention, inside, scale = block.attn, block.norm1(x), scale_of(block.attn)
         q, keys, v = attention.qkv(inside).unflatten(-1, (3, attention.num_heads, -1)).unbind(1)
         assert state.rotary is not None
         q, k = rotary_of(attention)(q, keys, *state.rotary)
-        if wanted:
-            found = measure(Tap(q, k, v, inside, segments, scale), set(wanted.values()))
-            found = merge_cells(found, state.unit)
-            state.cells.update({name: found[base] for name, base in wanted.items()})
-        x = x + attention.proj(varlen_attention(q, k, v, segments, scale, state.key_bias).flatten(1))
+        mixed, found = state.attend(q, k, v, inside, scale, set(wanted.values()), windowed)
+        found = merge_cells(found, state.unit)
+        state.cells.update({name: found[base] for name, base in wanted.items()})
+        x = x + attention.proj(mixed.flatten(1))
         x = thinned(x, Step(state, layer, last, q, k, v, keys, scale, windowed))
         return x + block.mlp(block.norm2(x))
 

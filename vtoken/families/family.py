@@ -165,13 +165,24 @@ class Family:
         )
 
     def encode_clips(
-        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None, reuse: bool = False
+        self,
+        model: Any,
+        clips: list[Clip],
+        wants: frozenset[str],
+        thin: Thinning | None = None,
+        reuse: bool = False,
+        hold: bool = False,
     ) -> Features:
         """Run the encoder on the kept patches alone, with ``thin`` on fewer and fewer of them.
 
         Args:
             reuse: run it on all patches, of which the skipped take the embeddings of the last kept ones in their
                 place (``Gate.apply``); not with ``thin``.
+            hold: kept patches attend to the keys and values that the skipped patches of their step had when last
+                encoded, layer by layer (``encoders/held.py``); neither with ``thin`` nor with ``reuse``.
+
+        Raises:
+            UnsupportedError: the family's encoder cannot, or two of them together.
         """
         raise UnsupportedError(f"{self.title} cannot skip patches before its encoder; 'evs' drops after it")
 

@@ -22,6 +22,7 @@ from vtoken.families.clips import (
     adapt,
     gate_signals,
     gated,
+    held_steps,
     kept_index,
     layout_of,
     thinned,
@@ -134,9 +135,15 @@ class Llava(Family):
         return out
 
     def encode_clips(
-        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None, reuse: bool = False
+        self,
+        model: Any,
+        clips: list[Clip],
+        wants: frozenset[str],
+        thin: Thinning | None = None,
+        reuse: bool = False,
+        hold: bool = False,
     ) -> Features:
-        out = self._encoded(model, clips, wants, thin, reuse)
+        out = self._encoded(model, clips, wants, thin, reuse, hold)
         out, clips = (out, whole(clips)) if reuse else (again(clips, out), clips)
         keeps = [c.gate.keep for c in clips]
         index = kept_index([c.gate.sent for c in clips])
@@ -149,7 +156,7 @@ class Llava(Family):
         return Features(x, index, layout, size, own | out.signals, sum(int(k.sum()) for k in keeps))
 
     def _encoded(
-        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None, reuse: bool
+        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None, reuse: bool, hold: bool
     ) -> Encoded:
         """Hidden states and signals of the kept patches of all clips (of all with ``reuse``), before the projector."""
         tower = self.tower(model, self.clip_modality)
@@ -160,10 +167,14 @@ class Llava(Family):
             )
         keep = np.concatenate([c.gate.keep.reshape(len(c.gate.keep), -1) for c in clips])
         rows = torch.cat([c.rows for c in clips]).to(device_of(tower), dtype_of(tower))
-        wants = self.available(tower, wants)
+        wants, steps = self.available(tower, wants), held_steps(clips, hold, reuse)
         if reuse:
             return encoder.encode_reuse(tower, rows, keep, self.layer(model), wants)
-        return encoder.encode(tower, rows, keep, self.layer(model), wants, thin=thin)
+        reference = None
+        if steps is not None:  # frames of all clips count on
+            starts = np.cumsum([0] + [len(s) for s in steps])
+            reference = np.concatenate([s.reshape(len(s), -1) + a for s, a in zip(steps, starts, strict=False)])
+        return encoder.encode(tower, rows, keep, self.layer(model), wants, thin=thin, reference=reference)
 
 
 @dataclass(frozen=True)

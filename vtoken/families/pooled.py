@@ -68,11 +68,17 @@ class LlavaNext(Llava):
         return len(clip.gate.keep) * self.pooled(model, first).shape[1]
 
     def encode_clips(
-        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None, reuse: bool = False
+        self,
+        model: Any,
+        clips: list[Clip],
+        wants: frozenset[str],
+        thin: Thinning | None = None,
+        reuse: bool = False,
+        hold: bool = False,
     ) -> Features:
         if thin is not None:
             raise UnsupportedError(f"{self.title} pools its patches, so they cannot leave inside its encoder")
-        patches = self._encoded(model, clips, wants, None, reuse)
+        patches = self._encoded(model, clips, wants, None, reuse, hold)
         clips = whole(clips) if reuse else clips
         x, signals = patches.x, patches.signals
         base = base_of(model)

@@ -15,7 +15,7 @@ from vtoken.data.frames import GateMap, Grid
 from vtoken.encoders import qwen as encoder
 from vtoken.encoders.packed import Thinning
 from vtoken.encoders.taps import collect, merge_cells
-from vtoken.families.clips import adapt, gate_signals, gated, kept_index, layout_of, thinned
+from vtoken.families.clips import adapt, gate_signals, gated, held_steps, kept_index, layout_of, thinned
 from vtoken.families.compat import base, device_of, dtype_of, outputs
 from vtoken.families.family import Family
 from vtoken.families.features import Clip, Features
@@ -99,7 +99,13 @@ class Qwen(Family):
         return out
 
     def encode_clips(
-        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None, reuse: bool = False
+        self,
+        model: Any,
+        clips: list[Clip],
+        wants: frozenset[str],
+        thin: Thinning | None = None,
+        reuse: bool = False,
+        hold: bool = False,
     ) -> Features:
         visual = base(model).visual
         merge = visual.spatial_merge_size
@@ -107,10 +113,11 @@ class Qwen(Family):
         grids = torch.tensor([[k.shape[0], k.shape[1] * merge, k.shape[2] * merge] for k in keeps])
         rows = torch.cat([c.rows for c in clips]).to(device_of(visual), dtype_of(visual))
         grids, wants = grids.to(rows.device), self.available(visual, wants)
+        steps = held_steps(clips, hold, reuse)
         if reuse:
             out, clips = encoder.encode_reuse(visual, rows, grids, keeps, wants), whole(clips)
         else:
-            out = again(clips, encoder.encode(visual, rows, grids, keeps, wants, thin))
+            out = again(clips, encoder.encode(visual, rows, grids, keeps, wants, thin, steps))
         index = kept_index([c.gate.sent for c in clips])
         encoded = sum(int(c.gate.keep.sum()) for c in clips)
         index, size, signals = thinned(out, index, *gate_signals(clips, out.x.device))

@@ -179,3 +179,16 @@ def dpc_knn(x: Tensor, clusters: int, neighbours: int) -> tuple[Tensor, Tensor]:
     heads = x.gather(1, centre[:, :, None].expand(-1, -1, x.shape[2]))
     label = torch.cdist(x.double(), heads.double()).argmin(-1)
     return centre, label.scatter(1, centre, torch.arange(clusters, device=x.device).expand(len(x), -1))
+
+
+def gathered_attention(
+    q: Tensor, k: Tensor, v: Tensor, queries: Sequence[int], index: Tensor, keys: Sequence[int], scale: float
+) -> Tensor:
+    """Attention of each segment's rows to the rows that its keys are read from; see ``kernels.gathered``."""
+    out, row, key = [torch.empty_like(v[:0])], 0, 0
+    for m, n in zip(queries, keys, strict=True):
+        read = index[key : key + n]
+        score = torch.einsum("qhd,khd->hqk", q[row : row + m].double(), k[read].double()) * scale
+        out.append(torch.einsum("hqk,khd->qhd", score.softmax(-1), v[read].double()).to(v.dtype))
+        row, key = row + m, key + n
+    return torch.cat(out)
