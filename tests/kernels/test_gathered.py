@@ -92,3 +92,25 @@ def test_gpu_equals_the_reference(dtype, limit, monkeypatch):
     expected = reference.gathered_attention(q, k, v, queries, lookup.index, keys, 0.125)
     assert got.dtype == dtype
     assert (got - expected).abs().max() <= (1e-4 if dtype == torch.float32 else 2e-2)
+
+
+@pytest.mark.parametrize("limit", [9, 1 << 18])
+def test_the_parts_for_a_gpu_kernel_equal_the_reference(limit, monkeypatch):
+    """The way to flash-attn and torch's varlen attention, with a loop by offsets in their place."""
+
+    def kernel(q, k, v, rows, keys, scale):
+        assert rows.longest == max(rows.lengths) and keys.longest == max(keys.lengths)
+        a, b = rows.cu_seqlens.tolist(), keys.cu_seqlens.tolist()
+        index = torch.arange(len(k))
+        assert (a[-1], b[-1]) == (len(q), len(k))
+        parts = []
+        for i in range(len(a) - 1):
+            read, own = index[b[i] : b[i + 1]], q[a[i] : a[i + 1]]
+            parts.append(reference.gathered_attention(own, k, v, [len(own)], read, [len(read)], scale))
+        return torch.cat(parts)
+
+    monkeypatch.setattr(gathered, "LIMIT", limit)
+    monkeypatch.setattr(gathered, "varlen_kernel", lambda device, dtype, width: kernel)
+    (q, k, v), lookup, queries, keys = case([(3, 4), (5, 0), (1, 7), (3, 4)], 3)
+    expected = reference.gathered_attention(q, k, v, queries, lookup.index, keys, 0.3)
+    assert (gathered_attention(q, k, v, lookup, 0.3) - expected).abs().max() <= 1e-5

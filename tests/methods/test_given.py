@@ -15,6 +15,7 @@ from vtoken import families
 from vtoken.data.tokens import Tokens
 from vtoken.engine.session import check
 from vtoken.errors import InputError, UnsupportedError
+from vtoken.families.support import verdict
 from vtoken.methods import registry
 from vtoken.methods.plan import Plan
 from vtoken.methods.reducer import Context, Scorer
@@ -127,6 +128,12 @@ def test_inner_methods_get_what_every_sample_shares() -> None:
     assert plan.takes == {"frame_scores": "sample", "image_embeds": "token", "text_embeds": "sample"}
     shared = {"image_embeds": torch.randn(24, 6), "text_embeds": torch.randn(2, 6)}
     assert len(plan.reduce(tokens, Context(text=context().text, given=shared))) == 9
+
+
+@pytest.mark.usefixtures("depth")
+def test_the_table_says_what_to_give() -> None:
+    said = verdict(registry.get("nearest_first"), families.FAMILIES["mistral3"])
+    assert said == "yes, where you give signals={'depth': ...}"
 
 
 def test_nothing_given_is_none() -> None:
