@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vtoken.data.frames import Frames, GateMap
     from vtoken.data.report import Report
     from vtoken.data.tokens import Tokens
+    from vtoken.encoders.signals import Tap, signal
     from vtoken.engine.wrap import unwrap, wrap, wrapped
     from vtoken.errors import InputError, MissingExtraError, UnsupportedError, VideoError, VtokenError
     from vtoken.methods.plan import Plan
@@ -31,6 +32,7 @@ _HOMES = {
     "data.frames": ("Frames", "GateMap"),
     "data.report": ("Report",),
     "data.tokens": ("Tokens",),
+    "encoders.signals": ("Tap", "signal"),
     "engine.wrap": ("wrap", "unwrap", "wrapped"),
     "errors": ("InputError", "MissingExtraError", "UnsupportedError", "VideoError", "VtokenError"),
     "methods.plan": ("Plan",),
@@ -50,6 +52,7 @@ __all__ = [
     "MissingExtraError",
     "Plan",
     "Report",
+    "Tap",
     "Tokens",
     "UnsupportedError",
     "VideoError",
@@ -60,6 +63,7 @@ __all__ = [
     "load",
     "open_video",
     "register",
+    "signal",
     "unwrap",
     "wrap",
     "wrapped",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.tokens import sample
 from vtoken.data.budget import Budget
@@ -202,30 +201,6 @@ def test_vflowopt_counts_as_published():
     gone = tokens.signals["received_attention"].argsort()[: 32 + 4].tolist()
     cells = {(i // 8 // 4, i % 8 // 4) for i in gone}
     assert len(out) == 64 - 36 + len(cells)
-
-
-def attention_map(matrix: Tensor, t: float) -> Tensor:
-    received = matrix.mean(0)
-    chosen = [i for i in range(len(matrix)) if received[i] > t * received.mean()]
-    return matrix[chosen].mean(0)
-
-
-def test_vflowopt_reads_global_queries():
-    tokens = image(64)
-    matrix = torch.randn(64, 64, generator=torch.Generator().manual_seed(5)).mul(3).softmax(1)
-    out = reduce("vflowopt", tokens.with_signals(attention=matrix), 20, m=3.0, t=1.2)
-    same = tokens.with_signals(received_attention=attention_map(matrix, 1.2))
-    assert groups(out) == groups(reduce("vflowopt", same, 20, m=3.0))
-    assert groups(out) != groups(reduce("vflowopt", tokens, 20, m=3.0))
-    with pytest.raises(InputError, match="attention rows of 64 patches for a frame of 10"):
-        part = tokens.with_signals(attention=matrix).take(torch.arange(10))
-        reduce("vflowopt", part, 5)
-    with pytest.raises(InputError, match="needs the signal 'entropy'"):
-        reduce("vflowopt", tokens, 20, alpha_v=0.5)
-    entropy = torch.rand(64, generator=torch.Generator().manual_seed(6))
-    out = reduce("vflowopt", tokens.with_signals(entropy=entropy), 20, m=3.0, alpha_v=2.0)
-    same = tokens.with_signals(received_attention=tokens.signals["received_attention"] + 2 * entropy.softmax(0))
-    assert groups(out) == groups(reduce("vflowopt", same, 20, m=3.0))
 
 
 def test_dpc_knn_per_frame_stays_in_its_frame():

@@ -125,7 +125,7 @@ def test_fastvid(golden, exact):
     x = data["sequence"][0, start : start + frames * cells].view(frames, cells, -1)
     kept = data["keep_indices"]
     inside = (kept >= start) & (kept < start + frames * cells)
-    context = Context(extra={"frame_features": [data["frame_global"]]})
+    context = Context(given={"frame_features": [data["frame_global"]]})
     method = build("fastvid", exact=exact, keep=float(data["retention_ratio"]), c=int(data["DySeg_c"]))
     tokens = video(x, pooling_attention=data["frame_attn"].flatten(), row=torch.arange(frames * cells))
     out = method.reduce(tokens, None, context)

@@ -61,7 +61,7 @@ def test_vtc_cls(golden):
 def test_cdpruner(golden):
     data = load(golden, "cdpruner_rand")
     tokens = Tokens.of(data["features"][0], image_embeds=data["image_embeds"][0])
-    context = Context(text=[torch.ones(1, tokens.x.shape[1])], extra={"text_embeds": data["text_embeds"]})
+    context = Context(text=[torch.ones(1, tokens.x.shape[1])], given={"text_embeds": data["text_embeds"]})
     out = reduce("cdpruner", tokens, Budget(tokens=int(data["k"])), context, exact=True)
     assert torch.equal(out.source >= 0, data["index_mask"][0])
     assert set(out.signals) == {"image_embeds"}
@@ -137,7 +137,7 @@ def test_dart(golden):
     x, keys = data["last_layer_state"][0], data["key_states"][0].transpose(0, 1)
     start, stop = int(data["vision_start"]), int(data["vision_start"] + data["vision_len"])
     tokens = Tokens.of(x[start:stop], keys=keys[start:stop])
-    context = Context(text=[x[stop:]], extra={"text_keys": [keys[stop:]]})
+    context = Context(text=[x[stop:]], given={"text_keys": [keys[stop:]]})
     options = {"exact": True, "vision_start": start, "keep": 1 - float(data["reduction_ratio"])}
     out = reduce("dart", tokens, None, context, **options)
     assert [i + start for i in kept(out)] == data["retained_sorted"].tolist()

@@ -99,7 +99,7 @@ def counts(name: str, tokens: Tokens, k: int, context: Context | None = None, **
 
 def test_quota_follows_given_scores():
     tokens = video(4)
-    context = Context(text=[torch.ones(1, 16)], extra={"frame_scores": [[0.1, 0.2, 0.0, 0.3]]})
+    context = Context(text=[torch.ones(1, 16)], given={"frame_scores": [[0.1, 0.2, 0.0, 0.3]]})
     assert counts("quota", tokens, 14, context) == [1, 4, 0, 9]  # squares 1 : 4 : 0 : 9
     assert counts("quota", tokens, 12, context, power=1) == [2, 4, 0, 6]
     assert counts("quota", tokens, 30, context) == [6, 12, 0, 12]  # full frames pass on what they cannot take
@@ -108,7 +108,7 @@ def test_quota_follows_given_scores():
 
 @pytest.mark.parametrize("scores", [[0.1, 0.2], [0.1, 0.2, -1.0, 0.1], [0.1, float("nan"), 0.1, 0.1]])
 def test_quota_refuses_scores_that_do_not_fit(scores):
-    context = Context(text=[torch.ones(1, 16)], extra={"frame_scores": [scores]})
+    context = Context(text=[torch.ones(1, 16)], given={"frame_scores": [scores]})
     with pytest.raises(InputError, match="each of 4 time steps"):
         counts("quota", video(4), 8, context)
 
@@ -129,7 +129,7 @@ def test_quota_finds_the_frame_that_the_text_names():
 
 def test_inner_pruners_choose_within_frames():
     tokens = video(4).with_signals(cls_attention=torch.arange(48.0))
-    context = Context(text=[torch.ones(1, 16)], extra={"frame_scores": [[1.0, 1.0, 1.0, 1.0]]})
+    context = Context(text=[torch.ones(1, 16)], given={"frame_scores": [[1.0, 1.0, 1.0, 1.0]]})
     for inner in ("cls", "cls:per_frame=False", build("cls")):
         out = build("quota", inner=inner).reduce(tokens, Budget(tokens=8), context)
         assert kept(out) == [10, 11, 22, 23, 34, 35, 46, 47]

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from vtoken.data.frames import GateMap, Grid
 from vtoken.data.tokens import Tokens
-from vtoken.families.base import Clip, Family, Features
+from vtoken.families.family import Family
+from vtoken.families.features import Clip, Features
 from vtoken.methods.gate import Gate
 from vtoken.methods.pathway import Cells, Pathway, joined
 from vtoken.qa.read import pieces

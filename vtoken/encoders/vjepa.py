@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vtoken.encoders.compat import device_of, dtype_of
 from vtoken.errors import InputError
 from vtoken.reference import VJEPA
 
@@ -66,7 +67,7 @@ class Dense:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return device_of(self.model)
 
     def pixels(self, frames: np.ndarray, whole: bool = False) -> Tensor:
         """uint8 RGB [T, H, W, 3] to float32 [T, 3, S, S]: the square in the middle, averaged over areas, normalised.
@@ -109,7 +110,7 @@ class Dense:
                 f"clips must be [B, T, 3, {self.size}, {self.size}] with T a multiple of {self.tubelet}, "
                 f"got {list(clips.shape)}"
             )
-        out = self.model.encoder(clips.to(self.device, self.model.dtype)).last_hidden_state
+        out = self.model.encoder(clips.to(self.device, dtype_of(self.model))).last_hidden_state
         return out.view(len(clips), clips.shape[1] // self.tubelet, self.patches, self.width)
 
     @torch.inference_mode()

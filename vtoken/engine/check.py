@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from vtoken.errors import UnsupportedError
-from vtoken.families.base import Family
+from vtoken.families.family import Family
 from vtoken.methods.gate import Gate
 from vtoken.methods.plan import Plan
 
 
-def check(plan: Plan, family: Family) -> Plan:
+def check(plan: Plan, family: Family, signals: Collection[str] = ()) -> Plan:
     """The plan, if it can run on the family.
 
+    Args:
+        signals: names of the signals that the user gives, see ``Context.given``.
+
     Raises:
+        InputError: no stage uses one of those signals.
         UnsupportedError: a stage needs what the family cannot give; the message names an alternative.
     """
+    plan.check_given(signals)
     if plan.gate is not None and not family.sparse:
         raise UnsupportedError(
             f"plan {str(plan)!r}: the encoder of {family.title} cannot run on some patches only, so {plan.gate.name} "
@@ -30,7 +37,8 @@ def check(plan: Plan, family: Family) -> Plan:
             f"from what a processor makes for {family.title}; 'divprune' and 'evs' run on every family"
         )
     for stage in (part for s in plan.reducers for part in s.parts):
-        if lacks := stage.missing(family.gives | Gate.gives | plan.seen | {"text"}):  # a plan checks its gate
+        given = {"text", *signals} | family.gives | Gate.gives | plan.seen  # a plan checks its gate
+        if lacks := stage.lacks(given):
             raise UnsupportedError(
                 f"plan {str(plan)!r}: {stage.name} needs {' and '.join(lacks)}, which {family.title} does not give; "
                 "'divprune' and 'evs' run on every family"

@@ -69,8 +69,9 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
     places = counted(mask, inputs["input_ids"]) if positions is None else positions
     places = inputs.get("position_ids", places)
     stock = {"input_ids": inputs["input_ids"], "attention_mask": mask, "position_ids": places}
-    rows = encode(call, inputs)
-    reduced = reduce(call, inputs, rows, hold_of(call))
+    hold = hold_of(call)
+    rows = encode(call, inputs, hold is not None)
+    reduced = reduce(call, inputs, rows, hold)
     cut, kept = reduced.cut, reduced.kept
     inputs = {k: v for k, v in inputs.items() if k not in call.family.drops}
     if positions is not None:

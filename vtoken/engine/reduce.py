@@ -17,7 +17,7 @@ from vtoken.engine.encode import Rows, float32
 from vtoken.engine.question import question_embeddings
 from vtoken.engine.rows import ROW, Filled, Unit, dropped, held
 from vtoken.engine.splice import Cut, cut_of
-from vtoken.families.base import Features
+from vtoken.families.features import Features
 from vtoken.methods.hold import Hold
 from vtoken.methods.reducer import Context
 
@@ -173,7 +173,9 @@ def _pack(call: Call, inputs: dict[str, Any], rows: list[Rows], units: list[Unit
     owner = [u.sample for u in units]
     text = question_embeddings(call, inputs, rows, owner) if call.plan.reads_text else None
     extra = {"lm_head": call.model.get_output_embeddings()}
-    return tokens, Context([u.seconds for u in units], text, total, prompt=owner, extra=extra)
+    questions = None if call.questions is None else [call.questions[b] for b in owner]
+    seconds = [u.seconds for u in units]
+    return tokens, Context(seconds, text, total, prompt=owner, given=call.signals, questions=questions, extra=extra)
 
 
 def _fates(unit: Unit, kept: Tokens, target: Tensor, filled: Filled) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,11 +12,10 @@ from vtoken import families
 from vtoken.engine import run
 from vtoken.engine.cache import refuse_cut
 from vtoken.engine.encode import MODALITIES
-from vtoken.engine.prepare import takes
 from vtoken.engine.session import Session
 from vtoken.errors import InputError, UnsupportedError
-from vtoken.families.base import has_pixels
-from vtoken.families.compat import core
+from vtoken.families.compat import accepts_outputs, core
+from vtoken.families.family import has_pixels
 from vtoken.methods.plan import Plan, PlanLike
 from vtoken.video.processors import read_processor
 
@@ -33,6 +32,7 @@ def wrap(
     fps: float | None = None,
     processor: Any = None,
     positions: str = "stock",
+    signals: Mapping[str, Any] | None = None,
 ) -> Any:
     """Run a plan inside a model's ``forward`` and ``generate``, in place; ``unwrap`` takes it back.
 
@@ -47,6 +47,8 @@ def wrap(
             at it.
         positions: of Qwen2-VL and Qwen2.5-VL: "stock" as the installed transformers counts, bit for bit, or "trained"
             as their checkpoints were trained, where text behind a video comes after the video's time.
+        signals: what only you can give to a method, by name: a tensor, a list with one for each sample, or a function
+            ``(tokens, question) -> tensor``; ``vtoken methods`` lists what each method takes.
 
     Returns:
         The same model, with ``model.vtoken`` (see ``Session``).
@@ -63,12 +65,12 @@ def wrap(
         )
     if fps is not None and not (fps > 0 and fps != float("inf")):
         raise InputError(f"fps={fps} must be a positive number of frames a second")
-    if not takes(inner, "mm_encoder_outputs"):
+    if not accepts_outputs(inner):
         raise UnsupportedError("vtoken needs transformers >= 5.18: this model's forward takes no mm_encoder_outputs")
     if positions not in ("trained", "stock"):
         raise InputError(f"positions={positions!r} must be 'trained' or 'stock'")
     preprocess = None if processor is None else read_processor(processor)
-    session = Session(family, Plan.parse(plan, keep, tokens, per_second), fps, preprocess, positions)
+    session = Session(family, Plan.parse(plan, keep, tokens, per_second), fps, preprocess, positions, signals)
     stock = {name: getattr(model, name) for name in METHODS}
     session.before = {name: vars(model).get(name) for name in METHODS}
     session.placed = {name: Placed(inner, session, stock[name], name) for name in METHODS}

@@ -40,8 +40,10 @@ def verdict(method: type[Method], on: Family) -> str:
     seen: frozenset[str] = frozenset().union(*(p.gives for p in pathways if issubclass(p, Pathway)))
     if (method.kind == "pathway" or method.needs & seen) and on.clip_modality not in on.sparse:
         return "no: its frames cannot be told from what its processor makes; evs drops repeats"
-    if lacks := method.missing(on.gives | Gate.gives | seen | {"text"}):
+    if lacks := method.missing(on.gives | Gate.gives | seen | {"text", *(method.needs & set(method.takes))}):
         return f"no: it gives no {words(' and no '.join(lacks))}"
+    if mine := method.needs & set(method.takes):
+        return f"yes, where you give signals={{{', '.join(map(repr, sorted(mine)))}: ...}}"
     if method.needs & Gate.gives:
         return "yes, behind a gate" if on.sparse else "no: it works behind a gate, and none runs here"
     if registry.has(method.accepts, "cls_attention") and not registry.has(on.gives, "cls_attention"):

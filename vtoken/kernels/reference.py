@@ -205,3 +205,16 @@ def held_attention(q: Tensor, k: Tensor, v: Tensor, columns: HeldColumns, scale:
         weight = (torch.einsum("hqd,hnd->hqn", q[b].double(), keys) * scale).softmax(-1)
         out.append(weight @ values)
     return torch.stack(out).to(q.dtype)
+
+
+def gathered_attention(
+    q: Tensor, k: Tensor, v: Tensor, queries: Sequence[int], index: Tensor, keys: Sequence[int], scale: float
+) -> Tensor:
+    """Attention of each segment's rows to the rows that its keys are read from; see ``kernels.gathered``."""
+    out, row, key = [torch.empty_like(v[:0])], 0, 0
+    for m, n in zip(queries, keys, strict=True):
+        read = index[key : key + n]
+        score = torch.einsum("qhd,khd->hqk", q[row : row + m].double(), k[read].double()) * scale
+        out.append(torch.einsum("hqk,khd->qhd", score.softmax(-1), v[read].double()).to(v.dtype))
+        row, key = row + m, key + n
+    return torch.cat(out)

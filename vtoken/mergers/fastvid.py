@@ -17,9 +17,10 @@ from vtoken.kernels.units import batches, frames, means, nearest
 from vtoken.methods.merger import Groups, Merger
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
-from vtoken.methods.signals import attention
+from vtoken.methods.signals import attention, given
 
-SOURCES = ("pooling_attention", "received_attention", "cls_attention")
+SOURCES = ("received_attention", "cls_attention")
+POOLING = "pooling_attention"
 
 
 @register("fastvid")
@@ -31,9 +32,10 @@ class FastVID(Merger):
     last, gives anchors: the best density peaks of its other tokens. Every other token joins the most similar anchor
     of its segment. Tokens keep raster order; a fused one stands where its anchor does.
 
-    Salience is published as the attention of SigLIP's pooling head (``pooling_attention``); where there is no such
-    head the attention that a patch receives, or gets from the class token, takes its place. Frames are compared by
-    the head's output (``frame_features`` [T, D] of each sample in ``Context.extra``), else by their mean token.
+    Salience is published as the attention of SigLIP's pooling head, and frames are compared by that head's output.
+    Checkpoints of vision language models come without the head: the attention that a patch receives, or gets from the
+    class token, takes its place, and frames are compared by their mean token. A user who has the head can give both:
+    ``signals={"pooling_attention": [N] for each token, "frame_features": [T, D]}``.
 
     Attributes:
         c: segments at least.
@@ -49,7 +51,8 @@ class FastVID(Merger):
     """
 
     paper: ClassVar[str] = "FastVID (arXiv 2503.11187)"
-    accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
+    accepts: ClassVar[frozenset[str]] = frozenset({POOLING, *SOURCES})
+    takes: ClassVar = {POOLING: "token", "frame_features": "sample"}
     c: int = 8
     tau: float = 0.9
     d: float = 0.4
@@ -68,7 +71,8 @@ class FastVID(Merger):
         return self.exact
 
     def group(self, tokens: Tokens, k: int, context: Context) -> Groups:
-        score = attention(tokens, context, self.name, *SOURCES)
+        sources = (POOLING,) if POOLING in tokens.signals else SOURCES
+        score = attention(tokens, context, self.name, *sources)
         frame, quota = frames(tokens.position, k)
         if self.exact:
             frame = tokens.position[:, 0].unique(return_inverse=True)[1]
@@ -91,9 +95,9 @@ class FastVID(Merger):
         return Groups(number, weight)
 
     def _frame_features(self, tokens: Tokens, frame: Tensor, count: int, context: Context) -> Tensor:
-        given = context.extra.get("frame_features")
-        if given is not None and len(given[context.sample]) == count:
-            return given[context.sample]
+        features = given("frame_features", tokens, context)
+        if features is not None and len(features) == count:
+            return features
         return means(tokens.x, tokens.size, frame)
 
     def _anchors(self, x: Tensor, frame: Tensor, segment: Tensor, around: Tensor) -> Tensor:

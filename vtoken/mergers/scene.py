@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vtoken.data.budget import Budget
 from vtoken.data.tokens import Tokens
+from vtoken.encoders.compat import dtype_of
 from vtoken.errors import InputError
 from vtoken.kernels.divergence import feature_distributions, jensen_shannon, reversed_jensen_shannon
 from vtoken.kernels.topk import cells
@@ -130,7 +131,7 @@ class Scene(Merger):
                     "scene:exact=True compares through the language model's lm_head, which is not at hand here; it is "
                     "in a wrapped model"
                 )
-            logits = head(torch.stack([a.pooled, b.pooled]).to(next(head.parameters()).dtype)).float()
+            logits = head(torch.stack([a.pooled, b.pooled]).to(dtype_of(head))).float()
             return float(reversed_jensen_shannon(*logits.log_softmax(-1))), averaged
         each = jensen_shannon(*feature_distributions(torch.stack([a.x[shared], b.x[shared]])))
         alike = averaged if self.cell_delta is None else averaged[each[free] < self.cell_delta]

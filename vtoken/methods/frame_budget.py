@@ -66,10 +66,13 @@ class FrameBudget(Pruner):
         order = step.argsort(stable=True)
         rows = order[quota[step[order]] > 0]
         lengths = sizes[quota > 0]
-        signals = {n: v for n, v in tokens.signals.items() if n in self._inner.wants}
+        wants = self._inner.wants | set(self._inner.takes)
+        signals = {n: v for n, v in tokens.signals.items() if n in wants}
         frames = replace(tokens, signals=signals).take(rows).with_signals(**{ROW: rows})
         frames = replace(frames, batch=torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]))  # a frame is a sample
         text = None if context.text is None else [context.text[context.sample]] * len(lengths)
-        own = Context([], text, extra=context.extra, notes=context.notes)
+        shared = {n: v for n, v in context.given.items() if not isinstance(v, (list, tuple))}  # no list of frames
+        questions = None if context.questions is None else [context.questions[context.sample]] * len(lengths)
+        own = Context([], text, given=shared, questions=questions, extra=context.extra, notes=context.notes)
         counts = quota[quota > 0].tolist()
         return self._inner.reduce(frames, lambda b, n: counts[b], own).signals[ROW].sort().values

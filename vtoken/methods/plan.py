@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Union
@@ -17,6 +17,7 @@ from vtoken.methods.hold import Hold
 from vtoken.methods.pathway import Pathway
 from vtoken.methods.reducer import Context, Reducer
 from vtoken.methods.registry import Method
+from vtoken.methods.signals import with_given
 from vtoken.methods.thinner import Thinner
 
 PlanLike = Union[str, Method, Iterable[Method], "Plan"]
@@ -167,6 +168,21 @@ class Plan:
         wants = frozenset().union(*(s.wants for s in self.reducers)) - {"text"} - Gate.gives
         return wants - self.seen
 
+    @property
+    def takes(self) -> dict[str, str]:
+        """Signals that only the user can give and some stage uses, "token" or "sample" each, see ``Method.takes``."""
+        return {name: kind for s in self.reducers for part in s.parts for name, kind in part.takes.items()}
+
+    def check_given(self, signals: Collection[str]) -> None:
+        """Refuse signals that no stage uses, such as a misspelt one.
+
+        Raises:
+            InputError: no stage takes one of them; the message names those that are taken.
+        """
+        if unknown := sorted(set(signals) - set(self.takes)):
+            known = f"it takes {', '.join(sorted(self.takes))}" if self.takes else "it takes none"
+            raise InputError(f"signals={{{unknown[0]!r}: ...}}: no stage of plan {str(self)!r} uses it; {known}")
+
     def thin(self, n: int, total: int, seconds: float) -> int:
         """Tokens that shall leave the encoder of the ``n`` of a sample that enter it, as ``reduce`` counts.
 
@@ -187,6 +203,7 @@ class Plan:
         A stage without a budget of its own, followed by k others, goes the (k+1)-th part of the way to the shared
         budget on a logarithmic scale, so that every stage has a choice.
         """
+        tokens = with_given(tokens, [n for n, kind in self.takes.items() if kind == "token"], context)
         total = context.total or [int(n) for n in tokens.batch.diff()]
         final = [] if self.budget is None else context.deal(self.budget, total)
         left = sum(s is not self.thinner for s in self.sharing)

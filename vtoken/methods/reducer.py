@@ -8,7 +8,7 @@ top k.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -35,7 +35,10 @@ class Context:
         total: tokens each sample had before any stage, or None where this is the first stage.
         sample: the sample at hand, an image or a video; the base sets it.
         prompt: the prompt that each sample is in, whose samples share a budget; None where each is alone.
-        extra: what a family offers beyond signals, such as CLIP text embeddings.
+        given: signals that only the user can give, by name: a tensor for every sample, a list with one for each
+            sample, or a function ``(tokens, question) -> tensor`` of the sample at hand; see ``methods/signals.py``.
+        questions: the question of each sample, for such functions; None where there is none.
+        extra: what the engine offers besides, such as the language model's ``lm_head``.
         notes: what the report should tell, such as a fallback that a method took.
     """
 
@@ -44,6 +47,8 @@ class Context:
     total: list[int] | None = None
     sample: int = 0
     prompt: list[int] | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+    questions: list[str] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -113,8 +118,8 @@ class Reducer(Method):
                 a wrong count.
         """
         _check_finite(tokens)
-        given = set(tokens.signals) | ({"text"} if context.text is not None else set())
-        if lacks := self.missing(given):
+        given = {*tokens.signals, *context.given} | ({"text"} if context.text is not None else set())
+        if lacks := self.lacks(given):
             carried = ", ".join(sorted(given)) or "none"
             raise InputError(f"{self.name} needs {' and '.join(lacks)}; signals of these tokens: {carried}")
         budget = self.own_budget() or budget

@@ -11,10 +11,10 @@ import pkgutil
 import types
 import typing
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from vtoken.errors import InputError
 
@@ -31,6 +31,9 @@ class Method:
         paper: where the method was published.
         needs: signals it cannot run without, such as ``keys`` or ``text``.
         accepts: signals of which any one suffices, such as ``cls_attention`` or ``received_attention``.
+        takes: signals that only the user can give (``signals=`` of ask and wrap) and that it uses where they are given;
+            "token" for those with a row for each token, "sample" for one value for each sample, such as
+            ``frame_scores``.
     """
 
     kind: ClassVar[str]
@@ -38,11 +41,17 @@ class Method:
     paper: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
     accepts: ClassVar[frozenset[str]] = frozenset()
+    takes: ClassVar[Mapping[str, Literal["token", "sample"]]] = {}
+
+    @property
+    def required(self) -> frozenset[str]:
+        """Signals it cannot run without, with these options: ``needs``, and what some options need besides."""
+        return self.needs
 
     @property
     def wants(self) -> frozenset[str]:
         """Signals that it can use with these options; methods that read more when it is there add to these."""
-        return self.needs | self.accepts
+        return self.required | self.accepts
 
     @property
     def parts(self) -> tuple[Method, ...]:
@@ -64,6 +73,11 @@ class Method:
         if cls.accepts and not any(has(given, name) for name in cls.accepts):
             lacks.append(" or ".join(sorted(cls.accepts)))
         return lacks
+
+    def lacks(self, given: Collection[str]) -> list[str]:
+        """``missing``, with the options of this method counted in."""
+        extra = sorted(name for name in self.required - self.needs if not has(given, name))
+        return [*extra, *self.missing(given)]
 
     def __str__(self) -> str:
         fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()

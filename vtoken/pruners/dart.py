@@ -14,8 +14,9 @@ from vtoken.errors import InputError
 from vtoken.kernels.topk import top
 from vtoken.methods.reducer import Context, Pruner
 from vtoken.methods.registry import register
+from vtoken.methods.signals import given
 
-KEYS = "text_keys"  # context.extra, optional: keys of the text tokens, a list of [M, ...] with one entry a sample
+KEYS = "text_keys"  # keys of the text tokens [M, ...], which a user may give
 
 
 @register("dart")
@@ -32,7 +33,7 @@ class DART(Pruner):
         pivot_image_token, pivot_text_token: numbers of pivots, at least 1 and at least 0.
         exact: the published count, image pivots and floor(N (1 - ratio) / pivots) for each pivot, and its order of
             pivots: that of a Python set of their places in the prompt. ``context.text`` then holds the states of the
-            text after the visual tokens, and ``context.extra["text_keys"]`` their keys.
+            text after the visual tokens, and ``signals={"text_keys": ...}`` their keys.
         vision_start: exact mode: tokens of the prompt before the visual ones.
 
     Raises:
@@ -40,6 +41,7 @@ class DART(Pruner):
     """
 
     paper: ClassVar[str] = "DART, EMNLP 2025 (arXiv 2502.11494), as in LightCompress"
+    takes: ClassVar = {KEYS: "sample"}
     pivot_image_token: int = 4
     pivot_text_token: int = 4
     exact: bool = False
@@ -84,8 +86,8 @@ class DART(Pruner):
             return tokens.x[:0].float(), tokens.x[:0, 0].float()
         if text.shape[1:] != tokens.x.shape[1:]:
             raise InputError(f"{self.name}: text is {list(text.shape)}, tokens are {list(tokens.x.shape)}")
-        keys = context.extra[KEYS][context.sample] if KEYS in context.extra else text
-        return text.float(), _norm(keys)
+        keys = given(KEYS, tokens, context)
+        return text.float(), _norm(text if keys is None else keys)
 
 
 def farthest(x: Tensor, taken: Tensor, pivots: Tensor, quota: list[int]) -> Tensor:

@@ -16,7 +16,7 @@ from vtoken.methods.reducer import Context, Pruner
 from vtoken.methods.registry import register
 from vtoken.methods.signals import text_of
 
-FEATURES = "encoder_features"  # optional signal [N, d]: features before the projector, as the published code uses
+FEATURES = "encoder_features"  # [N, d] before the projector, as the published code uses; a user may give them
 
 
 @register("mmtok")
@@ -27,7 +27,7 @@ class MMTok(Pruner):
     What a token covers is a softmax of cosines over all visual tokens: for every word with temperature ``t_tv``, for
     every visual token with ``t_vv`` and weight ``alpha``. The published code drops stop words from the question and
     compares visual tokens by their features before the projector; here all text of the prompt counts, and the tokens
-    at hand are compared unless they carry the signal ``encoder_features``. Memory 4 N^2 bytes.
+    at hand are compared unless the user gives ``signals={"encoder_features": ...}``, [N, d]. Memory 4 N^2 bytes.
 
     Attributes:
         alpha: weight of covering the visual tokens, at least 0.
@@ -39,6 +39,7 @@ class MMTok(Pruner):
 
     paper: ClassVar[str] = "MMTok (arXiv 2508.18264)"
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
+    takes: ClassVar = {FEATURES: "token"}
     alpha: float = 0.5
     t_tv: float = 0.02
     t_vv: float = 0.2

@@ -18,8 +18,9 @@ from torch import Tensor
 from vtoken.data.hold import HoldMap
 from vtoken.data.report import Report
 from vtoken.engine.hold.inputs import hold_inputs
-from vtoken.engine.prepare import Prepared, takes
+from vtoken.engine.prepare import Prepared
 from vtoken.engine.splice import Cut, cut_inputs
+from vtoken.families.compat import accepts_outputs, attention_of
 
 VIDEO = -1  # owner of the columns that every question sees
 # settings of generate that do not change a greedy answer
@@ -64,7 +65,7 @@ def greedy(model: Any, options: dict[str, Any]) -> Greedy | None:
     layers = set(getattr(text, "layer_types", None) or ["full_attention"])
     if layers != {"full_attention"} or getattr(text, "sliding_window", None) is not None:
         return None
-    if text._attn_implementation not in ("sdpa", "eager") or not takes(model, "mm_encoder_outputs"):
+    if attention_of(model) not in ("sdpa", "eager") or not accepts_outputs(model):
         return None
     penalty = config.repetition_penalty
     return Greedy(config.max_new_tokens, stops(model, options), 1.0 if penalty is None else penalty)

@@ -15,7 +15,7 @@ from torch import Tensor
 from vtoken.data.frames import Frames, GateMap, Grid
 from vtoken.data.report import Report
 from vtoken.errors import InputError, VideoError
-from vtoken.families.base import Clip
+from vtoken.families.features import Clip
 from vtoken.methods.gate import Gate
 from vtoken.methods.pathway import Cells, Pathway, joined
 from vtoken.methods.plan import Plan
