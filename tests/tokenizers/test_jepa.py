@@ -35,7 +35,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def raw(**options: Any) -> Gate:
     """The gate by the surprise itself, as the oracle tells it."""
-    return gate("jepa", **({"usual": 0.0} | options))
+    return gate("jepa", **({"usual": 0.0, "encoder": "tiny"} | options))
 
 
 def by_step(frames: np.ndarray, grid: Grid, past: int) -> np.ndarray:
@@ -86,7 +86,7 @@ def test_chunk_borders_change_nothing(
     frames = noise(13, grid, seed)
     frames[6:] //= 3  # a cut by histogram
     frames[9:] = 255 - frames[9:]
-    options = data.draw(st.sampled_from([{}, {"anchor_source": "reuse"}, {"cut_histogram": 1.0}]))
+    options = data.draw(st.sampled_from([{}, {"anchors": "1,reuse"}, {"cut_histogram": 1.0}]))
     made = raw(encoder=encoder, threshold=1.1, refresh_seconds=0.5, **options)
     whole, stream, parts = run(made, frames, grid), made.stream(grid), []
     check_invariants(whole, grid, 13)
@@ -200,18 +200,19 @@ def test_it_goes_with_the_pruner_of_the_same_score(encoder: str) -> None:
     answer = vtoken.ask(model, tokenizer_of(model), video, "what?", native_fps=4, plan=plan, max_new_tokens=2)
     assert answer.report.tokens == 40 and {"gate", "pathway"} <= set(answer.report.milliseconds)
     with pytest.raises(UnsupportedError, match="so jepa cannot gate it; 'evs' drops"):
-        vtoken.wrap(model_of("internvl"), "jepa")
+        vtoken.wrap(model_of("internvl"), "jepa:encoder=tiny")
 
 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"past": 0}, r"jepa: past=0 must be a whole number of frames, at least 1"),
-        ({"past": -1}, r"jepa: past=-1 must be"),
-        ({"usual": -0.1}, r"jepa: usual=-0\.1 must be a rate from 0 to 1"),
-        ({"past": 1.5}, r"jepa:past=1\.5 is no int"),
-        ({"threshold": -0.5}, r"jepa: threshold=-0\.5 must be a finite number of 0 or more; 0 keeps every cell"),
-        ({"threshold": float("nan")}, r"jepa:threshold=nan is no float"),
+        ({"past": 0}, r"jepa:past=0 must be a whole number of at least 1"),
+        ({"past": -1}, r"jepa:past=-1 must be"),
+        ({"usual": -0.1}, r"jepa:usual=-0\.1 must be a finite number from 0 to 1"),
+        ({"past": 1.5}, r"jepa:past=1\.5 must be a whole number"),
+        ({"threshold": -0.5}, r"jepa:threshold=-0\.5 must be a finite number of at least 0; 0 keeps every cell"),
+        ({"threshold": float("nan")}, r"jepa:threshold=nan must be a finite number"),
+        ({"encoder": ""}, r"jepa:encoder= must name .*jepa:encoder=tiny, the toy"),
         ({"cut_kept": -1}, r"cut_kept=-1"),
         ({"anchors": -1}, r"anchors=-1"),
         ({"clip": 4}, r"jepa has no option 'clip'; it has: .*encoder, past"),
@@ -219,7 +220,7 @@ def test_it_goes_with_the_pruner_of_the_same_score(encoder: str) -> None:
 )
 def test_bad_options_are_refused(options: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError, match=told):
-        gate("jepa", **options)
+        gate("jepa", **({"encoder": "tiny"} | options))
 
 
 def test_bad_input_is_refused(encoder: str, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -50,7 +49,7 @@ def reduce(
             previous = rows[m].features.signals[f"kept.{name}"]
             rows[m].features.signals[f"kept.{name}"] = torch.cat([previous, value])
     cut = cut_of(slots, content, visual, inputs.get("attention_mask"))
-    cut.asked = isinstance(context.text, Watched) and context.text.read
+    cut.asked = plan.reads_text
     return cut
 
 
@@ -131,21 +130,7 @@ def _seconds(layout: Layout, owner: Tensor, sample: int) -> float:
     return length or math.nan
 
 
-class Watched(list[Tensor]):
-    """A list that knows whether an entry was read."""
-
-    read = False
-
-    def __getitem__(self, index: Any) -> Any:
-        self.read = True
-        return super().__getitem__(index)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        self.read = True
-        return super().__iter__()
-
-
-def _text(model: nn.Module, inputs: dict[str, Any], rows: list[Rows], units: list[tuple[int, int]]) -> Watched:
+def _text(model: nn.Module, inputs: dict[str, Any], rows: list[Rows], units: list[tuple[int, int]]) -> list[Tensor]:
     """Embeddings of each unit's text, for methods that weigh tokens by the question."""
     ids, mask = inputs["input_ids"], inputs.get("attention_mask")
     plain = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
@@ -153,7 +138,7 @@ def _text(model: nn.Module, inputs: dict[str, Any], rows: list[Rows], units: lis
     for r in rows:
         plain[r.sample, r.column] = False
     table = model.get_input_embeddings()  # type: ignore[operator]
-    return Watched(table(ids[b][plain[b]]).detach() for b, _ in units)
+    return [table(ids[b][plain[b]]).detach() for b, _ in units]
 
 
 def _fill(rows: Rows, kept: Tokens, sample: int) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:

@@ -33,7 +33,7 @@ class AIM(Merger):
     exact: bool = False
 
     @property
-    def needs_budget(self) -> bool:
+    def needs_budget(self) -> bool:  # type: ignore[override]
         return not self.exact
 
     def group(self, tokens: Tokens, k: int, context: Context) -> Tensor | Groups:

@@ -13,6 +13,7 @@ from vtoken.errors import InputError
 from vtoken.kernels.cosine import earlier_in_cell, paired_cosine
 from vtoken.kernels.topk import cells, shares, spread, top_of_groups
 from vtoken.methods.merger import Groups, Merger
+from vtoken.methods.options import Share
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
 
@@ -34,22 +35,14 @@ class DyCoke(Merger):
         ratio: with ``exact``, the share of each compared frame that joins an earlier one.
         exact: the published rule by ``ratio``: the third frame of the last window stays whole, kept tokens of a
             compared frame come by rising similarity, and an odd last frame is dropped, which is noted. Takes no budget.
-
-    Raises:
-        InputError: ``ratio`` is no share.
     """
 
     paper: ClassVar[str] = "DyCoke, CVPR 2025 (arXiv 2411.15024), token temporal merging"
-    ratio: float = 0.7
+    ratio: Share = 0.7
     exact: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.ratio <= 1:
-            raise InputError(f"{self.name}:ratio={self.ratio} must be 0 to 1")
-
     @property
-    def needs_budget(self) -> bool:
+    def needs_budget(self) -> bool:  # type: ignore[override]
         return not self.exact
 
     def group(self, tokens: Tokens, k: int, context: Context) -> Groups:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
 from vtoken.kernels.dpc_knn import dpc_scores
 from vtoken.kernels.segments import dynamic_cuts
 from vtoken.kernels.topk import top_of_groups
 from vtoken.kernels.units import batches, frames, means, nearest
 from vtoken.methods.merger import Groups, Merger
+from vtoken.methods.options import AtLeast1, Share
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
 from vtoken.methods.signals import attention
@@ -43,25 +43,17 @@ class FastVID(Merger):
         beta: least weight of the anchor; the mean of all members has the rest.
         neighbours: nearest tokens that make the density.
         exact: the published count: shares rounded down for every frame and anchor frame, so fewer than k may leave.
-
-    Raises:
-        InputError: a parameter out of range.
     """
 
     paper: ClassVar[str] = "FastVID (arXiv 2503.11187)"
     accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
-    c: int = 8
+    c: AtLeast1 = 8
     tau: float = 0.9
-    d: float = 0.4
-    p: int = 4
-    beta: float = 0.6
-    neighbours: int = 4
+    d: Share = 0.4
+    p: AtLeast1 = 4
+    beta: Share = 0.6
+    neighbours: AtLeast1 = 4
     exact: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if min(self.c, self.p, self.neighbours) < 1 or not (0 <= self.d <= 1 and 0 <= self.beta <= 1):
-            raise InputError(f"{self}: c, p and neighbours must be at least 1, d and beta in 0..1")
 
     @property
     def own_count(self) -> bool:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
 from vtoken.kernels.dpc_knn import dpc_knn
 from vtoken.kernels.segments import frame_clusters
 from vtoken.kernels.static import Raster, links, raster, similarity, still_columns
 from vtoken.kernels.units import batches, dealt, means
 from vtoken.methods.merger import Merger, in_order
+from vtoken.methods.options import AtLeast1, Bound
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
 
@@ -37,27 +37,18 @@ class PruneVid(Merger):
         k: nearest neighbours that make the density.
         exact: as published: ``cluster_ratio`` of every part of more than 2 k tokens, so no budget is taken; a segment's
             static tokens stand before its frames, and clusters by falling score.
-
-    Raises:
-        InputError: a parameter out of range, or a budget with ``exact``.
     """
 
     paper: ClassVar[str] = "PruneVid (arXiv 2412.16117), before the language model"
     tau: float = 0.8
-    temporal_segment_ratio: float = 0.25
-    cluster_ratio: float = 0.5
-    k: int = 7
+    temporal_segment_ratio: Annotated[float, Bound(above=0, most=1)] = 0.25
+    cluster_ratio: Annotated[float, Bound(above=0, most=1)] = 0.5
+    k: AtLeast1 = 7
     exact: bool = False
 
     @property
     def needs_budget(self) -> bool:  # type: ignore[override]
         return not self.exact
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        shares = (self.temporal_segment_ratio, self.cluster_ratio)
-        if self.k < 1 or not all(0 < share <= 1 for share in shares):
-            raise InputError(f"{self}: k must be at least 1, both ratios above 0 and at most 1")
 
     def group(self, tokens: Tokens, k: int, context: Context) -> Tensor:
         grid = raster(tokens.position)

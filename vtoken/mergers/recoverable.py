@@ -9,10 +9,10 @@ import torch
 from torch.nn.functional import normalize
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
 from vtoken.kernels.topk import others, top
 from vtoken.methods.absorb import absorb
 from vtoken.methods.merger import Groups, Merger
+from vtoken.methods.options import Share
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
 from vtoken.methods.signals import SOURCES, attention, per_step, text_of
@@ -30,20 +30,12 @@ class Recoverable(Merger):
 
     Attributes:
         recovered: share of the budget that the question decides, 0 to 1; our choice.
-
-    Raises:
-        InputError: ``recovered`` is out of range.
     """
 
     paper: ClassVar[str] = "Recoverable Compression (arXiv 2409.01179)"
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
     accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
-    recovered: float = 0.25
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.recovered <= 1:
-            raise InputError(f"{self.name}:recovered={self.recovered} must be 0 to 1")
+    recovered: Share = 0.25
 
     def group(self, tokens: Tokens, k: int, context: Context) -> Groups:
         score = attention(tokens, context, self.name, *SOURCES)

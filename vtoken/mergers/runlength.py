@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
 from vtoken.kernels.cosine import paired_cosine
 from vtoken.kernels.topk import cells, top
 from vtoken.methods.merger import Merger, in_order
+from vtoken.methods.options import Bound
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
 
@@ -30,21 +30,13 @@ class RunLength(Merger):
 
     Attributes:
         threshold: a run goes on while the cosine is above this, whatever count that gives; takes no budget then.
-
-    Raises:
-        InputError: ``threshold`` is no cosine.
     """
 
     paper: ClassVar[str] = "Run-length tokenization (arXiv 2411.05222), on features"
-    threshold: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.threshold is not None and not -1 <= self.threshold <= 1:
-            raise InputError(f"{self.name}:threshold={self.threshold} is a cosine, -1 to 1")
+    threshold: Annotated[float | None, Bound(least=-1, most=1, hint="it is a cosine")] = None
 
     @property
-    def needs_budget(self) -> bool:
+    def needs_budget(self) -> bool:  # type: ignore[override]
         return self.threshold is None
 
     def group(self, tokens: Tokens, k: int, context: Context) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,9 @@ from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.divergence import feature_distributions, jensen_shannon, reversed_jensen_shannon
 from vtoken.kernels.topk import cells
+from vtoken.methods.anchors import Anchors
 from vtoken.methods.merger import Merger, in_order
+from vtoken.methods.options import Bound
 from vtoken.methods.reducer import Context, Count
 from vtoken.methods.registry import register
 
@@ -68,7 +70,7 @@ class Scene(Merger):
             model's ``lm_head``, and the arguments of both divergences are exchanged; ``cell_delta`` does not apply.
 
     Raises:
-        InputError: a number out of range, or ``exact`` without a language model's ``lm_head``.
+        InputError: ``exact`` without a language model's ``lm_head``.
     """
 
     paper: ClassVar[str] = "Gated Residual Tokenization, stage 2 (arXiv 2509.14199)"
@@ -76,20 +78,11 @@ class Scene(Merger):
     needs_budget: ClassVar[bool] = False
     own_anchors: ClassVar[bool] = True  # they count in the divergence of two scenes
 
-    delta: float | None = None
-    cell_delta: float | None = 0.05
-    anchors: int = 1
+    delta: Annotated[float | None, Bound(least=0)] = None
+    cell_delta: Annotated[float | None, Bound(least=0)] = 0.05
+    anchors: Anchors | int | str = Anchors(1)
     neighbours: Literal["next", "all"] = "next"
     exact: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for field in ("delta", "cell_delta"):
-            value = getattr(self, field)
-            if value is not None and not (isinstance(value, (int, float)) and value >= 0):
-                raise InputError(f"{self.name}:{field}={value!r} must be a number of 0 or more")
-        if self.neighbours not in ("next", "all"):
-            raise InputError(f"{self.name}:neighbours={self.neighbours!r} must be next or all")
 
     def reduce(self, tokens: Tokens, budget: Budget | Count | None, context: Context) -> Tokens:
         scene = tokens.signals.get("scene")

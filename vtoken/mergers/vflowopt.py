@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.units import batches, frames
 from vtoken.methods.merger import Groups, Merger, in_order
+from vtoken.methods.options import Bound, NotNegative
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
 from vtoken.methods.signals import attention, checked, keys_of
@@ -37,23 +38,15 @@ class VFlowOpt(Merger):
         alpha_v: weight of the entropy (``entropy`` [N], of 256 grey levels); 0 in the published settings.
         layer: layer of the encoder whose attention is read, counted from 0, negative from the end.
         exact: the published count: round(n (1 - r)) + int(n / m^2) tokens of a frame are fused, whatever remains.
-
-    Raises:
-        InputError: a parameter out of range.
     """
 
     paper: ClassVar[str] = "VFlowOpt (arXiv 2508.05211), before the language model"
     accepts: ClassVar[frozenset[str]] = frozenset({"attention", "received_attention"})
-    t: float = 34.76
-    m: float = 15.58
-    alpha_v: float = 0.0
+    t: NotNegative = 34.76
+    m: Annotated[float, Bound(least=1)] = 15.58
+    alpha_v: NotNegative = 0.0
     layer: int = 25
     exact: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.m < 1 or self.t < 0 or self.alpha_v < 0:
-            raise InputError(f"{self}: m must be at least 1, t and alpha_v at least 0")
 
     @property
     def own_count(self) -> bool:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
 from vtoken.kernels.deal import deal
 from vtoken.kernels.topk import top, top_of_groups
 from vtoken.methods.absorb import absorb
 from vtoken.methods.merger import Groups, Merger
+from vtoken.methods.options import AtLeast1
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
 from vtoken.methods.signals import SOURCES, attention, per_step
@@ -33,21 +33,13 @@ class VScan(Merger):
         window: side of a window in tokens (6 on 24 x 24; the authors take 4 for Qwen).
         exact: the published count: every window gets the same number, rounded down, so that fewer than k remain
             where half of k is no multiple of the windows.
-
-    Raises:
-        InputError: ``window`` is below 1.
     """
 
     paper: ClassVar[str] = "VScan, stage 1 (arXiv 2505.22654)"
     accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
     local_layer: int = 5
-    window: int = 6
+    window: AtLeast1 = 6
     exact: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.window < 1:
-            raise InputError(f"{self.name}:window={self.window} must be at least 1")
 
     @property
     def wants(self) -> frozenset[str]:
@@ -63,11 +55,9 @@ class VScan(Merger):
         ]
         return absorb(tokens, torch.cat(kept).sort().values)
 
-    def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Groups:
-        sample = tokens.sample(b)
-        if not self.exact or self.is_identity(len(sample), k):
-            return super().decide(tokens, b, k, context)
-        return self.group(sample, k, context)
+    @property
+    def own_count(self) -> bool:
+        return self.exact
 
     def _frame(self, position: Tensor, local: Tensor, whole: Tensor, k: int) -> Tensor:
         _, window, size = (position[:, 1:] // self.window).unique(dim=0, return_inverse=True, return_counts=True)

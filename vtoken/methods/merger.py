@@ -43,11 +43,6 @@ class Merger(Reducer):
     kind: ClassVar[str] = "merger"
     own_anchors: ClassVar[bool] = False
 
-    @property
-    def own_count(self) -> bool:
-        """Whether the method sets the count itself, as some published code does; else k tokens leave, exactly."""
-        return not self.needs_budget
-
     def group(self, tokens: Tokens, k: int, context: Context) -> Tensor | Groups:
         """Number of the fused token of every row of one sample: int64 [N] in 0..k-1, or -1 to drop the row."""
         raise NotImplementedError(type(self).__name__)
@@ -61,7 +56,7 @@ class Merger(Reducer):
 
     def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Groups:
         sample = tokens.sample(b)
-        n = len(sample)
+        n, k = len(sample), self.count(sample, k)
         if self.is_identity(n, k):
             return Groups(torch.arange(n, device=tokens.x.device))
         anchors = self.anchor_rows(sample)

@@ -25,7 +25,7 @@ PlanLike = Union[str, Method, Iterable[Method], "Plan"]
 class Plan:
     """At most one gate (before the encoder) and one thinner (inside it), then pruners and mergers (after it).
 
-    Pathways, which look at all frames beside them, stand anywhere behind the gate.
+    Pathways read all frames; they may appear anywhere after the gate.
 
     Attributes:
         stages: the methods in order.
@@ -39,19 +39,18 @@ class Plan:
     def __post_init__(self) -> None:
         gates = [i for i, s in enumerate(self.stages) if isinstance(s, Gate)]
         if len(gates) > 1 or gates and gates[0] != 0:
-            raise InputError(f"plan {str(self)!r}: a plan has at most one gate, and it stands first")
+            raise InputError(f"plan {str(self)!r}: a plan has at most one gate, and it comes first")
         others = [s for s in self.stages if not isinstance(s, Pathway)]
         inside = [i for i, s in enumerate(others) if isinstance(s, Thinner)]
         if len(inside) > 1 or inside and inside[0] != len(gates):
             raise InputError(
-                f"plan {str(self)!r}: at most one method acts inside the encoder, and it stands before those that act "
+                f"plan {str(self)!r}: at most one method acts inside the encoder, and it comes before those that act "
                 "after it"
             )
-        if inside and self.gate is not None and "reuse" in (self.gate.apply, self.gate.anchor_source):
+        if inside and self.gate is not None and self.gate.reuses:
             raise InputError(
-                f"plan {str(self)!r}: apply=reuse and anchor_source=reuse take features of earlier cells, which "
-                f"{others[1].name} may let leave inside the encoder; use methods that act after it, such as "
-                "divprune"
+                f"plan {str(self)!r}: {self.gate} sends features of earlier cells again, which {others[1].name} may "
+                "drop inside the encoder; use methods that act after it, such as divprune"
             )
         given = [name for s in self.stages if isinstance(s, Pathway) for name in s.gives]
         if twice := sorted({name for name in given if given.count(name) > 1}):
@@ -69,9 +68,10 @@ class Plan:
         for stage in self.reducers:
             if self.gate is None and (lacks := stage.needs & Gate.gives):
                 raise InputError(
-                    f"plan {str(self)!r}: {stage.name} needs the {' and '.join(sorted(lacks))} that a gate tells; put "
-                    f"one before it, for example 'mad | {stage.name}'"
+                    f"plan {str(self)!r}: {stage.name} needs the signal {' and '.join(sorted(lacks))}, which only a "
+                    f"gate gives; put one before it, for example 'mad | {stage.name}'"
                 )
+        _ = self.pathways  # what must be written out is refused here, not when the plan runs
 
     @classmethod
     def parse(
@@ -112,17 +112,32 @@ class Plan:
 
     @cached_property
     def pathways(self) -> list[Pathway]:
-        """The pathways written out, and those that give what some stage needs and nothing written gives."""
+        """The pathways written out, and those that give what some stage needs and nothing written gives.
+
+        Raises:
+            InputError: such a pathway must be written out, because it has an option without a default.
+        """
         written = [s for s in self.stages if isinstance(s, Pathway)]
         lacks = frozenset().union(*(p.needs for s in self.reducers for p in s.parts)) - Gate.gives - {"text"}
         lacks = lacks.difference(*(p.gives for p in written))
         known = [registry.get(name) for name in registry.names("pathway")] if lacks else []
-        implied = [cls() for cls in known if issubclass(cls, Pathway) and cls.gives & lacks]
-        return [*written, *implied]
+        return [*written, *(self._implied(cls) for cls in known if issubclass(cls, Pathway) and cls.gives & lacks)]
+
+    def _implied(self, cls: type[Pathway]) -> Pathway:
+        try:
+            return cls()
+        except InputError as error:
+            stages = [str(s) for s in self.stages]
+            at = int(self.gate is not None)
+            example = " | ".join([*stages[:at], cls.example or cls.name, *stages[at:]])
+            raise InputError(
+                f"plan {str(self)!r} needs the signal {' and '.join(sorted(cls.gives))} of {cls.name}, which must be "
+                f"written out, as in {example!r}. {error}"
+            ) from None
 
     @property
     def seen(self) -> frozenset[str]:
-        """Signals that its pathways give."""
+        """Signals that the plan's pathways give."""
         return frozenset().union(*(p.gives for p in self.pathways))
 
     @cached_property
@@ -153,8 +168,19 @@ class Plan:
         wants = frozenset().union(*(s.wants for s in self.reducers)) - {"text"} - Gate.gives
         return wants - self.seen
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether what is kept can depend on the question; if not, one reduction serves every question."""
+        return any("text" in part.wants for stage in self.reducers for part in (stage, *stage.parts))
+
+    @property
+    def notes(self) -> list[str]:
+        """What a report must say of the stages' options."""
+        stages = [*self.pathways, *(s for s in self.stages if not isinstance(s, Pathway))]
+        return [note for stage in stages for part in stage.parts for note in part.notes]
+
     def thin(self, n: int, total: int, seconds: float) -> int:
-        """Tokens that shall leave the encoder of the ``n`` of a sample that enter it, as ``reduce`` counts.
+        """How many of the ``n`` tokens of a sample are to remain after the encoder, counted as ``reduce`` counts.
 
         Args:
             total: tokens that the stock model would have had.
@@ -170,6 +196,8 @@ class Plan:
         A stage without a budget of its own, followed by k others, goes the (k+1)-th part of the way to the shared
         budget on a logarithmic scale, so that every stage has a choice.
         """
+        for note in self.notes:
+            context.note(note)
         total = context.total or [int(n) for n in tokens.batch.diff()]
         left = sum(s is not self.thinner for s in self.sharing)
         for stage in self.reducers:

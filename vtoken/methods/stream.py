@@ -14,10 +14,10 @@ from vtoken.methods import cuts
 
 
 class Criterion(Protocol):
-    """What a stream calls of its gate; ``Gate`` documents each."""
+    """The members of a gate that its stream reads; ``Gate`` documents each."""
 
     name: ClassVar[str]
-    anchor_source: Any
+    anchors: Any
     reference: Any
     refresh_seconds: float | None
     cut_histogram: float
@@ -150,7 +150,7 @@ class GateStream:
         forced, anchors = np.zeros(shape, bool), np.zeros(shape, bool)
         forced.flat[due] = True
         anchors.flat[self.gate.anchor_cells(self.grid, self._step)] = True
-        if self.gate.anchor_source == "encode":
+        if not self.gate.anchors.reuse:
             forced |= anchors
         keep = keep | forced
         self.refresh(step, keep)

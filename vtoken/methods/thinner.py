@@ -12,50 +12,27 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vtoken.data.budget import Budget
 from vtoken.encoders.packed import Step
-from vtoken.errors import InputError
 from vtoken.kernels.bipartite import Match, numbered
 from vtoken.kernels.merge import Folding
 from vtoken.kernels.varlen import Segments
-from vtoken.methods.registry import Method
+from vtoken.methods.budgeted import Budgeted
 
 Decision = tuple[Tensor, bool]
 
 
 @dataclass(kw_only=True)
-class Thinner(Method):
-    """A method that lets cells leave while the encoder runs; subclasses write ``decide``.
+class Thinner(Budgeted):
+    """A method that drops or merges cells while the encoder runs; subclasses write ``decide``.
 
     Attributes:
-        keep, tokens, per_second: a budget of this stage's own (at most one of them). It wins over the plan's, and a
-            share counts from the tokens that enter the encoder.
         exact: the published code to the letter instead of exact counts and raster order.
         exact_cells: whether ``exact`` means anything where a cell is several patches.
-
-    Raises:
-        InputError: a budget out of range, two of them, or one where none is taken.
     """
 
     kind: ClassVar[str] = "encoder"
-    keep: float | None = None
-    tokens: int | None = None
-    per_second: float | None = None
     exact: bool = False
     exact_cells: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if (own := self.own_budget()) and not self.needs_budget:
-            raise InputError(f"{self.name} decides itself how many tokens remain and takes no budget, got {own}")
-
-    @property
-    def needs_budget(self) -> bool:
-        """False where the method's own options say how many tokens remain."""
-        return True
-
-    def own_budget(self) -> Budget | None:
-        """The budget of this stage alone, or None where the plan's counts."""
-        return Budget.given(self.keep, self.tokens, self.per_second)
 
     def decide(self, step: Step) -> Decision | None:
         """Which cells join or go at this layer.

@@ -45,7 +45,7 @@ class DTD(Scorer):
             raise InputError(f"{self.name}:threshold={self.threshold} is a share of each step here, 0 to 1")
 
     @property
-    def needs_budget(self) -> bool:
+    def needs_budget(self) -> bool:  # type: ignore[override]
         return not self.exact
 
     def score(self, tokens: Tokens, context: Context) -> Tensor:

@@ -32,10 +32,8 @@ class EVS(Scorer):
     def score(self, tokens: Tokens, context: Context) -> Tensor:
         return 1 - adjacent_cosine(tokens.x, tokens.position)
 
-    def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Tensor:
-        if self.exact:
-            start, stop = tokens.batch[b : b + 2].tolist()
-            step = tokens.position[start:stop, 0]
-            first = int((step == step.min()).sum()) if len(step) else 0
-            k = max(first, k if self.keep is None else int(len(step) * self.keep))
-        return super().decide(tokens, b, k, context)
+    def count(self, tokens: Tokens, k: int) -> int:
+        if not self.exact or len(tokens) == 0:
+            return k
+        step = tokens.position[:, 0]
+        return max(int((step == step.min()).sum()), k if self.keep is None else int(len(tokens) * self.keep))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
 from vtoken.kernels.deal import deal
 from vtoken.kernels.topk import top_of_groups
+from vtoken.methods.options import Bound, Positive
 from vtoken.methods.reducer import Context, Pruner
 from vtoken.methods.registry import register
 from vtoken.methods.signals import SOURCES, attention
@@ -38,21 +38,13 @@ class GlobalCom2(Pruner):
         exact: the published code: step 0 is the thumbnail and the others its crops. Counts are rounded down, regions
             cut as there, and tokens come in its order: the thumbnail by descending score, then the crops in raster
             order.
-
-    Raises:
-        InputError: ``temperature`` or ``columns`` is out of range.
     """
 
     paper: ClassVar[str] = "GlobalCom2 (arXiv 2501.05179)"
     accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
-    temperature: float = 10.0
-    columns: int | None = None
+    temperature: Positive = 10.0
+    columns: Annotated[int | None, Bound(least=0)] = None
     exact: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.temperature <= 0 or (self.columns or 0) < 0:
-            raise InputError(f"{self}: temperature must be above 0 and columns at least 0")
 
     @property
     def wants(self) -> frozenset[str]:
@@ -71,11 +63,9 @@ class GlobalCom2(Pruner):
         chosen = over_images(tokens, k, columns, one, context, self.name)
         return chosen if self.exact else chosen.sort().values
 
-    def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Tensor:
-        sample = tokens.sample(b)
-        if not self.exact or self.is_identity(len(sample), k):
-            return super().decide(tokens, b, k, context)
-        return self.select(sample, k, context)
+    @property
+    def own_count(self) -> bool:
+        return self.exact
 
     def ratios(self, image: Tiles, score: Tensor, retention: float) -> Tensor:
         """Share of its tokens that each crop keeps, float32 [P], from the thumbnail's scores [F]."""

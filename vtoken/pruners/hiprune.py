@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
 from vtoken.kernels.topk import cells
+from vtoken.methods.options import Share
 from vtoken.methods.reducer import Context, Pruner
 from vtoken.methods.registry import register
 from vtoken.methods.signals import SOURCES, attention, per_step
@@ -30,22 +30,14 @@ class HiPrune(Pruner):
         middle_layer, last_layer: layers of the encoder, negative from the end. That the middle one is -12, half of a
             ViT-L, is our choice.
         exact: neighbours by index +-1 and +- the width, clamped, as in vLLM: they wrap around the ends of rows.
-
-    Raises:
-        InputError: ``alpha`` is out of range.
     """
 
     paper: ClassVar[str] = "HiPrune (arXiv 2508.00553), as in vLLM"
     accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
-    alpha: float = 0.1
+    alpha: Share = 0.1
     middle_layer: int = -12
     last_layer: int = -1
     exact: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.alpha <= 1:
-            raise InputError(f"{self.name}:alpha={self.alpha} must be 0 to 1")
 
     @property
     def wants(self) -> frozenset[str]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
 from vtoken.kernels.deal import deal
 from vtoken.kernels.topk import top, top_of_groups
+from vtoken.methods.options import Bound, Share
 from vtoken.methods.reducer import Context, Pruner
 from vtoken.methods.registry import register
 from vtoken.methods.signals import SOURCES, attention
@@ -36,21 +36,13 @@ class HiRED(Pruner):
         exact: the published code: step 0 is the overview and the others its crops. Regions are contiguous strips of
             the flat overview instead of the crops' places, and crop budgets are rounded down, so that up to one token
             a crop is lost.
-
-    Raises:
-        InputError: ``alpha`` or ``columns`` is out of range.
     """
 
     paper: ClassVar[str] = "HiRED, AAAI 2025 (arXiv 2408.10945)"
     accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
-    alpha: float = 0.5
-    columns: int | None = None
+    alpha: Share = 0.5
+    columns: Annotated[int | None, Bound(least=0)] = None
     exact: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.alpha <= 1 or (self.columns or 0) < 0:
-            raise InputError(f"{self}: alpha must be 0 to 1 and columns at least 0")
 
     @property
     def wants(self) -> frozenset[str]:
@@ -66,11 +58,12 @@ class HiRED(Pruner):
         columns = 0 if self.exact and self.columns is None else self.columns
         return over_images(tokens, k, columns, one, context, self.name).sort().values
 
-    def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Tensor:
-        sample = tokens.sample(b)
-        if not self.exact or self.is_identity(len(sample), k):
-            return super().decide(tokens, b, k, context)
-        return self.select(sample, k if self.keep is None else int(len(sample) * self.keep), context)
+    @property
+    def own_count(self) -> bool:
+        return self.exact
+
+    def count(self, tokens: Tokens, k: int) -> int:
+        return int(len(tokens) * self.keep) if self.exact and self.keep is not None else k
 
     def _image(self, image: Tiles, k: int, early: Tensor, late: Tensor) -> Tensor:
         full, crops = len(image.full), len(image.detail)

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.methods.frame_budget import FrameBudget
+from vtoken.methods.options import NotNegative
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
 from vtoken.methods.signals import text_of
@@ -34,17 +35,12 @@ class Quota(FrameBudget):
         power: the paper squares the probability; 0 gives every frame the same weight.
 
     Raises:
-        InputError: ``power`` below 0, or frame scores that do not fit.
+        InputError: frame scores that do not fit.
     """
 
     paper: ClassVar[str] = "QuoTA (arXiv 2503.08689), frame budgets; its scorer is a second model"
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
-    power: float = 2.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.power >= 0:
-            raise InputError(f"{self.name}:power={self.power} must be 0 or more")
+    power: NotNegative = 2.0
 
     def weights(self, tokens: Tokens, steps: Tensor, step: Tensor, context: Context) -> Tensor:
         given = context.extra.get("frame_scores")

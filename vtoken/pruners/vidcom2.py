@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
 from vtoken.kernels.topk import others, top, top_of_groups
+from vtoken.methods.options import Positive
 from vtoken.methods.reducer import Context, Pruner
 from vtoken.methods.registry import register
 
@@ -30,18 +30,10 @@ class VidCom2(Pruner):
 
     Attributes:
         temperature: of the softmax over frames, above 0.
-
-    Raises:
-        InputError: ``temperature`` is not above 0.
     """
 
     paper: ClassVar[str] = "VidCom2, Video Compression Commander (arXiv 2505.14454), as in vLLM"
-    temperature: float = 0.01
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.temperature > 0:
-            raise InputError(f"{self.name}:temperature={self.temperature} must be above 0")
+    temperature: Positive = 0.01
 
     def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
         _, frame, sizes = tokens.position[:, 0].unique(return_inverse=True, return_counts=True)

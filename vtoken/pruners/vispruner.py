@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
 from vtoken.kernels.distinct import distinct
+from vtoken.methods.options import Share
 from vtoken.methods.reducer import Context, Pruner
 from vtoken.methods.registry import register
 from vtoken.methods.signals import SOURCES, attention, per_step
@@ -27,19 +27,11 @@ class VisPruner(Pruner):
 
     Attributes:
         important_ratio: share of the budget that goes by attention, 0 to 1.
-
-    Raises:
-        InputError: ``important_ratio`` is out of range.
     """
 
     paper: ClassVar[str] = "VisPruner, ICCV 2025 (arXiv 2412.01818)"
     accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
-    important_ratio: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.important_ratio <= 1:
-            raise InputError(f"{self.name}:important_ratio={self.important_ratio} must be 0 to 1")
+    important_ratio: Share = 0.5
 
     def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
         score = attention(tokens, context, self.name, *SOURCES)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from vtoken.data.frames import Grid
 from vtoken.kernels.patch_gate import absolute_difference, block_max, block_mean, cell_max, side
-from vtoken.methods.gate import Gate
+from vtoken.methods.anchors import Anchors
+from vtoken.methods.gate import Gate, Threshold
+from vtoken.methods.options import Bound
 from vtoken.methods.registry import register
 from vtoken.methods.stream import GateStream
 from vtoken.tokenizers import flow
@@ -108,33 +110,25 @@ class Grt(Gate):
     paper: ClassVar[str] = "Dense Video Understanding with Gated Residual Tokenization, arXiv:2509.14199"
 
     run_position: Literal["start", "middle", "end"] = "middle"
-    threshold: float = 6.0
-    noise_gain: float = 1.8
-    noise_cap: float = 2.0
-    tiny_object: float = 60.0
-    tiny_object_noise: float = 1.5
+    threshold: Threshold = 6.0
+    noise_gain: Annotated[float, Bound(least=0, hint="noise_cap=1 switches the adaptation off")] = 1.8
+    noise_cap: Annotated[float, Bound(least=0, hint="1 switches the adaptation off")] = 2.0
+    tiny_object: Annotated[float, Bound(least=0, hint="255 switches the guard off")] = 60.0
+    tiny_object_noise: Annotated[float, Bound(least=0, hint="0 switches the guard off")] = 1.5
     motion: Literal["dis"] | None = None
     settle: bool = True
     merge: Literal["scene", "none"] | None = "scene"
-    merge_delta: float | None = None
+    merge_delta: Annotated[float | None, Bound(least=0, hint="merge=none switches the merging of scenes off")] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._number("noise_gain", "noise_cap=1 switches the adaptation off")
-        self._number("noise_cap", "1 switches the adaptation off")
-        self._number("tiny_object", "255 switches the guard off")
-        self._number("tiny_object_noise", "0 switches the guard off")
-        self._choice("motion", None, "dis")
-        self._choice("settle", True, False)
         self.merge = self.merge or "none"  # a plan's text reads none as None
-        self._choice("merge", "scene", "none")
-        self._number("merge_delta", "merge=none switches the merging of scenes off")
 
     def second_stage(self) -> tuple[str, dict[str, Any]] | None:
         if self.merge == "none":
             return None
-        anchors = {name: getattr(self, name) for name in ("anchors", "anchor_at", "anchor_seed")}
-        return "scene", {"delta": self.merge_delta, **anchors}
+        anchors = replace(Anchors.of(self.anchors), reuse=False)  # the merger has nothing to encode
+        return "scene", {"delta": self.merge_delta, "anchors": anchors}
 
     def score(self, current: np.ndarray, reference: np.ndarray, grid: Grid) -> np.ndarray:
         k = side(grid.cell, SUB_BLOCK)
