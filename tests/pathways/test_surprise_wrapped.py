@@ -193,8 +193,6 @@ def test_an_image_of_llava_is_a_clip_of_one_frame(pathway: str) -> None:
 
 @pytest.mark.parametrize("name", ["internvl", "llava_next", "gemma3", "mistral3", "video_llama_3"])
 @pytest.mark.parametrize("plan", ["jepa_surprise:encoder=/no | surprise:keep=0.5", "jepa_surprise:encoder=/no"])
-    "plan", ["jepa_surprise:encoder=/nowhere | surprise:keep=0.5", "jepa_surprise:encoder=/nowhere"]
-)
 def test_families_without_frames_refuse_before_anything_is_loaded(name: str, plan: str) -> None:
     model, title = model_of(name), families.of(model_of(name)).title
     with pytest.raises(UnsupportedError, match=f"jepa_surprise looks at the frames .*{title}; 'divprune' and 'evs'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,8 +13,8 @@ from vtoken.data.tokens import Tokens
 from vtoken.kernels.dpc_knn import dpc_scores
 from vtoken.kernels.segments import dynamic_cuts
 from vtoken.kernels.topk import top_of_groups
-from vtoken.kernels.units import batches, frames, means, nearest
-from vtoken.methods.merger import Groups, Merger
+from vtoken.kernels.units import BLOCK, batches, frames, means, nearest
+from vtoken.methods.merger import Groups, Merger, Mixture
 from vtoken.methods.options import AtLeast1, Share
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
@@ -28,8 +29,10 @@ class FastVID(Merger):
     """Keeps each frame's salient tokens and fuses the others of a segment around density peaks of its anchor frames.
 
     The clip is cut at its least similar neighbouring frames. In a segment every p-th frame, counted back from the
-    last, gives anchors: the best density peaks of its other tokens. Every other token joins the most similar anchor
-    of its segment. Tokens keep raster order; a fused one stands where its anchor does.
+    last, gives anchors: the best density peaks of its tokens that are not salient. Each anchor frame then fuses all
+    tokens of the segment that are not salient, every one into the most similar of its anchors; so a token goes into one
+    anchor of every anchor frame, and counts in the size of the most similar of all. Tokens keep raster order; a fused
+    one takes its anchor's position.
 
     Salience is published as the attention of SigLIP's pooling head (``pooling_attention``); where there is no such
     head the attention that a patch receives, or gets from the class token, takes its place. Frames are compared by
@@ -72,15 +75,10 @@ class FastVID(Merger):
         anchor = self._anchors(tokens.x, torch.where(salient, -1, frame), segment, around)
         kept = salient | anchor
         number = torch.where(kept, kept.cumsum(0) - 1, -1)
-        weight = torch.ones(len(tokens), device=frame.device)
-        part = frame if self.p == 1 else segment[frame]
-        for rows, heads in _pools(part, salient, anchor):
-            near = nearest(tokens.x[rows], tokens.x[heads])
-            own = rows[:, :, None] == heads[:, None]
-            near = torch.where(own.any(2), own.long().argmax(2), near)
-            number[rows] = number[heads.gather(1, near)]
-            weight[rows] = self._share(near, own.any(2), tokens.size[rows].float(), heads.shape[1])
-        return Groups(number, weight)
+        for rows, heads in _pools(frame if self.p == 1 else segment[frame], salient, anchor):
+            number[rows] = number[heads.gather(1, _joined(tokens.x, rows, heads)[0])]
+        mixture = self._mixture(tokens, number, salient, anchor, frame, segment, around)
+        return Groups(number, kept.float(), mixture)
 
     def _frame_features(self, tokens: Tokens, frame: Tensor, count: int, context: Context) -> Tensor:
         given = context.extra.get("frame_features")
@@ -112,15 +110,72 @@ class FastVID(Merger):
             chosen = order[place < paid[owner]]
         return torch.zeros_like(frame, dtype=torch.bool).index_fill_(0, chosen, True)
 
+    def _mixture(
+        self,
+        tokens: Tokens,
+        number: Tensor,
+        salient: Tensor,
+        anchor: Tensor,
+        frame: Tensor,
+        segment: Tensor,
+        around: Tensor,
+    ) -> Mixture:
+        """What goes into each token: a salient one alone, an anchor's share of its segment's other tokens."""
+        own = torch.bincount(frame[anchor], minlength=len(around))  # anchors of each frame
+        # the published code gives a frame with just as many anchors as it pays for its own pool alone
+        alone = own == around if self.exact else torch.full_like(own, self.p == 1, dtype=torch.bool)
+        chosen = salient.nonzero().squeeze(1)
+        parts = [Mixture(chosen, number[chosen], torch.ones(len(chosen), device=frame.device))]
+        for part, units in ((torch.arange(len(around), device=frame.device), alone), (segment, ~alone)):
+            units = (units & (own > 0)).nonzero().squeeze(1)
+            for rows, heads in _repeated(part, units, frame, salient, anchor, tokens.x.shape[1]):
+                near, mine = _joined(tokens.x, rows, heads)
+                weight = self._share(near, mine, tokens.size[rows].float(), heads.shape[1])
+                parts.append(Mixture(rows.flatten(), number[heads.gather(1, near)].flatten(), weight.flatten()))
+        return Mixture(*(torch.cat(p) for p in zip(*parts, strict=True)))
+
     def _share(self, near: Tensor, own: Tensor, size: Tensor, count: int) -> Tensor:
-        """Weight of each row in its anchor's token; 0 where what it joins is no anchor of the pool."""
-        if not bool(own.any()):
-            return torch.zeros_like(size)
+        """Weight [B, S] of each row in its anchor's token."""
         ones = torch.ones_like(size)
         members = ones.new_zeros(len(near), count).scatter_add_(1, near, ones).gather(1, near)
         total = ones.new_zeros(len(near), count).scatter_add_(1, near, size).gather(1, near)
         anchor = (1 / (members + 1)).clamp(min=self.beta)
         return (1 - anchor) * size / total + own * anchor
+
+
+def _joined(x: Tensor, rows: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
+    """For rows [B, S] the column of the most similar of heads [B, C], itself for a head, and which rows are heads."""
+    own = rows[:, :, None] == heads[:, None]
+    near = nearest(x[rows], x[heads])
+    return torch.where(own.any(2), own.long().argmax(2), near), own.any(2)
+
+
+def _repeated(
+    part: Tensor, units: Tensor, frame: Tensor, salient: Tensor, anchor: Tensor, width: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """For every frame of ``units``, in batches: rows [B, S] of its part that are not salient, and its anchors [B, C].
+
+    Args:
+        part: int64 [T], part of each frame.
+        units: int64 [U], frames with anchors.
+        width: of the features, which bounds a batch.
+    """
+    if len(units) == 0:
+        return
+    pool = (~salient).nonzero().squeeze(1)
+    pool = pool[part[frame[pool]].argsort(stable=True)]
+    sizes = torch.bincount(part[frame[pool]], minlength=int(part.max()) + 1)
+    begin, span = sizes.cumsum(0) - sizes, sizes[part[units]]
+    unit = torch.repeat_interleave(torch.arange(len(units), device=units.device), span)
+    place = torch.arange(len(unit), device=units.device) - (span.cumsum(0) - span)[unit]
+    rows = pool[begin[part[units]][unit] + place]
+    heads = anchor.nonzero().squeeze(1)
+    heads = heads[frame[heads].argsort(stable=True)]
+    count = torch.bincount(frame[heads], minlength=len(part))
+    first = count.cumsum(0) - count
+    for index, mine, c in batches(unit, count[units]):
+        for some, own in zip(*(v.split(max(1, BLOCK // (index.shape[1] * width))) for v in (index, mine)), strict=True):
+            yield rows[some], heads[first[units[own]][:, None] + torch.arange(c, device=units.device)]
 
 
 def _pools(part: Tensor, salient: Tensor, anchor: Tensor):

@@ -1,4 +1,4 @@
-"""GlobalCom2: the thumbnail commands how much each crop keeps, and votes on what."""
+"""GlobalCom2: the thumbnail's attention sets how much each crop keeps and weighs in on which tokens."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOGITS = "cls_logits"  # of the last layer
 @register("globalcom2")
 @dataclass(kw_only=True)
 class GlobalCom2(Pruner):
-    """Keeps the best tokens of a thumbnail and of its crops; the thumbnail decides what each crop is worth.
+    """Keeps the best tokens of a thumbnail and of its crops; the thumbnail sets the share of each crop.
 
     A crop keeps the share R (1 + w - mean w) of its tokens, where R is the share kept overall and w the softmax over
     crops of the thumbnail's scores in its region, divided by ``temperature``. Its tokens are ranked by their own score
@@ -34,7 +34,7 @@ class GlobalCom2(Pruner):
     Attributes:
         temperature: of the softmax over crops, above 0.
         columns: None where steps of one grid are images or frames of their own. Else step 0 is the thumbnail and every
-            other step a crop: how many are side by side, 0 for nearly square.
+            other step a crop: how many are side by side, 0 for the most nearly square grid that they fill.
         exact: the published code: step 0 is the thumbnail and the others its crops. Counts are rounded down, regions
             cut as there, and tokens come in its order: the thumbnail by descending score, then the crops in raster
             order.
@@ -75,7 +75,7 @@ class GlobalCom2(Pruner):
             part = region.new_tensor([max(1, image.side[0] // rows), max(1, image.side[1] // columns)])
             h, w = (image.place[0] // part).T
             region = h.clamp(max=rows - 1) * columns + w.clamp(max=columns - 1)
-        total = score.new_zeros(rows * columns).index_add_(0, region, score)
+        total = score.new_zeros(rows * columns).index_add_(0, region, score)[: image.crops]
         weight = (total / self.temperature).softmax(0)
         return (retention * (1 + weight - weight.mean())).clamp(max=1)
 

@@ -1,4 +1,4 @@
-"""HiRED: the overview says where the picture is busy, and the crops there may keep more."""
+"""HiRED: crops keep more tokens where the overview has more attention."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ EARLY = "cls_attention@0"  # the first layer of the encoder
 @register("hired")
 @dataclass(kw_only=True)
 class HiRED(Pruner):
-    """Keeps the most attended tokens of an overview and of its crops, more where the overview is busy.
+    """Keeps the most attended tokens of an overview and of its crops, more where the overview has more attention.
 
-    ``alpha`` of the budget goes to the overview. The rest goes to the crops in proportion to the marks in their region:
-    the top (1 - alpha) of the overview by attention of the first layer. Within each, the last layer but one decides.
-    An image of one tile, or a frame, is ranked as in ``cls``.
+    ``alpha`` of the budget goes to the overview. The rest goes to the crops in proportion to the marked tokens in their
+    region: the top (1 - alpha) of the overview by attention of the first layer. Within each, the last layer but one
+    decides. An image of one tile, or a frame, is ranked as in ``cls``.
 
     Attributes:
         alpha: share of the budget for the overview, 0 to 1.
         columns: None where steps of one grid are images or frames of their own. Else step 0 is the overview and every
-            other step a crop: how many are side by side, 0 for nearly square.
+            other step a crop: how many are side by side, 0 for the most nearly square grid that they fill.
         exact: the published code: step 0 is the overview and the others its crops. Regions are contiguous strips of
             the flat overview instead of the crops' places, and crop budgets are rounded down, so that up to one token
             a crop is lost.
@@ -70,11 +70,10 @@ class HiRED(Pruner):
         sub = min(k - min(int(k * self.alpha), full), crops)
         marks = top(early[image.full], int(full * (1 - self.alpha)))
         if self.exact and crops:
-            parts = len(image.sizes)
-            count = torch.bincount(marks // max(1, full // parts), minlength=parts)[:parts]
+            count = torch.bincount(marks // max(1, full // image.crops), minlength=image.crops)[: image.crops]
             quota = (count / count.sum().clamp(min=1) * sub).long().minimum(image.sizes)
         else:
-            count = torch.bincount(image.region[marks], minlength=len(image.sizes))
+            count = torch.bincount(image.region[marks], minlength=image.crops)[: image.crops]
             quota = deal(count, image.sizes, sub)
         chosen = top_of_groups(late[image.detail], image.crop, quota)
         return torch.cat([image.full[top(late[image.full], k - sub)], image.detail[chosen]])
