@@ -125,10 +125,7 @@ def test_hired_counts_the_crops_whatever_their_grid(crops: int, rate: float, alp
 def test_crops_without_a_canvas_fill_their_grid(crops: int, shape: tuple[int, int]):
     (image,) = images(grid(*[(3, 3)] * (crops + 1)), torch.zeros(9 * (crops + 1)), columns=0)
     assert image.grid == shape and image.crops == crops and image.sizes.tolist() == [9] * crops
-    assert (
-        sorted(set(image.region.tolist())) == list(range(min(crops, image.grid[0] * min(3, image.grid[1]))))[:crops]
-        or crops > 3
-    )
+    assert set(image.region.tolist()) <= set(range(crops))
 
 
 def globalcom2(data: dict[str, Tensor]) -> Tokens:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.tokenizers.scenes import BARE, GATES, blocks, check_invariants, gate, noisy, rebuild, run, static
 from vtoken.data.frames import GateMap, Grid
 from vtoken.errors import InputError
-from vtoken.kernels.patch_gate import block_max, block_mean, cell_max, copy_cells, side
+from vtoken.kernels.blocks import block_max, block_mean, cell_max, copy_cells, side
 from vtoken.methods.gate import Gate
 from vtoken.methods.plan import Plan
 

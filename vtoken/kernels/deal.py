@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vtoken.kernels.precision import wide
+
 
 def deal(weight: Tensor, limit: Tensor, k: int) -> Tensor:
     """int64 [G], k things dealt to G parts in proportion to their weights, none above its limit.
@@ -16,13 +18,13 @@ def deal(weight: Tensor, limit: Tensor, k: int) -> Tensor:
         weight: [G], at least 0; where all open parts weigh 0 they share equally.
         limit: int64 [G], at least 0.
     """
-    weight, quota = weight.double(), torch.zeros_like(limit)
+    weight, quota = wide(weight), torch.zeros_like(limit)
     k = min(k, int(limit.sum()))
     while (left := k - int(quota.sum())) > 0:
         free = quota < limit
         share = torch.where(free, weight, 0.0)
         if float(share.sum()) <= 0:
-            share = free.double()
+            share = wide(free)
         want = share / share.sum() * (k - quota[~free].sum()) - torch.where(free, quota, 0)
         step = torch.minimum(want.floor().long().clamp(min=0), limit - quota)
         if int(step.sum()) == 0:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vtoken.errors import InputError
-from vtoken.kernels.dispatch import use_triton
+from vtoken.kernels.dispatch import by_triton
 
 CANDIDATES = 256  # rows whose exact residuals are kept up to date between two updates of all rows
 DEPENDENT = 1e-5  # share of a row's own length below which float32 cannot tell what is left of it from nothing
@@ -32,11 +32,9 @@ def greedy_dpp(v: Tensor, k: int) -> Tensor:
     """
     if v.dim() != 2 or not v.is_floating_point() or not 0 <= k <= len(v):
         raise InputError(f"v must be floating [N, D] and k in 0..N, got {list(v.shape)} ({v.dtype}), k={k}")
-    if use_triton(v):
-        from vtoken.kernels.gpu import dpp as twin
-
-        picks, count = twin.greedy_dpp(v, k, DEPENDENT)
-        return picks[: int(count)]
+    found = by_triton(v, "dpp.greedy_dpp", v, k, DEPENDENT)
+    if found is not None:
+        return found[0][: int(found[1])]
     v = v.float()
     n = len(v)
     residual = v.square().sum(1)

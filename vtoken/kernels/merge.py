@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from vtoken.errors import InputError
-from vtoken.kernels.dispatch import use_triton
+from vtoken.kernels.dispatch import by_triton
 
 HALF = (torch.float16, torch.bfloat16)
 CACHED = 1 << 18  # elements in float32 that stay in a CPU's cache: 1 MiB
@@ -53,10 +53,9 @@ def merge_tokens(
     if not values:
         return []
     mean = [v.is_floating_point() and not g for v, g in zip(values, gather, strict=True)]
-    if use_triton(values[0]):
-        from vtoken.kernels.gpu.merge import merge_tokens as twin
-
-        return twin(list(values), rows, offsets, share, head, mean)
+    found = by_triton(values[0], "merge.merge_tokens", list(values), rows, offsets, share, head, mean)
+    if found is not None:
+        return found
     groups = _Groups(rows, offsets, share, head)
     return [groups.sum(v) if m else v.index_select(0, head) for v, m in zip(values, mean, strict=True)]
 

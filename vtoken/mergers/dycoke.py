@@ -11,6 +11,7 @@ from torch import Tensor
 from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.cosine import earlier_in_cell, paired_cosine
+from vtoken.kernels.precision import wide
 from vtoken.kernels.topk import cells, shares, spread, top_of_groups
 from vtoken.methods.merger import Groups, Merger
 from vtoken.methods.options import Share
@@ -60,7 +61,7 @@ class DyCoke(Merger):
         whole = torch.arange(count, device=frame.device) % WINDOW == 2
         whole[: count - 2] = False  # only in the last window
         compared = (level == 0) & ~whole
-        quota = torch.where(compared, ((1 - self.ratio) * sizes.double()).long(), sizes)
+        quota = torch.where(compared, ((1 - self.ratio) * wide(sizes)).long(), sizes)
         if count % 2:
             context.note(f"{self.name}: exact=True drops the last of {count} frames, as the published code does")
             quota[-1] = 0

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vtoken.data.tokens import Tokens
 from vtoken.kernels.dpc_knn import dpc_scores
+from vtoken.kernels.precision import wide
 from vtoken.kernels.segments import dynamic_cuts
 from vtoken.kernels.topk import top_of_groups
 from vtoken.kernels.units import BLOCK, batches, frames, means, nearest
@@ -67,9 +68,9 @@ class FastVID(Merger):
         frame, quota = frames(tokens.position, k)
         if self.exact:
             frame = tokens.position[:, 0].unique(return_inverse=True)[1]
-            quota = (torch.bincount(frame).double() * (self.keep or k / len(tokens))).long()
+            quota = (wide(torch.bincount(frame)) * (self.keep or k / len(tokens))).long()
         segment = dynamic_cuts(self._frame_features(tokens, frame, len(quota), context), self.c, self.tau)
-        around = (quota.double() * self.d).long()  # anchors that each frame pays for
+        around = (wide(quota) * self.d).long()  # anchors that each frame pays for
         salient = torch.zeros(len(tokens), dtype=torch.bool, device=frame.device)
         salient[top_of_groups(score, frame, quota - around)] = True
         anchor = self._anchors(tokens.x, torch.where(salient, -1, frame), segment, around)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
 from vtoken.data.tokens import Tokens
+from vtoken.kernels.precision import wide
 from vtoken.kernels.topk import spread
 from vtoken.kernels.units import BLOCK, batches, first, frames
 from vtoken.methods.merger import Merger, in_order
@@ -133,7 +134,8 @@ class PruMergePlus(PruMerge):
 
 def _outliers(score: Tensor) -> int:
     """How many of the scores [S] lie above Q3 + 1.5 (Q3 - Q1)."""
-    low, high = score.double().quantile(torch.tensor([0.25, 0.75], dtype=torch.float64, device=score.device))
+    score = wide(score)
+    low, high = score.quantile(score.new_tensor([0.25, 0.75]))
     return int((score > high + 1.5 * (high - low)).sum())
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
+from vtoken.kernels.precision import wide
 from vtoken.kernels.units import batches, frames
 from vtoken.methods.merger import Groups, Merger, in_order
 from vtoken.methods.options import Bound, NotNegative
@@ -120,8 +121,8 @@ class VFlowOpt(Merger):
 
     def _cells(self, position: Tensor, unit: Tensor, quota: Tensor | None) -> Tensor:
         """Number of the cell of every row, int64 [N]; with a quota, no frame has more cells than that."""
-        place = (position[:, 1:] - position[:, 1:].amin(0)).double()
-        side = torch.full((int(unit.max()) + 1,), self.m, dtype=torch.float64, device=unit.device)
+        place = wide(position[:, 1:] - position[:, 1:].amin(0))
+        side = torch.full((int(unit.max()) + 1,), self.m, dtype=place.dtype, device=unit.device)
         while True:
             key = torch.cat([unit[:, None], (place / side[unit][:, None]).long()], dim=1)
             cells, cell = key.unique(dim=0, return_inverse=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from vtoken.data.frames import GateMap, Grid
 from vtoken.errors import InputError
-from vtoken.kernels.patch_gate import copy_cells
+from vtoken.kernels.blocks import copy_cells
 from vtoken.methods import cuts
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.cosine import adjacent_cosine
+from vtoken.kernels.precision import wide
 from vtoken.kernels.topk import shares, spread, top, top_of_groups
 from vtoken.methods.reducer import Context, Scorer
 from vtoken.methods.registry import register
@@ -58,7 +59,7 @@ class DTD(Scorer):
             return (score >= -self.threshold).nonzero().squeeze(1)
         if self.exact:
             seen = torch.bincount(step[~fresh], minlength=len(sizes))
-            return top_of_groups(score, step, sizes - (seen.double() * self.threshold).long())
+            return top_of_groups(score, step, sizes - (wide(seen) * self.threshold).long())
         first = fresh.nonzero().squeeze(1)
         if k <= len(first):
             return first[spread(len(first), k, first.device)]

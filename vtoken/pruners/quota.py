@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
+from vtoken.kernels.precision import widest
 from vtoken.methods.frame_budget import FrameBudget
 from vtoken.methods.options import NotNegative
 from vtoken.methods.reducer import Context
@@ -47,7 +48,7 @@ class Quota(FrameBudget):
         if given is None:
             text = text_of(context, self.name, tokens.x.shape[1])
             return _relevance(tokens.x, step, len(steps), text) ** self.power
-        score = torch.as_tensor(given[context.sample], dtype=torch.float64, device=tokens.x.device)
+        score = torch.as_tensor(given[context.sample], dtype=widest(tokens.x.device), device=tokens.x.device)
         if score.dim() != 1 or len(score) <= int(steps.max()) or not bool((score >= 0).all() & score.isfinite().all()):
             raise InputError(
                 f"{self.name}: frame_scores of sample {context.sample} must be one finite number of at least 0 for "

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 from vtoken.encoders.packed import Step
 from vtoken.errors import InputError
 from vtoken.kernels.bipartite import Match, energy_match
+from vtoken.kernels.precision import wide
 from vtoken.methods.options import Bound
 from vtoken.methods.registry import register
 from vtoken.methods.thinner import Merging
@@ -59,7 +60,7 @@ class PiToMe(Merging):
     def remaining(self, start: Tensor, goal: Tensor, layer: int, layers: int) -> Tensor:
         if layer == layers:
             return goal
-        share = (goal.double() / start.clamp(min=1)) ** (layer / layers)
+        share = (wide(goal) / start.clamp(min=1)) ** (layer / layers)
         return (start * share).round().long()
 
     def published(self, count: Tensor, layer: int, layers: int) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vtoken.data.frames import Grid
-from vtoken.kernels.patch_gate import absolute_difference, block_max, block_mean, cell_max, side
+from vtoken.kernels.blocks import absolute_difference, block_max, block_mean, cell_max, side
 from vtoken.methods.gate import Gate, Threshold
 from vtoken.methods.registry import register
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vtoken.data.frames import Grid
-from vtoken.kernels.patch_gate import as_cells
+from vtoken.kernels.blocks import as_cells
 
 if TYPE_CHECKING:
     from vtoken.methods.gate import Gate

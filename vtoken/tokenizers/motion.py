@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 
 from vtoken.data.frames import Grid
-from vtoken.kernels.patch_gate import absolute_difference, block_max, block_mean, cell_max, side
+from vtoken.kernels.blocks import absolute_difference, block_max, block_mean, cell_max, side
 from vtoken.methods.anchors import Anchors
 from vtoken.methods.gate import Gate, Threshold
 from vtoken.methods.options import Bound

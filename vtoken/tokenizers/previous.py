@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from vtoken.data.frames import Grid
-from vtoken.kernels.patch_gate import absolute_difference, block_mean, cell_max, side
+from vtoken.kernels.blocks import absolute_difference, block_mean, cell_max, side
 from vtoken.methods.gate import Gate, Threshold
 from vtoken.methods.normalize import Normalization, scale
 from vtoken.methods.registry import register

@@ -9,7 +9,7 @@ import numpy as np
 
 from vtoken.data.frames import Grid
 from vtoken.errors import InputError
-from vtoken.kernels.patch_gate import as_cells, block_sum, cell_max, side
+from vtoken.kernels.blocks import as_cells, block_sum, cell_max, side
 from vtoken.methods.gate import KEEPS_CHANGES, Gate
 from vtoken.methods.normalize import Normalization, normalize
 from vtoken.methods.options import AtLeast0, AtLeast1, Bound
