@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -114,13 +115,14 @@ class Merger(Reducer):
         if all(made.weight is None for made in decisions):
             return None
         parts = []
-        for made, size in zip(decisions, tokens.size.float().split(tokens.batch.diff().tolist()), strict=True):
+        for made, (start, stop) in zip(decisions, pairwise(tokens.ends), strict=True):
+            size = tokens.size[start:stop].float()
             parts.append(shares_of(made.number, size) if made.weight is None else made.weight.float())
         return torch.cat(parts)
 
     def _fused(self, tokens: Tokens, decisions: list[Groups], merged: Tokens, name: str, context: Context) -> Tensor:
         plain = merged.x if name == "x" else merged.signals[name]
-        parts = [plain[merged.batch[b] : merged.batch[b + 1]] for b in range(merged.samples)]
+        parts = [plain[a:b] for a, b in pairwise(merged.ends)]
         for b, (own, _, mixture, anchors) in enumerate(decisions):
             context.sample = b
             if mixture is not None:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import Union
 
 from vtoken.data.budget import Budget
@@ -198,7 +199,7 @@ class Plan:
         """
         for note in self.notes:
             context.note(note)
-        total = context.total or [int(n) for n in tokens.batch.diff()]
+        total = context.total or [stop - start for start, stop in pairwise(tokens.ends)]
         left = sum(s is not self.thinner for s in self.sharing)
         for stage in self.reducers:
             if not stage.needs_budget or stage.own_budget() is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -113,7 +114,7 @@ class Reducer(Budgeted):
             return tokens
         decisions = []
         with torch.no_grad():  # gradients flow through what is kept, not through the decision
-            for b, n in enumerate(tokens.batch.diff().tolist()):
+            for b, n in enumerate(stop - start for start, stop in pairwise(tokens.ends)):
                 if isinstance(budget, Budget):
                     k = budget.resolve(n, context.length(b))
                 else:
@@ -174,8 +175,7 @@ class Pruner(Reducer):
         return index
 
     def apply(self, tokens: Tokens, decisions: list[Tensor], context: Context) -> Tokens:
-        starts = tokens.batch.tolist()
-        index = torch.cat([rows + start for rows, start in zip(decisions, starts, strict=False)])
+        index = torch.cat([rows + start for rows, start in zip(decisions, tokens.ends, strict=False)])
         if len(index) == len(tokens) and torch.equal(index, torch.arange(len(index), device=index.device)):
             return tokens  # nothing dropped, nothing copied
         return tokens.take(index)
