@@ -9,13 +9,13 @@ import torch
 from torch.nn.functional import normalize
 
 from vtoken.data.tokens import Tokens
-from vtoken.kernels.topk import others, top
+from vtoken.kernels.topk import others, shares, top, top_of_groups
 from vtoken.methods.absorb import absorb
 from vtoken.methods.merger import Groups, Merger
 from vtoken.methods.options import Share
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
-from vtoken.methods.signals import SOURCES, attention, per_step, text_of
+from vtoken.methods.signals import SOURCES, attention, text_of
 
 
 @register("recoverable")
@@ -42,7 +42,8 @@ class Recoverable(Merger):
         text = normalize(text_of(context, self.name, tokens.x.shape[1]), dim=1)
         like = normalize(tokens.x.float(), dim=1) @ text.mean(0)
         seen = k - int(k * self.recovered)
-        kept = torch.cat([rows[top(score[rows], own)] for rows, own in per_step(tokens.position, seen)])
+        _, step, sizes = tokens.position[:, 0].unique(return_inverse=True, return_counts=True)
+        kept = top_of_groups(score, step, shares(sizes, seen))
         rest = others(kept, len(tokens))
         kept = torch.cat([kept, rest[top(like[rest], k - seen)]])
         return absorb(tokens, kept.sort().values)

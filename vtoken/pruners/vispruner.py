@@ -10,10 +10,12 @@ from torch import Tensor
 
 from vtoken.data.tokens import Tokens
 from vtoken.kernels.distinct import distinct
+from vtoken.kernels.topk import shares
+from vtoken.kernels.units import batches
 from vtoken.methods.options import Share
 from vtoken.methods.reducer import Context, Pruner
 from vtoken.methods.registry import register
-from vtoken.methods.signals import SOURCES, attention, per_step
+from vtoken.methods.signals import SOURCES, attention
 
 
 @register("vispruner")
@@ -35,13 +37,12 @@ class VisPruner(Pruner):
 
     def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
         score = attention(tokens, context, self.name, *SOURCES)
-        kept = [
-            rows[self._frame(score[rows], tokens.x[rows], own)] for rows, own in per_step(tokens.position, k) if own
-        ]
+        _, step, sizes = tokens.position[:, 0].unique(return_inverse=True, return_counts=True)
+        kept = []
+        for rows, _, own in batches(step, shares(sizes, k)):
+            order = rows.gather(1, score[rows].argsort(dim=1, descending=True, stable=True))
+            important = int(own * self.important_ratio)
+            rest = order[:, important:]
+            others = rest.gather(1, distinct(tokens.x[rest], own - important))
+            kept.append(torch.cat([order[:, :important], others], dim=1).flatten())
         return torch.cat(kept).sort().values
-
-    def _frame(self, score: Tensor, x: Tensor, k: int) -> Tensor:
-        order = score.argsort(descending=True, stable=True)
-        important = int(k * self.important_ratio)
-        rest = order[important:]
-        return torch.cat([order[:important], rest[distinct(x[rest], k - important)]])
