@@ -13,7 +13,7 @@ from torch.nn.functional import normalize, one_hot
 
 from vtoken.kernels.bipartite import bipartite_match, energy, energy_match, groups
 from vtoken.kernels.flowcut import flow_score, prune_count
-from vtoken.kernels.merge import Folding
+from vtoken.kernels.merge import Merge
 from vtoken.thinners.tome import schedule
 
 
@@ -28,7 +28,7 @@ def rows(data: Tensor) -> Tensor:
 def test_tome_golden(golden: Path) -> None:
     d = load(golden, "tome_rand")
     group = groups(bipartite_match(d["metric"], d["r"].expand(2)), exact=True)
-    plain, sized = (Folding(group.flatten(), s.flatten(), True) for s in (torch.ones(2, 64), d["size_in"]))
+    plain, sized = (Merge(group.flatten(), s.flatten(), True) for s in (torch.ones(2, 64), d["size_in"]))
     torch.testing.assert_close(plain(rows(d["x"])), rows(d["out"]))
     torch.testing.assert_close(plain.size, d["size"].flatten())
     torch.testing.assert_close(sized(rows(d["x"])), rows(d["out_with_size"]))
@@ -51,7 +51,7 @@ def test_pitome_golden(golden: Path) -> None:
     torch.testing.assert_close(energy(unit @ unit.transpose(1, 2), float(d["margin"])), d["energy"])
     match = energy_match(d["x"], torch.tensor([16, 16]), float(d["margin"]))
     group = groups(match, exact=True)
-    fold = Folding(group.flatten(), torch.ones(128), True)
+    fold = Merge(group.flatten(), torch.ones(128), True)
     torch.testing.assert_close(fold(rows(d["x"])), rows(d["out"]))
     torch.testing.assert_close(fold.size, d["size"].flatten())
     assert torch.equal(one_hot(group - torch.tensor([[0], [48]]), 48).transpose(1, 2), d["source"].long())
@@ -129,7 +129,7 @@ def test_energy_match_of_ragged_counts(seed: int, n: int) -> None:
 
 def test_folding_keeps_lone_rows_and_takes_the_heaviest_place() -> None:
     x = torch.randn(5, 2, 3, dtype=torch.bfloat16).flatten(0, 1)  # two rows a number
-    fold = Folding(torch.tensor([1, 0, 1, -1, 2]), torch.tensor([1.0, 2, 3, 4, 5]))
+    fold = Merge(torch.tensor([1, 0, 1, -1, 2]), torch.tensor([1.0, 2, 3, 4, 5]))
     assert fold.group.tolist() == [1, 0, 1, -1, 2] and fold.head.tolist() == [1, 2, 4]
     assert fold.size.tolist() == [2, 4, 5]
     out = fold(x, unit=2).unflatten(0, (3, 2))

@@ -128,7 +128,7 @@ def oracle(frames: np.ndarray, grid: Grid, clip: int, past: int) -> np.ndarray:
 @pytest.mark.parametrize(("clip", "past", "count"), [(8, 8, 16), (4, 8, 11), (4, 2, 13), (3, 1, 9), (8, 8, 1)])
 def test_surprise_is_that_of_the_stock_model(encoder: str, grid: Grid, clip: int, past: int, count: int) -> None:
     frames = noise(count, grid)
-    found = JepaSurprise(encoder=encoder, clip=clip, past=past, usual=0).cells(frames, grid)
+    found = JepaSurprise(encoder=encoder, clip=clip, past=past, baseline_decay=0).cells(frames, grid)
     want = oracle(frames, grid, clip, past)
     assert list(found) == ["surprise"] and found["surprise"].dtype == np.float32
     assert found["surprise"].shape == (grid.steps(count), grid.rows, grid.columns)
@@ -141,8 +141,8 @@ def test_surprise_is_that_of_the_stock_model(encoder: str, grid: Grid, clip: int
 @pytest.mark.parametrize(("clip", "rate"), [(2, 0.5), (4, 1.0), (8, 0.1)])
 def test_what_is_usual_in_a_place_is_taken_off(encoder: str, clip: int, rate: float) -> None:
     frames = noise(14, GRID)
-    own = JepaSurprise(encoder=encoder, clip=clip, usual=0).cells(frames, GRID)["surprise"]
-    found = JepaSurprise(encoder=encoder, clip=clip, usual=rate).cells(frames, GRID)["surprise"]
+    own = JepaSurprise(encoder=encoder, clip=clip, baseline_decay=0).cells(frames, GRID)["surprise"]
+    found = JepaSurprise(encoder=encoder, clip=clip, baseline_decay=rate).cells(frames, GRID)["surprise"]
     mean = own[1]  # a step of this grid is one of the model's
     for step in range(1, len(own)):
         np.testing.assert_allclose(found[step], own[step] - mean, atol=1e-5)
@@ -309,7 +309,7 @@ def test_plan_text_comes_back(name: str) -> None:
         ({"past": -1}, r"jepa_surprise:past=-1 must be a whole number of at least 1"),
         ({"clip": 2.5}, r"jepa_surprise:clip=2\.5 must be a whole number"),
         ({"past": True}, r"jepa_surprise:past=True must be a whole number"),
-        ({"usual": 1.5}, r"jepa_surprise:usual=1\.5 must be a finite number from 0 to 1"),
+        ({"baseline_decay": 1.5}, r"jepa_surprise:baseline_decay=1\.5 must be a finite number from 0 to 1"),
         ({"encoder": 3}, r"jepa_surprise:encoder=3 must be text"),
         ({"layers": 3}, r"no option 'layers'; it has: encoder, clip, past"),
     ],

@@ -35,7 +35,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def raw(**options: Any) -> Gate:
     """The gate by the surprise itself, as the oracle tells it."""
-    return gate("jepa", **({"usual": 0.0, "encoder": "tiny"} | options))
+    return gate("jepa", **({"baseline_decay": 0.0, "encoder": "tiny"} | options))
 
 
 def by_step(frames: np.ndarray, grid: Grid, past: int) -> np.ndarray:
@@ -116,8 +116,8 @@ def test_a_later_step_changes_no_earlier_decision(encoder: str, grid: Grid, step
 def test_what_is_usual_in_a_place_is_taken_off(encoder: str, rate: float) -> None:
     """As the pathway does it, step by step."""
     frames, free = noise(12, GRID), BARE | {"threshold": 1e6}
-    found = run(gate("jepa", encoder=encoder, usual=rate, **free), frames, GRID).score
-    want = JepaSurprise(encoder=encoder, clip=TUBE, usual=rate).cells(frames, GRID)["surprise"]
+    found = run(gate("jepa", encoder=encoder, baseline_decay=rate, **free), frames, GRID).score
+    want = JepaSurprise(encoder=encoder, clip=TUBE, baseline_decay=rate).cells(frames, GRID)["surprise"]
     np.testing.assert_allclose(found, want, atol=1e-6)
     assert not np.allclose(found[1:], run(raw(encoder=encoder, **free), frames, GRID).score[1:])
 
@@ -180,15 +180,15 @@ def test_a_gated_clip_reaches_the_language_model(name: str, encoder: str) -> Non
     visual = [("video", clip)] if "video" in family.modalities else [("image", f[None]) for f in clip]
     inputs = family.inputs(model, [[("text", 5), *visual, ("text", 4)]])
     stock, options = model(**inputs).logits, {"max_new_tokens": 3, "do_sample": False}
-    with vtoken.wrapped(model, f"jepa:encoder={encoder},usual=0,threshold=0"):
+    with vtoken.wrapped(model, f"jepa:encoder={encoder},baseline_decay=0,threshold=0"):
         torch.testing.assert_close(model(**inputs).logits, stock, atol=1e-5, rtol=1e-4)
-        model.vtoken.plan = f"jepa:encoder={encoder},usual=0,threshold=1.1,cut_kept=1 | divprune:keep=0.5"
+        model.vtoken.plan = f"jepa:encoder={encoder},baseline_decay=0,threshold=1.1,cut_kept=1 | divprune:keep=0.5"
         out = model.generate(**inputs, **options)
         assert torch.equal(out, model.generate(**inputs, **options, use_cache=False))
         report = model.vtoken.report
     assert report.encoded < report.cells and report.tokens < report.encoded
     video = moving_block(9, 84, 112, seed=3)
-    plan = f"jepa:encoder={encoder},usual=0,threshold=1.1,cut_kept=1"
+    plan = f"jepa:encoder={encoder},baseline_decay=0,threshold=1.1,cut_kept=1"
     answer = vtoken.ask(model, tokenizer_of(model), video, "what?", native_fps=4, plan=plan, max_new_tokens=2)
     assert answer.report.encoded < answer.report.cells and 0 < answer.clip.gate.kept < 1
     assert "gate" in answer.report.milliseconds and "pathway" not in answer.report.milliseconds
@@ -196,7 +196,9 @@ def test_a_gated_clip_reaches_the_language_model(name: str, encoder: str) -> Non
 
 def test_it_goes_with_the_pruner_of_the_same_score(encoder: str) -> None:
     model, video = model_of("qwen2_5_vl"), moving_block(9, 84, 112, seed=3)
-    plan = f"jepa:encoder={encoder},usual=0,threshold=1.1 | jepa_surprise:encoder={encoder} | surprise:tokens=40"
+    plan = (
+        f"jepa:encoder={encoder},baseline_decay=0,threshold=1.1 | jepa_surprise:encoder={encoder} | surprise:tokens=40"
+    )
     answer = vtoken.ask(model, tokenizer_of(model), video, "what?", native_fps=4, plan=plan, max_new_tokens=2)
     assert answer.report.tokens == 40 and {"gate", "pathway"} <= set(answer.report.milliseconds)
     with pytest.raises(UnsupportedError, match="so jepa cannot gate it; 'evs' drops"):
@@ -208,7 +210,7 @@ def test_it_goes_with_the_pruner_of_the_same_score(encoder: str) -> None:
     [
         ({"past": 0}, r"jepa:past=0 must be a whole number of at least 1"),
         ({"past": -1}, r"jepa:past=-1 must be"),
-        ({"usual": -0.1}, r"jepa:usual=-0\.1 must be a finite number from 0 to 1"),
+        ({"baseline_decay": -0.1}, r"jepa:baseline_decay=-0\.1 must be a finite number from 0 to 1"),
         ({"past": 1.5}, r"jepa:past=1\.5 must be a whole number"),
         ({"threshold": -0.5}, r"jepa:threshold=-0\.5 must be a finite number of at least 0; 0 keeps every cell"),
         ({"threshold": float("nan")}, r"jepa:threshold=nan must be a finite number"),

@@ -1,4 +1,4 @@
-"""Tokens: a ragged batch of visual tokens in which features, positions and signals always move together."""
+"""Tokens: a ragged batch of visual tokens whose features, positions and signals always move together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vtoken.errors import InputError
-from vtoken.kernels.merge import Folding
+from vtoken.kernels.merge import Merge
 
 
 @dataclass
@@ -20,8 +20,8 @@ class Tokens:
         x: [N, D] features.
         position: int32 [N, 3], (t, h, w) in the grid of the language model's tokens.
         time: float32 [N], seconds.
-        size: float32 [N], how many source cells the token stands for.
-        source: int64 [C], for every source cell the row of the token that stands for it, -1 if dropped.
+        size: float32 [N], how many source cells the token represents.
+        source: int64 [C], for every source cell the row of the token that represents it, -1 if dropped.
         batch: int64 [B + 1], offsets of the samples in the rows.
         signals: row-aligned tensors [N, ...], such as ``cls_attention`` or ``deepstack.0``.
 
@@ -157,7 +157,7 @@ class Tokens:
             raise InputError("merge: group numbers must rise with the samples")
         if wrong[2]:
             raise InputError("merge: every size must be above 0")
-        fold = Folding(group, self.size.float(), ordered=True, weight=None if weight is None else weight.float())
+        fold = Merge(group, self.size.float(), ordered=True, weight=None if weight is None else weight.float())
         features = [n for n in self.signals if weight is None or n.startswith("deepstack.")]
         others = [n for n in self.signals if n not in features]
         stacks, rest = [self.signals[n] for n in features], [self.signals[n] for n in others]

@@ -11,7 +11,7 @@ from vtoken.errors import InputError
 from vtoken.kernels.dispatch import by_triton
 
 BLOCK = 1 << 19  # scores of one thread at a time: they stay in a core's cache between product, softmax and sum
-GPU_BLOCK = 1 << 25  # a GPU wants few launches
+GPU_BLOCK = 1 << 25  # large, so that a GPU has few launches
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Which rows are merged into which: ToMe's bipartite soft matching and PiToMe's, which protects informative rows.
 
-Both only decide; ``kernels.merge.Folding`` applies a decision to any row-aligned tensor.
+Both only decide; ``kernels.merge.Merge`` applies a decision to any row-aligned tensor.
 """
 
 from __future__ import annotations

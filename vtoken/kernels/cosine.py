@@ -11,7 +11,7 @@ from vtoken.kernels.dispatch import by_triton, use_triton
 from vtoken.kernels.topk import cells
 
 BLOCK = 1 << 16  # elements of features at a time: float32 copies of two blocks stay in a CPU's cache
-GPU_BLOCK = 1 << 24  # a GPU wants few launches
+GPU_BLOCK = 1 << 24  # large, so that a GPU has few launches
 EPS = 1e-8  # shorter rows count as this long
 
 

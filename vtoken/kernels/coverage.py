@@ -1,4 +1,4 @@
-"""Greedy facility location: pick the column that adds most to what the picked ones cover."""
+"""Greedy facility location: pick the row that adds most to what the picked rows cover."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from vtoken.errors import InputError
 from vtoken.kernels.dispatch import by_triton
 
 CANDIDATES = 256  # rows whose exact residuals are kept up to date between two updates of all rows
-DEPENDENT = 1e-5  # share of a row's own length below which float32 cannot tell what is left of it from nothing
+DEPENDENT = 1e-5  # share of a row's own length below which its residual in float32 is only rounding error
 
 
 def greedy_dpp(v: Tensor, k: int) -> Tensor:
@@ -50,7 +50,7 @@ def greedy_dpp(v: Tensor, k: int) -> Tensor:
         bound = float(alive[outside[0]]) if len(outside) else -torch.inf
         gram = v[near] @ v[near].T - factor[:done, near].T @ factor[:done, near]
         chosen, lower = _pick(gram, floor[near], bound, len(factor) - done)
-        if len(chosen) == 0:  # the exact residuals say that none of them is independent
+        if len(chosen) == 0:  # by the exact residuals none of them is independent
             residual[near] = -torch.inf
             continue
         rows = near[chosen]

@@ -1,4 +1,4 @@
-"""The plain torch version of each operation: slow, short, and the truth that the fast ones are tested against."""
+"""The plain torch version of each operation: slow and short; the fast ones are tested against it."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def varlen_attention(
     return out if segments.inverse is None else out[segments.inverse]
 
 
-EXTRA = 8  # channels: kernels want widths that are multiples of 8
+EXTRA = 8  # channels: the kernels need widths that are multiples of 8
 
 
 def widened(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""DyCoke's token temporal merging: later frames keep only what differs from the frame they are compared with."""
+"""DyCoke's token temporal merging: later frames keep the tokens that differ from the frame they are compared with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FastVID: cut the clip where frames differ, keep what is salient, fuse the rest around anchors in time."""
+"""FastVID: cut the clip where frames differ, keep salient tokens, fuse the rest around anchors of some frames."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class FastVID(Merger):
             frame = tokens.position[:, 0].unique(return_inverse=True)[1]
             quota = (wide(torch.bincount(frame)) * (self.keep or k / len(tokens))).long()
         segment = dynamic_cuts(self._frame_features(tokens, frame, len(quota), context), self.c, self.tau)
-        around = (wide(quota) * self.d).long()  # anchors that each frame pays for
+        around = (wide(quota) * self.d).long()  # anchors that each frame has in its share
         salient = torch.zeros(len(tokens), dtype=torch.bool, device=frame.device)
         salient[top_of_groups(score, frame, quota - around)] = True
         anchor = self._anchors(tokens.x, torch.where(salient, -1, frame), segment, around)
@@ -95,10 +95,12 @@ class FastVID(Merger):
             rank[rows] = best.argsort(dim=1)
         length = torch.bincount(segment)
         back = length.cumsum(0)[segment] - 1 - torch.arange(len(segment), device=frame.device)
-        late = back % self.p > 0  # frames that give no anchors while those of anchor frames last
+        late = (
+            back % self.p > 0
+        )  # frames that are no anchor frames: they give anchors only when those have no tokens left
         paid = torch.zeros_like(length).index_add_(0, segment, around)
         pool = (frame >= 0).nonzero().squeeze(1)
-        if self.exact:  # frames of a segment pay alike there
+        if self.exact:  # there all frames of a segment have equal shares
             quota = torch.where(late, 0, around * length[segment] // -(-length[segment] // self.p))
             chosen = pool[rank[pool] < quota[frame[pool]]]
         else:

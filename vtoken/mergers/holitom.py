@@ -1,4 +1,4 @@
-"""HoliTom: merge what stands still within optimal segments of frames, then keep what is attended to."""
+"""HoliTom: merge static tokens within optimal segments of frames, then keep the most attended ones."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ from vtoken.methods.signals import checked
 @register("holitom")
 @dataclass(kw_only=True)
 class HoliTom(Merger):
-    """Averages what stands still within segments of frames, then thins still and moving tokens to the budget.
+    """Averages static tokens within segments of frames, then reduces static and moving tokens to the budget.
 
-    Dynamic programming cuts the clip where most tokens are saved by sending places that stay alike once a segment.
-    The still tokens of a segment are clustered by DPC-KNN; of the moving ones each frame keeps the most attended. A
+    Dynamic programming cuts the clip so that sending a static place once a segment saves the most tokens. The static tokens of a segment are clustered by DPC-KNN; of the moving ones each frame keeps the most attended. A
     moving token that is not kept counts into the size of the most similar kept one but adds nothing to its features.
-    Where standing still alone goes below the budget, the weakest matches are undone.
+    Where the static averages alone go below the budget, the weakest matches are undone.
 
     Attributes:
-        tau: cosine above which a place stands still between two frames.
+        tau: cosine above which a place is static between two frames.
         D: share of each frame's moving tokens that are clusters of the less attended ones.
         beta: weight of a cluster's centre; the other members share the rest.
         K: nearest tokens that make the density, at most the number of clusters.

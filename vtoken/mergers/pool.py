@@ -20,7 +20,7 @@ from vtoken.methods.registry import register
 @register("pool")
 @dataclass(kw_only=True)
 class Pool(Merger):
-    """Averages neighbouring tokens of every frame on a coarser grid, as many cells as the budget says.
+    """Averages neighbouring tokens of every frame on a coarser grid with as many cells as the budget.
 
     A whole grid is cut into bands of rows, and each band into cells, as square as they go; bands differ by at most one
     cell, so that any count is met, and a quarter of an even grid is plain 2 x 2 pooling. Where a gate left holes, the

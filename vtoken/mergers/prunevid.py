@@ -1,4 +1,4 @@
-"""PruneVid before the language model: cluster frames into segments, average what is static, cluster what is left."""
+"""PruneVid before the language model: cluster frames into segments, average static tokens, cluster the rest."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vtoken.methods.registry import register
 class PruneVid(Merger):
     """Averages what is static within segments of similar frames, then clusters static and dynamic tokens.
 
-    Frame means are clustered by DPC-KNN and made contiguous; a place whose tokens are alike over a whole segment is
+    Frame means are clustered by DPC-KNN and made contiguous; a place whose tokens are similar over a whole segment is
     static and becomes one token. The static tokens of a segment and the dynamic ones of each frame are then clustered
     by DPC-KNN, each part to its share of the budget. Where the static averages alone go below the budget, the weakest
     matches are undone.
@@ -36,7 +36,7 @@ class PruneVid(Merger):
         cluster_ratio: clusters as a share of a part's tokens, with ``exact``.
         k: nearest neighbours that make the density.
         exact: as published: ``cluster_ratio`` of every part of more than 2 k tokens, so no budget is taken; a segment's
-            static tokens stand before its frames, and clusters by falling score.
+            static tokens come before its frames, and clusters by falling score.
     """
 
     paper: ClassVar[str] = "PruneVid (arXiv 2412.16117), before the language model"

@@ -1,4 +1,4 @@
-"""Recoverable Compression: prune by the encoder, then take back what the question is about."""
+"""Recoverable Compression: prune by the encoder's attention, then recover tokens that are similar to the question."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vtoken.methods.signals import SOURCES, attention, text_of
 @register("recoverable")
 @dataclass(kw_only=True)
 class Recoverable(Merger):
-    """Keeps what the encoder attends to, recovers pruned tokens that are like the question, and merges the others.
+    """Keeps the most attended tokens, recovers pruned ones that are similar to the question, and merges the others.
 
     From the abstract, as the code is not public: it says that the similarity of question and visual tokens recovers
     pruned tokens, that less important ones are merged, and that nothing is trained. Ours are the fixed share of the

@@ -1,4 +1,4 @@
-"""Run-length merging: tokens that stay the same in one place become one, with the length of the run."""
+"""Run-length merging: similar consecutive tokens of one place become one, whose size is the length of the run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ APART = 4.0  # more than any two cosines differ
 @register("runlength")
 @dataclass(kw_only=True)
 class RunLength(Merger):
-    """Fuses runs of like tokens in one place over time; the length of a run is its size.
+    """Fuses runs of similar tokens in one place over time; the length of a run is its size.
 
     What RLT does to patches before the encoder, on features after it. Tokens are compared with the one before in the
     same place, by cosine. With a budget the weakest links are cut until k runs are left. Where that is fewer than

@@ -1,4 +1,4 @@
-"""GRT stage 2, Semantic-Scene Intra-Tokenization Merging: neighbouring scenes that look alike become one."""
+"""GRT stage 2, Semantic-Scene Intra-Tokenization Merging: similar neighbouring scenes become one."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ class Chain:
 @register("scene")
 @dataclass(kw_only=True)
 class Scene(Merger):
-    """Averages the key tokens of neighbouring scenes that look alike, keeps the changed tokens of both (GRT stage 2).
+    """Averages the key tokens of similar neighbouring scenes and keeps the changed tokens of both (GRT stage 2).
 
     A scene's key tokens are those of its first step, which the gate keeps whole. Every token is read as a distribution
     over its features, and scenes are compared by the Jensen-Shannon divergence of the distributions of their key frames
     over places and features, which is the mean divergence of the tokens in one place. From left to right, a scene whose
     divergence from the one before is below ``delta`` joins it: key tokens in one place become their mean, weighted by
-    the cells they stand for, and the next scene is compared with that mean. Order is by time; a merged token stands
-    where its heaviest member stood, the first among equals.
+    their source cells, and the next scene is compared with that mean. Order is by time; a merged token has the
+    position of its heaviest member, the first among equals.
 
     Nothing is computed where a sample has one scene, and nothing changes where no scene repeats its neighbour.
 
@@ -62,8 +62,8 @@ class Scene(Merger):
         delta: largest divergence that merges, in nats (0 to 0.69); None for 0.05, and 0.4 with ``exact``.
         cell_delta: a key token whose own divergence is not below this counts as changed and stays (ours: a new line
             of text on a slide is not averaged away); None averages all of them, as the paper does.
-        anchors: tokens of a key step that stay on their own, by default the last in raster order, so that the language
-            model keeps the clock (ours); 0 for the paper's rule.
+        anchors: tokens of a key step that are not averaged, by default the last in raster order, so that the language model
+            keeps the clock (ours); 0 for the paper's rule.
         neighbours: "next" compares a scene with the one before; "all" with every earlier one of the clip, and joins the
             nearest (ours).
         exact: compare as the released code does: features are averaged over the key frame and sent through the language
@@ -120,8 +120,8 @@ class Scene(Merger):
             head = context.extra.get("lm_head")
             if head is None:
                 raise InputError(
-                    "scene:exact=True compares through the language model's lm_head, which is not at hand here; it is "
-                    "in a wrapped model"
+                    "scene:exact=True compares through the language model's lm_head, which is not given here; a "
+                    "wrapped model gives it"
                 )
             logits = head(torch.stack([a.pooled, b.pooled]).to(next(head.parameters()).dtype)).float()
             return float(reversed_jensen_shannon(*logits.log_softmax(-1))), averaged

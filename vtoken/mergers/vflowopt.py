@@ -26,10 +26,10 @@ class VFlowOpt(Merger):
 
     The map is the mean attention of global queries, those that receive more than t times the mean, plus alpha_v times
     the softmax of the patches' grey-level entropy. The least important tokens of a frame are fused within square
-    cells of side m, weighted by the map, and stand where the most important of them did. Just so many go that the
-    budget is met; where even one token a cell is too many, cells grow by a quarter until they fit.
+    cells of side m, weighted by the map, at the position of the most important of them. As many are fused as the
+    budget asks for; where even one token a cell is too many, cells grow by a quarter until they fit.
 
-    Global queries need every patch's attention row (``attention`` [N, patches of a frame]); an encoder that tells only
+    Global queries need every patch's attention row (``attention`` [N, patches of a frame]); an encoder that gives only
     the attention received makes every query global, and t has no effect. The published settings are calibrated for
     each budget and model; the defaults are those for 25 %.
 

@@ -1,4 +1,4 @@
-"""VisionZip: keep what the encoder attends to, fuse the rest into evenly spaced targets."""
+"""VisionZip: keep the most attended tokens, fuse the rest into evenly spaced targets."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def absorb(tokens: Tokens, kept: Tensor, per_frame: bool = True) -> Groups:
     Args:
         tokens: one sample.
         kept: int64 [k], different rows, ascending, k at least 1.
-        per_frame: a token goes to a kept one of its own step, if there is one.
+        per_frame: a token joins a kept one of its own step, if there is one.
     """
     number = torch.full((len(tokens),), -1, dtype=torch.long, device=tokens.x.device)
     number[kept] = torch.arange(len(kept), device=kept.device)

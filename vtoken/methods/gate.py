@@ -1,4 +1,4 @@
-"""Gate: what every method that decides before the encoder shares.
+"""Gate: base of the methods that decide before the encoder.
 
 A gate compares each time step of a clip with what its receiver already has, cell by cell, and keeps the cells that
 changed. A subclass writes ``score``; the base gives whole first steps and scenes, time anchors, timed refresh, the

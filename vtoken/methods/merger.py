@@ -1,4 +1,4 @@
-"""Merger: what every method that fuses tokens shares."""
+"""Merger: base of the methods that fuse tokens."""
 
 from __future__ import annotations
 
@@ -146,8 +146,8 @@ class Merger(Reducer):
 
 
 def _absorbed(anchors: Tensor, n: int) -> Groups:
-    """Anchors alone, for a budget that holds no more: every other row counts to the nearest anchor before it, whose
-    features stay as they are (the first anchor takes what comes before)."""
+    """Anchors alone, for a budget no larger than them: every other row counts in the size of the nearest anchor before it
+    (of the first anchor where there is none), whose features stay as they are."""
     rows = torch.arange(n, device=anchors.device)
     weight = torch.zeros(n, device=anchors.device).index_fill(0, anchors, 1.0)
     return Groups((torch.searchsorted(anchors, rows, right=True) - 1).clamp(min=0), weight, anchors=rows)

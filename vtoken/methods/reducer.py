@@ -1,4 +1,4 @@
-"""Reducer, Pruner and Scorer: what every method that acts after the encoder shares.
+"""Reducer, Pruner and Scorer: bases of the methods that act after the encoder.
 
 A method decides for one sample; the base does the rest: it loops over the samples of a ragged batch, resolves the
 budget to an exact count, keeps the time anchors and moves every signal with ``Tokens.take``. A scorer only scores; the
@@ -28,7 +28,7 @@ Count = Callable[[int, int], int]
 
 @dataclass
 class Context:
-    """What a method may know besides the tokens.
+    """The inputs of a method besides the tokens.
 
     Attributes:
         seconds: length of each sample's video in seconds, one entry a sample; nan where unknown.
@@ -36,7 +36,7 @@ class Context:
             ``wants`` names "text".
         total: tokens each sample had before any stage, or None where this is the first stage.
         sample: number of the sample at hand; the base sets it.
-        extra: what a family offers beyond signals, such as CLIP text embeddings.
+        extra: inputs beyond signals, such as CLIP text embeddings.
         notes: lines for the report, such as a fallback that a method took.
     """
 

@@ -70,7 +70,7 @@ class Method:
     def missing(cls, given: Collection[str]) -> list[str]:
         """What the method lacks when these signals are given, in words; empty when it can run.
 
-        ``cls_attention@*`` among them stands for the signal of every layer.
+        ``cls_attention@*`` among them means the signal of every layer.
         """
         lacks = sorted(name for name in cls.needs if not has(given, name))
         if cls.accepts and not any(has(given, name) for name in cls.accepts):
@@ -182,7 +182,7 @@ def parse(text: str, plan: str | None = None) -> Method:
 
 
 def split(text: str, mark: str) -> list[str]:
-    """The parts of a text between marks that stand outside of brackets."""
+    """The parts of a text between marks that are outside of brackets."""
     parts, depth = [""], 0
     for letter in text:
         depth += (letter in "([") - (letter in ")]")

@@ -42,7 +42,7 @@ class GateStream:
 
     Attributes:
         content: what skipped cells are compared with: [r, H, W] or [r, H, W, 3], see ``Gate.content``.
-        predicted: for each frame of the step at hand, what a skipped cell shows, or None before the second step.
+        predicted: for each frame of the current step, the content of skipped cells, or None before the second step.
     """
 
     def __init__(self, gate: Criterion, grid: Grid) -> None:
@@ -59,13 +59,13 @@ class GateStream:
         self._pending_pts: list[float] = []
         self._last_pts = -math.inf
         self._finished = False
-        # what the receiver has
+        # the state of the receiver
         self._step = 0
         self._scene = -1
         self._source = np.zeros((grid.rows, grid.columns), np.int32)  # step of the last keep of each cell
         self._start = 0.0
         self._turn = 0  # how many turns of the timed refresh have passed since the start
-        # the frame before the step at hand
+        # the frame before the current step
         self.previous: np.ndarray | None = None
         self._histogram: np.ndarray | None = None
 
@@ -101,7 +101,7 @@ class GateStream:
         self._finished = True
         return self._map(steps)
 
-    # What a gate with state of its own may replace.
+    # Methods that a gate with state of its own may override.
 
     def compare(self, step: np.ndarray) -> np.ndarray:
         """Score of a step against the content: float32 [h, w]."""
@@ -114,7 +114,7 @@ class GateStream:
         return self.gate.changed(score)
 
     def restart(self) -> None:
-        """Forget what was learnt of the scene that just ended."""
+        """Clear what was estimated from the scene that just ended."""
 
     def refresh(self, step: np.ndarray, keep: np.ndarray) -> None:
         """Take the kept cells of a step, or all of it, as the content."""

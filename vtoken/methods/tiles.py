@@ -1,8 +1,8 @@
 """Images given as an overview and crops: which tokens are which, and which crop covers what of the overview.
 
 Two layouts are known. LLaVA-NeXT: a step is the overview, the next the canvas of all crops without its padding, which
-has a larger grid. Tiles: step 0 is the overview, every further step one crop; this cannot be told from the frames of a
-video, so a method's option must say it.
+has a larger grid. Tiles: step 0 is the overview, every further step one crop; this looks like the frames of a
+video, so a method has an option for it.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class JepaSurprise(Pathway):
         clip: frames encoded together, rounded up to whole steps of the model; longer clips cost less and locate a
             change in time less exactly.
         past: frames before a clip that its prediction uses.
-        usual: rate at which the running mean of a place follows its surprise; the mean is subtracted. 0 for none.
+        baseline_decay: rate at which the running mean of a place follows its surprise; the mean is subtracted. 0 for none.
 
     Raises:
         InputError: no ``encoder``.
@@ -47,7 +47,7 @@ class JepaSurprise(Pathway):
     encoder: str = ""
     clip: AtLeast1 = 2
     past: AtLeast1 = 8
-    usual: Share = 0.5
+    baseline_decay: Share = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,7 +64,7 @@ class JepaSurprise(Pathway):
 
     def watch(self, grid: Grid) -> SurpriseWatch:
         dense = loaded(self.encoder)
-        foresight = Foresight(dense, max(1, self.past // dense.tubelet), self.usual)
+        foresight = Foresight(dense, max(1, self.past // dense.tubelet), self.baseline_decay)
         return SurpriseWatch(foresight, self.window, grid)
 
 

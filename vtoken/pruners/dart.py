@@ -1,4 +1,4 @@
-"""DART: drop what duplicates a few pivots."""
+"""DART: drop the tokens that duplicate a few pivots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Differential token drop on features (TimeChat-Online): drop what repeats the step before."""
+"""Differential token drop on features (TimeChat-Online): drop tokens that repeat the step before."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from vtoken.methods.registry import register
 class DTD(Scorer):
     """Drops the tokens most like the token in the same place one step earlier; the first step stays.
 
-    Similarity is the cosine of features. Behind a gate, the last earlier token in the place counts, and a place seen
-    for the first time stays. With a budget the count is exact: a first step that is larger is thinned evenly.
+    Similarity is the cosine of features. Behind a gate, the last earlier token in the place counts, and the first
+    token in a place stays. With a budget the count is exact: a first step that is larger is thinned evenly.
 
     Attributes:
-        absolute: one bar for all steps, else the same share of every step.
+        absolute: one threshold for all steps, else the same share of every step.
         threshold: with ``exact``, tokens above this cosine are dropped, or, without ``absolute``, this share of every
             step, rounded down.
         exact: the published rule by ``threshold``, whatever count that gives; takes no budget.

@@ -1,4 +1,4 @@
-"""EVS: drop what looks like the same place one time step earlier."""
+"""EVS: drop tokens that are similar to the token in the same place one time step earlier."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vtoken.methods.registry import register
 class EVS(Scorer):
     """Keeps the tokens least like the token in the same place at the previous step.
 
-    The score is 1 - cosine of features; a place seen for the first time ranks before everything, so that the first
+    The score is 1 - cosine of features; the first token in a place ranks before all others, so that the first
     frame comes first. Behind a gate, the last earlier token that is present in the place counts. The budget is
     exact, also where it is smaller than the first frame.
 

@@ -1,4 +1,4 @@
-"""FoPru: keep what the encoder's own patches attend to, token by token or in whole rows."""
+"""FoPru: keep the tokens that other patches attend to, one by one or in whole rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HiPrune: objects from a middle layer, their neighbours, and the summary of the last layer."""
+"""HiPrune: tokens attended to in a middle layer, their neighbours, and those attended to in the last layer."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class HiPrune(Pruner):
     """Keeps the most attended tokens of a middle layer, their neighbours, and the most attended of the last layer.
 
     Per frame: anchors are the top tokens of the middle layer, buffers their four neighbours in the grid, registers the
-    top of the last layer among the others. Without a signal of single layers, the encoder's one attention signal
-    serves for both, and the report says so.
+    top of the last layer among the others. Without signals of single layers, the encoder's one attention signal
+    is used for both, and the report says so.
 
     Attributes:
         alpha: share of the budget for anchors and buffers, 0 to 1; a fifth of it are anchors.

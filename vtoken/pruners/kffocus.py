@@ -24,7 +24,7 @@ class KFFocus(FrameBudget):
     """Keeps more tokens of frames with little temporal redundancy; another pruner chooses within each frame.
 
     A frame's weight is its novelty: the mean over its tokens of 1 - cosine with the token in the same place at the
-    step before, where a place seen for the first time counts as 1. The paper trains a model around this idea and
+    step before, where the first token in a place counts as 1. The paper trains a model around this idea and
     finds key frames from the redundancy of neighbours; here only the budgets by redundancy are taken, without training.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""MMTok: keep the tokens that best cover the question and the picture."""
+"""MMTok: keep the tokens that best cover the question and the visual tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random tokens: the baseline that a method has to beat."""
+"""Random tokens: a baseline."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from vtoken.methods.registry import register
 class Random(Scorer):
     """Keeps a random set, the same one for equal seeds and token counts.
 
-    The draw depends on the seed and on how many tokens a sample has, on nothing else: not on its place in the batch,
-    the device or torch's own random state. Sets of rising size contain each other.
+    The draw depends only on the seed and on the number of tokens of a sample: not on its place in the batch, the device
+    or torch's own random state. Sets of rising size contain each other.
 
     Attributes:
         seed: whole number of at least 0, below 2^63.

@@ -1,4 +1,4 @@
-"""Fewer frames, evenly spaced: what every video pipeline does, as a baseline."""
+"""Fewer frames, evenly spaced: a baseline."""
 
 from __future__ import annotations
 

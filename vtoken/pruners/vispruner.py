@@ -21,10 +21,10 @@ from vtoken.methods.signals import SOURCES, attention
 @register("vispruner")
 @dataclass(kw_only=True)
 class VisPruner(Pruner):
-    """Keeps the tokens the class token attends to, then as many others that are least alike, in every frame.
+    """Keeps the tokens the class token attends to, then as many others that differ most, in every frame.
 
     The others are de-duplicated round by round: split the list at even and odd places, and drop the eight even ones
-    that are most like some odd one. Cosines are those of the tokens at hand; the published code takes the features
+    that are most similar to some odd one. Cosines are those of the tokens at hand; the published code takes the features
     before the projector.
 
     Attributes:

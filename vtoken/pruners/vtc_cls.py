@@ -1,4 +1,4 @@
-"""VTC-CLS: the class token's attention, summed over the later layers."""
+"""VTC-CLS: attention of the class token, summed over the later layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PiToMe: as ToMe, but what looks like little else is protected."""
+"""PiToMe: as ToMe, but tokens that are similar to few others are protected."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from vtoken.methods.thinner import Merging
 @register("pitome")
 @dataclass(kw_only=True)
 class PiToMe(Merging):
-    """Merges tokens that look like many others at every encoder layer, and protects those that do not.
+    """Merges tokens that are similar to many others at every encoder layer, and protects those that are not.
 
     With a budget every layer keeps the same share of its tokens.
 
     Attributes:
         ratio: share that each layer keeps as in the paper, instead of a budget.
-        margin: cosine from which tokens count as alike; None lets it fall from 0.75 to 0 over the layers, as for DeiT.
+        margin: cosine from which tokens count as similar; None lets it fall from 0.75 to 0 over the layers, as for DeiT.
         alpha: how much unlike tokens lower the energy.
         prop_attn: see ``Merging``.
         exact: order the tokens as the published code does; needs ``ratio``.

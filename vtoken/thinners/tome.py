@@ -1,4 +1,4 @@
-"""ToMe: alike tokens merge inside the encoder, a few at every layer."""
+"""ToMe: merges similar tokens inside the encoder, a few at every layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vtoken.methods.thinner import Merging
 @register("tome")
 @dataclass(kw_only=True)
 class ToMe(Merging):
-    """Merges the most alike tokens of each frame at every encoder layer, by bipartite soft matching.
+    """Merges the most similar tokens of each frame at every encoder layer, by bipartite soft matching.
 
     Attributes:
         r: tokens to merge at each layer as in the paper, instead of a budget: a number, (number, inflection), or one

@@ -11,7 +11,7 @@ from vtoken.kernels.blocks import absolute_difference, block_max, block_mean, ce
 from vtoken.methods.gate import Gate, Threshold
 from vtoken.methods.registry import register
 
-PATCH = 14  # pixels; larger cells are judged patch by patch, for a mean over 28 px misses what one over 14 px sees
+PATCH = 14  # pixels; larger cells are compared patch by patch: a mean over 28 px misses small changes
 
 
 @register("mad")

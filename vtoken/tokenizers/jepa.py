@@ -25,7 +25,7 @@ class JepaStream(GateStream):
 
         super().__init__(gate, grid)
         dense = loaded(self.gate.encoder)
-        self._foresight = Foresight(dense, max(1, self.gate.past // dense.tubelet), self.gate.usual)
+        self._foresight = Foresight(dense, max(1, self.gate.past // dense.tubelet), self.gate.baseline_decay)
         self._score: np.ndarray | None = None  # of the step at hand, where it was compared
 
     def restart(self) -> None:
@@ -62,7 +62,7 @@ class Jepa(Gate):
             running mean of the place.
         encoder: V-JEPA 2 checkpoint, by hub id or folder, or "tiny" for the toy in the package. Required.
         past: frames before a step that its prediction uses.
-        usual: rate at which the running mean of a place follows its score; the mean is subtracted. 0 for none.
+        baseline_decay: rate at which the running mean of a place follows its score; the mean is subtracted. 0 for none.
 
     Raises:
         InputError: no ``encoder``.
@@ -74,7 +74,7 @@ class Jepa(Gate):
     threshold: Threshold = 0.02
     encoder: str = ""
     past: AtLeast1 = 8
-    usual: Share = 0.5
+    baseline_decay: Share = 0.5
 
     def __post_init__(self) -> None:
         from vtoken.encoders.vjepa import named

@@ -17,7 +17,7 @@ from vtoken.methods.stream import GateStream
 from vtoken.tokenizers import flow
 
 SUB_BLOCK = 7  # pixels
-ATTACK, RELEASE = 0.1, 0.5  # low-pass of the noise: slow to believe in more of it, fast to believe in less
+ATTACK, RELEASE = 0.1, 0.5  # low-pass of the noise: slow to rise, fast to fall
 
 
 class MotionStream(GateStream):
@@ -25,7 +25,7 @@ class MotionStream(GateStream):
 
     gate: Grt
     noise: float | None = None
-    apart: np.ndarray | None = None  # how far the frames of the last step differ in the cells that were kept
+    apart: np.ndarray | None = None  # score between the frames of the last step in the cells that were kept
 
     def restart(self) -> None:
         self.noise = None
@@ -84,7 +84,7 @@ class MotionStream(GateStream):
 class Grt(Gate):
     """Keeps what moved: mean luma change of a 7x7 sub-block since the cell's last refresh, with noise adaptation.
 
-    This is stage 1. Stage 2, the merging of neighbouring scenes that look alike, is the merger ``scene``, which a plan
+    This is stage 1. Stage 2, the merging of similar neighbouring scenes, is the merger ``scene``, which a plan
     with this gate runs after the encoder.
 
     Luma; cells of 14 px have 4 sub-blocks, of 28 px 16; sub-blocks of 8 px where 7 does not divide the cell. A cell is
@@ -101,7 +101,7 @@ class Grt(Gate):
         motion: "dis" compares with content moved along the optical flow, by whole pixels per cell; a moved cell is then
             kept only where the residual exceeds the threshold. About 10 times slower. None compares in place.
         settle: where a step has several frames (Qwen's have two), a cell that changes between them is kept in the next
-            step too: its token shows the change, and nothing else would show what it changed to. Not with ``motion``.
+            step too: its token shows both contents, and no later token would show the new one. Not with ``motion``.
         merge: "scene" for both stages of the paper, "none" for stage 1 alone.
         merge_delta: scenes merge below this divergence; None for the default of ``scene``.
     """

@@ -21,7 +21,7 @@ GRT = "Dense Video Understanding with Gated Residual Tokenization, arXiv:2509.14
 
 @dataclass(kw_only=True)
 class PatchVectors(Gate):
-    """What SSIM and L2 share: the published mode on normalised RGB patch vectors.
+    """Base of SSIM and L2: the published mode on normalised RGB patch vectors.
 
     Attributes:
         threshold: None for the default of the mode.

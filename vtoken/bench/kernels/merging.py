@@ -9,7 +9,7 @@ from torch.nn.functional import cosine_similarity, normalize
 from vtoken.bench.kernels.case import Case, Form, Setting, Target
 from vtoken.kernels.bipartite import bipartite_match, groups
 from vtoken.kernels.cosine import adjacent_cosine
-from vtoken.kernels.merge import Folding, merge_tokens
+from vtoken.kernels.merge import Merge, merge_tokens
 
 WIDTH, HEAD = 1152, 72
 BANDWIDTH = Target("share of the measured copy", lambda r: r.share, ">=", 0.8, "cuda")
@@ -65,7 +65,7 @@ def merging(setting: Setting) -> Case:
     values, size = _values(setting, n)
     r = n // 4
     into = groups(bipartite_match(setting.randn(16, n // 16, HEAD), torch.full((16,), r // 16, device=setting.device)))
-    folding = Folding(into.flatten(), size)
+    folding = Merge(into.flatten(), size)
     share, head = folding.share, folding.head
     left = len(head)
 
@@ -99,7 +99,7 @@ def match_and_merge(setting: Setting) -> Case:
     r = torch.tensor([n // 4], device=setting.device)
 
     def ours() -> Tensor:
-        return Folding(groups(bipartite_match(metric, r)).flatten(), size, ordered=True)(x)
+        return Merge(groups(bipartite_match(metric, r)).flatten(), size, ordered=True)(x)
 
     def mean() -> Tensor:
         return _tome_merge(x, *_tome_match(metric[0], n // 4), "mean")

@@ -55,7 +55,7 @@ class Spent:
 
 
 def operation(frame: FrameType) -> str:
-    """Module and function or class, as in ``merge.Folding``."""
+    """Module and function or class, as in ``merge.Merge``."""
     module = Path(frame.f_code.co_filename).stem
     owner = frame.f_locals.get("self")
     return f"{module}.{type(owner).__name__ if owner is not None else frame.f_code.co_name}"
