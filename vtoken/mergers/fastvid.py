@@ -95,9 +95,7 @@ class FastVID(Merger):
             rank[rows] = best.argsort(dim=1)
         length = torch.bincount(segment)
         back = length.cumsum(0)[segment] - 1 - torch.arange(len(segment), device=frame.device)
-        late = (
-            back % self.p > 0
-        )  # frames that are no anchor frames: they give anchors only when those have no tokens left
+        late = back % self.p > 0  # no anchor frames: they give anchors only when those have no tokens left
         paid = torch.zeros_like(length).index_add_(0, segment, around)
         pool = (frame >= 0).nonzero().squeeze(1)
         if self.exact:  # there all frames of a segment have equal shares

@@ -26,9 +26,10 @@ from vtoken.methods.signals import checked
 class HoliTom(Merger):
     """Averages static tokens within segments of frames, then reduces static and moving tokens to the budget.
 
-    Dynamic programming cuts the clip so that sending a static place once a segment saves the most tokens. The static tokens of a segment are clustered by DPC-KNN; of the moving ones each frame keeps the most attended. A
-    moving token that is not kept counts into the size of the most similar kept one but adds nothing to its features.
-    Where the static averages alone go below the budget, the weakest matches are undone.
+    Dynamic programming cuts the clip so that sending a static place once a segment saves the most tokens. The static
+    tokens of a segment are clustered by DPC-KNN; of the moving ones each frame keeps the most attended. A moving token
+    that is not kept counts in the size of the most similar kept one but adds nothing to its features. Where the static
+    averages alone go below the budget, the weakest matches are undone.
 
     Attributes:
         tau: cosine above which a place is static between two frames.

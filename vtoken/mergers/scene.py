@@ -62,8 +62,8 @@ class Scene(Merger):
         delta: largest divergence that merges, in nats (0 to 0.69); None for 0.05, and 0.4 with ``exact``.
         cell_delta: a key token whose own divergence is not below this counts as changed and stays (ours: a new line
             of text on a slide is not averaged away); None averages all of them, as the paper does.
-        anchors: tokens of a key step that are not averaged, by default the last in raster order, so that the language model
-            keeps the clock (ours); 0 for the paper's rule.
+        anchors: tokens of a key step that are not averaged, by default the last in raster order, so that the language
+            model keeps the clock (ours); 0 for the paper's rule.
         neighbours: "next" compares a scene with the one before; "all" with every earlier one of the clip, and joins the
             nearest (ours).
         exact: compare as the released code does: features are averaged over the key frame and sent through the language

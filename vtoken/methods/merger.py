@@ -146,8 +146,10 @@ class Merger(Reducer):
 
 
 def _absorbed(anchors: Tensor, n: int) -> Groups:
-    """Anchors alone, for a budget no larger than them: every other row counts in the size of the nearest anchor before it
-    (of the first anchor where there is none), whose features stay as they are."""
+    """Anchors alone, with unchanged features, for a budget no larger than them.
+
+    Every other row counts in the size of the nearest anchor before it, or of the first anchor.
+    """
     rows = torch.arange(n, device=anchors.device)
     weight = torch.zeros(n, device=anchors.device).index_fill(0, anchors, 1.0)
     return Groups((torch.searchsorted(anchors, rows, right=True) - 1).clamp(min=0), weight, anchors=rows)

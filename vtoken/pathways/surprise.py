@@ -34,7 +34,8 @@ class JepaSurprise(Pathway):
         clip: frames encoded together, rounded up to whole steps of the model; longer clips cost less and locate a
             change in time less exactly.
         past: frames before a clip that its prediction uses.
-        baseline_decay: rate at which the running mean of a place follows its surprise; the mean is subtracted. 0 for none.
+        baseline_decay: rate at which the running mean of a place follows its surprise; the mean is subtracted. 0 for
+            no mean.
 
     Raises:
         InputError: no ``encoder``.

@@ -24,8 +24,8 @@ class VisPruner(Pruner):
     """Keeps the tokens the class token attends to, then as many others that differ most, in every frame.
 
     The others are de-duplicated round by round: split the list at even and odd places, and drop the eight even ones
-    that are most similar to some odd one. Cosines are those of the tokens at hand; the published code takes the features
-    before the projector.
+    that are most similar to some odd one. Cosines are of the tokens that enter the stage; the published code takes the
+    features before the projector.
 
     Attributes:
         important_ratio: share of the budget that goes by attention, 0 to 1.

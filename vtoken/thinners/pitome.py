@@ -26,7 +26,7 @@ class PiToMe(Merging):
 
     Attributes:
         ratio: share that each layer keeps as in the paper, instead of a budget.
-        margin: cosine from which tokens count as similar; None lets it fall from 0.75 to 0 over the layers, as for DeiT.
+        margin: cosine from which tokens count as similar; None: it falls from 0.75 to 0 over the layers, as for DeiT.
         alpha: how much unlike tokens lower the energy.
         prop_attn: see ``Merging``.
         exact: order the tokens as the published code does; needs ``ratio``.
