@@ -56,8 +56,8 @@ class AIM(Merger):
 def _rounds(x: Tensor, size: Tensor, count: int, published: bool) -> tuple[Tensor, Tensor]:
     """Merge [B, S, D] down to ``count``: the number of each token, int64 [B, S], and its share in the fused one.
 
-    As published, every round weighs all tokens equally and leaves them in the order of the matching, which decides which
-    tokens may merge in the next one; else they are in raster order.
+    As published, every round weighs all tokens equally and leaves them in the order of the matching, which decides
+    which tokens may merge in the next one; else they are in raster order.
     """
     number = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
     share, segment = torch.ones_like(size), torch.arange(len(x), device=x.device)
