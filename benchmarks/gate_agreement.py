@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from vtoken.bench.gate import single_thread
+from vtoken.bench.gate import resized, single_thread
 from vtoken.bench.machine import processor
 from vtoken.data.frames import Frames, GateMap, Grid
-from vtoken.methods.gate import resized
 from vtoken.tokenizers.motion import Grt
 from vtoken.video import open_video
 

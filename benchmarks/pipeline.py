@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vtoken.bench.gate import single_thread
+from vtoken.bench.gate import resized, single_thread
 from vtoken.bench.machine import processor
 from vtoken.data.frames import Frames, Grid
-from vtoken.methods.gate import Gate, resized
+from vtoken.methods.gate import Gate
 from vtoken.methods.plan import Plan
 from vtoken.video import open_video
 

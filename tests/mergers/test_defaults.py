@@ -158,9 +158,15 @@ def test_fastvid_meets_any_budget_with_anchors_on_anchor_frames(k):
     rows = out.signals["row"].tolist()
     for i in rest:
         assert rows[int(out.source[i])] == order[int((unit[order] @ unit[i]).argmax())]
-    members = [order[0], *[i for i in rest if rows[int(out.source[i])] == order[0]]]
-    value = 0.6 * tokens.x[order[0]] + 0.4 * tokens.x[members].mean(0)
-    torch.testing.assert_close(out.x[rows.index(order[0])], value)
+    pool = sorted({*rest, *anchors})
+    for t in (3, 7):  # every anchor frame takes all tokens that are not salient, anchors of the other frame too
+        heads = [a for a in order if a // 8 == t]
+        near = [heads.index(i) if i in heads else int((unit[heads] @ unit[i]).argmax()) for i in pool]
+        for h, head in enumerate(heads):
+            members = [i for i, n in zip(pool, near, strict=True) if n == h]
+            weight = max(1 / (len(members) + 1), 0.6)
+            value = weight * tokens.x[head] + (1 - weight) * tokens.x[members].mean(0)
+            torch.testing.assert_close(out.x[rows.index(head)], value)
 
 
 def test_fastvid_without_room_for_all_anchors_takes_other_frames():

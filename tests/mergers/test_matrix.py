@@ -56,13 +56,13 @@ def test_a_token_stands_where_one_of_its_members_stood(row):
         assert bool((out.signals["row"].diff() > 0).all())  # raster order
 
 
-@pytest.mark.parametrize("options", [{"anchors": 1}, {"anchors": 2, "anchor_at": "random", "anchor_seed": 3}], ids=str)
+@pytest.mark.parametrize("options", [{"anchors": 1}, {"anchors": "random:2,seed=3"}], ids=str)
 def test_anchors_stay_alone(row, options):
     if row["options"].get("exact"):
         pytest.skip("published counts")
     part = sample(67, 2, [*row["signals"], "deepstack.0"])
     part.signals["deepstack.0"] = part.x.clone()
-    plain = {n: v for n, v in row["options"].items() if not n.startswith("anchor")}
+    plain = {n: v for n, v in row["options"].items() if n != "anchors"}
     method = registry.build(row["name"], **plain, **options)
     assert isinstance(method, Merger)
     anchors = method.anchor_rows(part)

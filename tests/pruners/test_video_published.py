@@ -43,6 +43,24 @@ def test_vidcom2_gives_the_mask_of_vllm(golden: Path):
         assert torch.equal(out.source >= 0, data["mask"])
 
 
+@pytest.mark.parametrize(
+    ("budget", "count"),
+    [
+        ({"keep": 0.25}, 24),
+        ({"keep": 0.26}, 24),  # 24.96, rounded down
+        ({"keep": 0.01}, 8),  # one token a frame at least
+        ({"tokens": 3}, 8),
+        ({"tokens": 50}, 50),
+        ({"keep": 1.0}, 96),
+    ],
+)
+def test_vidcom2_exact_counts_as_published(budget: dict, count: int):
+    out = build("vidcom2", exact=True, **budget).reduce(video(8), None, Context())
+    assert len(out) == count
+    if count == 8:
+        assert out.position[:, 0].tolist() == list(range(8))
+
+
 def test_vidcom2_gives_unusual_frames_more():
     tokens = video(8)
     tokens.x[48:60] = torch.randn(12, 16, generator=torch.Generator().manual_seed(9)) * 3  # frame 4 is like no other

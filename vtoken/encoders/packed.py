@@ -14,7 +14,7 @@ from vtoken.encoders.held import measure_held
 from vtoken.encoders.signals import Tap, measure
 from vtoken.errors import InputError
 from vtoken.kernels.gathered import Lookup, gathered_attention
-from vtoken.kernels.merge import Folding
+from vtoken.kernels.merge import Merge
 from vtoken.kernels.varlen import Segments, varlen_attention
 
 
@@ -65,10 +65,10 @@ class Packed:
         return self.thin.size.log().repeat_interleave(self.unit)
 
     def leave(self, group: Tensor, ordered: bool = False) -> None:
-        """Let cells join or go: int64 [N] as in ``Folding``; everything that goes with them follows."""
+        """Let cells join or go: int64 [N] as in ``Merge``; everything that goes with them follows."""
         thin = self.thin
         assert thin is not None
-        fold = Folding(group, thin.size, ordered)
+        fold = Merge(group, thin.size, ordered)
         self.x = fold(self.x, self.unit)
         self.cells = {name: fold(value) for name, value in self.cells.items()}
         if self.rotary is not None:
@@ -115,7 +115,7 @@ class Thin:
     def proportional(self) -> bool:
         return getattr(self.method, "prop_attn", False)
 
-    def follow(self, fold: Folding) -> None:
+    def follow(self, fold: Merge) -> None:
         """Sizes and places after a step."""
         self.size, self.cell = fold.size, self.cell[fold.head]
         moved = torch.cat([fold.group, fold.group.new_full((1,), -1)])  # source -1 reads the last slot

@@ -136,10 +136,17 @@ def loaded(encoder: str) -> Dense:
     return Dense.load(encoder, "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def check(name: str, usual: float, **lengths: int) -> None:
-    """Raises InputError: a rate out of 0 to 1, or a length in frames that is not a whole number of at least 1."""
-    if isinstance(usual, bool) or not isinstance(usual, (int, float)) or not 0 <= usual <= 1:
-        raise InputError(f"{name}: usual={usual!r} must be a rate from 0 to 1")
-    for field, value in lengths.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name}: {field}={value!r} must be a whole number of frames, at least 1")
+def named(method: str, encoder: str) -> None:
+    """Raises InputError: no checkpoint was named."""
+    if not encoder:
+        raise InputError(
+            f"{method}:encoder= must name a V-JEPA 2 checkpoint: {method}:encoder=facebook/vjepa2-vitl-fpc64-256 (a "
+            f"hub id or a folder), or {method}:encoder={TINY}, the toy in the package, trained on drawn clips alone"
+        )
+
+
+def notes(method: str, encoder: str) -> tuple[str, ...]:
+    """What a report must say of a checkpoint."""
+    if encoder != TINY:
+        return ()
+    return (f"{method}: encoder={TINY} is a toy trained on drawn clips; for real video name a V-JEPA 2 checkpoint",)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
+from vtoken.data.report import Report
+from vtoken.engine.hold.support import MASKED, supports
 from vtoken.errors import UnsupportedError
+from vtoken.families.compat import attention_of
 from vtoken.families.family import Family
 from vtoken.methods.gate import Gate
 from vtoken.methods.plan import Plan
@@ -44,3 +48,20 @@ def check(plan: Plan, family: Family, signals: Collection[str] = ()) -> Plan:
                 "'divprune' and 'evs' run on every family"
             )
     return plan
+
+
+def on_model(plan: Plan, model: Any, report: Report) -> Plan:
+    """The plan as it runs on a model: where the model cannot hold, its gate drops what it skips, with a note."""
+    if plan.gate is None or not plan.gate.hold or not (why := why_not_held(model)):
+        return plan
+    report.note(f"hold cannot run here ({why}): skipped cells are dropped")
+    return plan.without_hold()
+
+
+def why_not_held(model: Any) -> str | None:
+    """Why a model cannot hold cells that are not computed, or None where it can."""
+    why = supports(model.config)
+    attention = attention_of(model)
+    if why is None and attention not in MASKED:
+        why = f"attn_implementation={attention!r} takes no mask; 'sdpa' does"
+    return why

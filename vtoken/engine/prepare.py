@@ -11,13 +11,12 @@ from torch import Tensor
 
 from vtoken.data.hold import HoldMap
 from vtoken.engine.call import Call
+from vtoken.engine.check import why_not_held
 from vtoken.engine.encode import MODALITIES, encode
-from vtoken.engine.hold.support import MASKED, supports
 from vtoken.engine.positions import counted, rope_positions, trained
 from vtoken.engine.reduce import Kept, reduce
 from vtoken.engine.splice import Cut, cut_inputs, is_right_padded
 from vtoken.errors import UnsupportedError
-from vtoken.methods.hold import Hold
 
 
 @dataclass
@@ -69,7 +68,10 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
     places = counted(mask, inputs["input_ids"]) if positions is None else positions
     places = inputs.get("position_ids", places)
     stock = {"input_ids": inputs["input_ids"], "attention_mask": mask, "position_ids": places}
-    hold = hold_of(call)
+    hold = call.plan.hold
+    if hold is not None and (why := why_not_held(call.model)):
+        call.report.note(f"hold cannot run here ({why}): what is not computed is dropped")
+        hold = None
     rows = encode(call, inputs, hold is not None)
     reduced = reduce(call, inputs, rows, hold)
     cut, kept = reduced.cut, reduced.kept
@@ -85,21 +87,6 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
     longest = int(mask.sum(1).max()) if mask is not None else inputs["input_ids"].shape[1]
     _note_context(call, longest)
     return Prepared(inputs, cut, kept, width, deltas, stock, reduced.hold)
-
-
-def hold_of(call: Call) -> Hold | None:
-    """How the plan holds skipped cells on this model; None where it drops them, with a note where it cannot hold."""
-    rule = call.plan.hold
-    if rule is None:
-        return None
-    text = call.model.config.get_text_config(decoder=True)
-    why = supports(call.model.config)
-    if why is None and text._attn_implementation not in MASKED:
-        why = f"attn_implementation={text._attn_implementation!r} takes no mask; 'sdpa' does"
-    if why is None:
-        return rule
-    call.report.note(f"hold cannot run here ({why}): skipped cells are dropped")
-    return None
 
 
 def _note_context(call: Call, longest: int) -> None:

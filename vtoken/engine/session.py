@@ -7,7 +7,7 @@ from typing import Any
 
 from vtoken.data.report import Report
 from vtoken.engine.call import Call
-from vtoken.engine.check import check
+from vtoken.engine.check import check, on_model
 from vtoken.families.family import Family
 from vtoken.methods.plan import Plan, PlanLike
 from vtoken.video.preprocess import Preprocessor
@@ -52,13 +52,15 @@ class Session:
 
     def call(self, model: Any) -> Call:
         """One call of the model under the plan in force."""
+        report = Report()
         return Call(
             model,
             self.family,
-            self.plan,
+            on_model(self.plan, model, report),
             self.fps,
             self.preprocess,
             positions=self.positions,
             stateful=True,
             signals=self.signals,
+            report=report,
         )

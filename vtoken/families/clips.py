@@ -19,7 +19,7 @@ from vtoken.families.features import Clip, Features
 from vtoken.families.layout import Layout
 from vtoken.families.rows import join
 from vtoken.families.runs import run_lengths
-from vtoken.kernels.merge import Folding
+from vtoken.kernels.merge import Merge
 from vtoken.methods.gate import Gate, as_bytes
 from vtoken.methods.pathway import Cells, Pathway
 from vtoken.video.preprocess import Preprocessor
@@ -143,7 +143,7 @@ def thinned(out: Encoded, index: Tensor, size: Tensor, signals: dict[str, Tensor
     """
     if out.group is None or out.index is None:
         return index, size, signals
-    fold = Folding(out.group.cpu(), size, ordered=True)
+    fold = Merge(out.group.cpu(), size, ordered=True)
     signals = {name: fold(value.cpu()).to(value.device) for name, value in signals.items()}
     return index[out.index.cpu()], fold.size, signals
 

@@ -101,7 +101,7 @@ def gathered_attention(q: Tensor, k: Tensor, v: Tensor, lookup: Lookup, scale: f
     """
     if len(q) == 0:
         return torch.empty_like(v)
-    kernel = varlen_kernel(q.device.type, q.dtype, q.shape[-1])
+    kernel = varlen_kernel(q.device, q.dtype, q.shape[-1])
     if kernel is not None:
         out = []
         for rows, read, queries, keys in lookup.parts:

@@ -73,7 +73,7 @@ def varlen_attention(
         [N, H, d], dtype of ``v``.
     """
     width = q.shape[-1]
-    kernel = varlen_kernel(q.device.type, q.dtype, width if key_bias is None else width + EXTRA)
+    kernel = varlen_kernel(q.device, q.dtype, width if key_bias is None else width + EXTRA)
     if kernel is not None and key_bias is not None:
         return kernel(*widened(q, k, v, key_bias / scale), segments, segments, scale)[..., :width]
     if kernel is not None:
@@ -91,7 +91,7 @@ def varlen_attention(
     return out if segments.inverse is None else out[segments.inverse]
 
 
-EXTRA = 8  # channels: kernels want widths that are multiples of 8
+EXTRA = 8  # channels: the kernels need widths that are multiples of 8
 
 
 def widened(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,10 +115,12 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Segments, Segments, float], Tensor]  
 
 
 @lru_cache
-def varlen_kernel(device: str, dtype: torch.dtype, width: int) -> Kernel | None:
-    """The GPU's varlen attention, or None where it cannot run (CPU, float32, older GPUs, odd head widths)."""
+def varlen_kernel(device: torch.device, dtype: torch.dtype, width: int) -> Kernel | None:
+    """The varlen attention of this GPU, or None where it cannot run (CPU, float32, older GPUs, odd head widths)."""
     half = dtype in (torch.float16, torch.bfloat16)
-    if device != "cuda" or not half or width % 8 or width > 256 or torch.cuda.get_device_capability() < (8, 0):
+    if device.type != "cuda" or not half or width % 8 or width > 256:
+        return None
+    if torch.cuda.get_device_capability(device) < (8, 0):  # of this GPU, which need not be the current one
         return None
     try:
         from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found,unused-ignore]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
+from vtoken.kernels.precision import wide
 from vtoken.kernels.units import frames
 from vtoken.methods.merger import Groups, Merger, in_order
+from vtoken.methods.options import Bound
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
 from vtoken.methods.signals import attention
@@ -23,8 +24,8 @@ class VFlowOpt(Merger):
     """Keeps each frame's most important tokens and recycles the others: those of one cell become one token.
 
     The map is the attention that a token receives. The least important tokens of a frame are fused within square
-    cells of side m, weighted by the map, at the position of the most important of them. Just so many go that the
-    budget is met; where even one token a cell is too many, cells grow by a quarter until they fit.
+    cells of side m, weighted by the map, at the position of the most important of them. As many are fused as the
+    budget asks for; where even one token a cell is too many, cells grow by a quarter until they fit.
 
     The published map counts the attention of global queries alone, those that receive more than t times the mean, and
     adds the softmax of the patches' grey-level entropy, with weight 0 in its shipped settings. Here every query counts.
@@ -34,21 +35,13 @@ class VFlowOpt(Merger):
         m: side of a cell in tokens, any number of at least 1.
         layer: layer of the encoder whose attention is read, counted from 0, negative from the end.
         exact: the published count: round(n (1 - r)) + int(n / m^2) tokens of a frame are fused, whatever remains.
-
-    Raises:
-        InputError: a parameter out of range.
     """
 
     paper: ClassVar[str] = "VFlowOpt (arXiv 2508.05211), before the language model"
     accepts: ClassVar[frozenset[str]] = frozenset({"received_attention"})
-    m: float = 15.58
+    m: Annotated[float, Bound(least=1)] = 15.58
     layer: int = 25
     exact: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.m < 1:
-            raise InputError(f"{self}: m must be at least 1")
 
     @property
     def own_count(self) -> bool:
@@ -90,8 +83,8 @@ class VFlowOpt(Merger):
 
     def _cells(self, position: Tensor, unit: Tensor, quota: Tensor | None) -> Tensor:
         """Number of the cell of every row, int64 [N]; with a quota, no frame has more cells than that."""
-        place = (position[:, 1:] - position[:, 1:].amin(0)).double()
-        side = torch.full((int(unit.max()) + 1,), self.m, dtype=torch.float64, device=unit.device)
+        place = wide(position[:, 1:] - position[:, 1:].amin(0))
+        side = torch.full((int(unit.max()) + 1,), self.m, dtype=place.dtype, device=unit.device)
         while True:
             key = torch.cat([unit[:, None], (place / side[unit][:, None]).long()], dim=1)
             cells, cell = key.unique(dim=0, return_inverse=True)

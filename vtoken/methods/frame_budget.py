@@ -1,4 +1,4 @@
-"""What methods share that say how many tokens each frame keeps, and leave it to another pruner which."""
+"""FrameBudget: base of methods that set the token count of each frame; another pruner chooses the tokens."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ ROW = "_row_of_sample"
 
 @dataclass(kw_only=True)
 class FrameBudget(Pruner):
-    """Deals the budget to frames by weight; subclasses write ``weights``.
+    """Divides the budget among frames by weight; subclasses write ``weights``.
 
-    A frame never gets more than it has; what it cannot take goes to the others, so that the count is exact.
+    A frame never gets more than it has; the rest of its share goes to the others, so that the count is exact.
 
     Attributes:
         inner: the pruner that chooses within each frame: its text, such as "divprune", or an object.
 
     Raises:
-        InputError: ``inner`` is no pruner, or brings a budget of its own.
+        InputError: ``inner`` is no pruner, or has a budget of its own.
     """
 
     inner: str | Pruner = "uniform"
@@ -38,7 +38,9 @@ class FrameBudget(Pruner):
         if not isinstance(made, Pruner) or not made.needs_budget:
             raise InputError(f"{self.name}:inner={self.inner} must be a pruner that takes a budget, such as divprune")
         if made.own_budget() is not None:
-            raise InputError(f"{self.name}:inner={self.inner} must not bring a budget; {self.name} gives it one")
+            raise InputError(
+                f"{self.name}:inner={self.inner} must have no budget of its own; {self.name} sets its count"
+            )
         self._inner = made
 
     def weights(self, tokens: Tokens, steps: Tensor, step: Tensor, context: Context) -> Tensor:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import Union
 
 from vtoken.data.budget import Budget
@@ -27,7 +28,7 @@ PlanLike = Union[str, Method, Iterable[Method], "Plan"]
 class Plan:
     """At most one gate (before the encoder) and one thinner (inside it), then pruners and mergers (after it).
 
-    Pathways, which look at all frames beside them, stand anywhere behind the gate.
+    Pathways read all frames; they may appear anywhere after the gate.
 
     Attributes:
         stages: the methods in order.
@@ -41,19 +42,18 @@ class Plan:
     def __post_init__(self) -> None:
         gates = [i for i, s in enumerate(self.stages) if isinstance(s, Gate)]
         if len(gates) > 1 or gates and gates[0] != 0:
-            raise InputError(f"plan {str(self)!r}: a plan has at most one gate, and it stands first")
+            raise InputError(f"plan {str(self)!r}: a plan has at most one gate, and it comes first")
         others = [s for s in self.stages if not isinstance(s, Pathway)]
         inside = [i for i, s in enumerate(others) if isinstance(s, Thinner)]
         if len(inside) > 1 or inside and inside[0] != len(gates):
             raise InputError(
-                f"plan {str(self)!r}: at most one method acts inside the encoder, and it stands before those that act "
+                f"plan {str(self)!r}: at most one method acts inside the encoder, and it comes before those that act "
                 "after it"
             )
-        if inside and self.gate is not None and "reuse" in (self.gate.apply, self.gate.anchor_source):
+        if inside and self.gate is not None and self.gate.reuses:
             raise InputError(
-                f"plan {str(self)!r}: apply=reuse and anchor_source=reuse take features of earlier cells, which "
-                f"{others[1].name} may let leave inside the encoder; use methods that act after it, such as "
-                "divprune"
+                f"plan {str(self)!r}: {self.gate} sends features of earlier cells again, which {others[1].name} may "
+                "drop inside the encoder; use methods that act after it, such as divprune"
             )
         given = [name for s in self.stages if isinstance(s, Pathway) for name in s.gives]
         if twice := sorted({name for name in given if given.count(name) > 1}):
@@ -71,9 +71,10 @@ class Plan:
         for stage in self.reducers:
             if self.gate is None and (lacks := stage.needs & Gate.gives):
                 raise InputError(
-                    f"plan {str(self)!r}: {stage.name} needs the {' and '.join(sorted(lacks))} that a gate tells; put "
-                    f"one before it, for example 'mad | {stage.name}'"
+                    f"plan {str(self)!r}: {stage.name} needs the signal {' and '.join(sorted(lacks))}, which only a "
+                    f"gate gives; put one before it, for example 'mad | {stage.name}'"
                 )
+        _ = self.pathways  # what must be written out is refused here, not when the plan runs
 
     @classmethod
     def parse(
@@ -114,17 +115,32 @@ class Plan:
 
     @cached_property
     def pathways(self) -> list[Pathway]:
-        """The pathways written out, and those that give what some stage needs and nothing written gives."""
+        """The pathways written out, and those that give what some stage needs and nothing written gives.
+
+        Raises:
+            InputError: such a pathway must be written out, because it has an option without a default.
+        """
         written = [s for s in self.stages if isinstance(s, Pathway)]
         lacks = frozenset().union(*(p.needs for s in self.reducers for p in s.parts)) - Gate.gives - {"text"}
         lacks = lacks.difference(*(p.gives for p in written))
         known = [registry.get(name) for name in registry.names("pathway")] if lacks else []
-        implied = [cls() for cls in known if issubclass(cls, Pathway) and cls.gives & lacks]
-        return [*written, *implied]
+        return [*written, *(self._implied(cls) for cls in known if issubclass(cls, Pathway) and cls.gives & lacks)]
+
+    def _implied(self, cls: type[Pathway]) -> Pathway:
+        try:
+            return cls()
+        except InputError as error:
+            stages = [str(s) for s in self.stages]
+            at = int(self.gate is not None)
+            example = " | ".join([*stages[:at], cls.example or cls.name, *stages[at:]])
+            raise InputError(
+                f"plan {str(self)!r} needs the signal {' and '.join(sorted(cls.gives))} of {cls.name}, which must be "
+                f"written out, as in {example!r}. {error}"
+            ) from None
 
     @property
     def seen(self) -> frozenset[str]:
-        """Signals that its pathways give."""
+        """Signals that the plan's pathways give."""
         return frozenset().union(*(p.gives for p in self.pathways))
 
     @cached_property
@@ -142,9 +158,12 @@ class Plan:
     def hold(self) -> Hold | None:
         """How the language model holds cells that are not computed; None where they are dropped."""
         rules = [rule for s in self.reducers if isinstance(rule := getattr(s, "rule", None), Hold)]
-        if rules:
-            return rules[-1]
-        return Hold() if self.gate is not None and self.gate.hold else None
+        return rules[-1] if rules else None
+
+    def without_hold(self) -> Plan:
+        """The same plan, whose gate drops the cells that it skips."""
+        stages = tuple(dataclasses.replace(s, hold=False) if isinstance(s, Gate) else s for s in self.stages)
+        return dataclasses.replace(self, stages=stages)
 
     @property
     def sharing(self) -> list[Thinner | Reducer]:
@@ -155,7 +174,7 @@ class Plan:
     @property
     def reads_text(self) -> bool:
         """Whether a stage weighs tokens by the question, so that its choice holds for one prompt alone."""
-        return any("text" in part.wants for stage in self.reducers for part in stage.parts)
+        return any("text" in part.wants for stage in self.reducers for part in (stage, *stage.parts))
 
     @property
     def takes_budget(self) -> bool:
@@ -183,8 +202,14 @@ class Plan:
             known = f"it takes {', '.join(sorted(self.takes))}" if self.takes else "it takes none"
             raise InputError(f"signals={{{unknown[0]!r}: ...}}: no stage of plan {str(self)!r} uses it; {known}")
 
+    @property
+    def notes(self) -> list[str]:
+        """What a report must say of the stages' options."""
+        stages = [*self.pathways, *(s for s in self.stages if not isinstance(s, Pathway))]
+        return [note for stage in stages for part in stage.parts for note in part.notes]
+
     def thin(self, n: int, total: int, seconds: float) -> int:
-        """Tokens that shall leave the encoder of the ``n`` of a sample that enter it, as ``reduce`` counts.
+        """How many of the ``n`` tokens of a sample are to remain after the encoder, counted as ``reduce`` counts.
 
         Args:
             total: tokens that the stock model would have had.
@@ -203,8 +228,10 @@ class Plan:
         A stage without a budget of its own, followed by k others, goes the (k+1)-th part of the way to the shared
         budget on a logarithmic scale, so that every stage has a choice.
         """
+        for note in self.notes:
+            context.note(note)
         tokens = with_given(tokens, [n for n, kind in self.takes.items() if kind == "token"], context)
-        total = context.total or [int(n) for n in tokens.batch.diff()]
+        total = context.total or [stop - start for start, stop in pairwise(tokens.ends)]
         final = [] if self.budget is None else context.deal(self.budget, total)
         left = sum(s is not self.thinner for s in self.sharing)
         for stage in self.reducers:

@@ -1,4 +1,4 @@
-"""CDPruner: a diverse set, where relevance to the question makes tokens count."""
+"""CDPruner: a diverse set of tokens, weighted by their relevance to the question."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class CDPruner(Pruner):
     """Keeps a set that is diverse given the question: a determinantal point process, greedily.
 
     The kernel is r_i cos(x_i, x_j) r_j with relevance r scaled to 0..1 over the sample. Relevance is the mean cosine
-    with the question's tokens in the language model's space, **more alike is more relevant**. The picks end at the
-    rank of the kernel, and what is left of the budget goes to the most relevant of the others.
+    with the question's tokens in the language model's space, **more similar is more relevant**. The picks end at the
+    rank of the kernel, and the rest of the budget takes the most relevant of the others.
 
     Attributes:
         exact: the published relevance: **minus** the cosine of CLIP embeddings, scaled over the whole batch. The user

@@ -1,4 +1,4 @@
-"""DART: drop what duplicates a few pivots."""
+"""DART: drop the tokens that duplicate a few pivots."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.topk import top
+from vtoken.methods.options import AtLeast0, AtLeast1
 from vtoken.methods.reducer import Context, Pruner
 from vtoken.methods.registry import register
 from vtoken.methods.signals import given
@@ -35,26 +36,18 @@ class DART(Pruner):
             pivots: that of a Python set of their places in the prompt. ``context.text`` then holds the states of the
             text after the visual tokens, and ``signals={"text_keys": ...}`` their keys.
         vision_start: exact mode: tokens of the prompt before the visual ones.
-
-    Raises:
-        InputError: a number is out of range.
     """
 
     paper: ClassVar[str] = "DART, EMNLP 2025 (arXiv 2502.11494), as in LightCompress"
     takes: ClassVar = {KEYS: "sample"}
-    pivot_image_token: int = 4
-    pivot_text_token: int = 4
+    pivot_image_token: AtLeast1 = 4
+    pivot_text_token: AtLeast0 = 4
     exact: bool = False
-    vision_start: int = 35
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.pivot_image_token < 1 or self.pivot_text_token < 0:
-            raise InputError(f"{self}: pivot_image_token must be at least 1 and pivot_text_token at least 0")
+    vision_start: AtLeast0 = 35
 
     @property
     def wants(self) -> frozenset[str]:
-        return super().wants | {"keys"}
+        return super().wants | {"keys"} | ({"text"} if self.pivot_text_token else set())
 
     def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
         text, text_norm = self._text(tokens, context)
@@ -73,11 +66,9 @@ class DART(Pruner):
             quota = [(k - len(image) + parts - 1 - i) // parts for i in range(parts)]
         return torch.cat([image, farthest(tokens.x, image, pivots, quota)]).sort().values
 
-    def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Tensor:
-        sample = tokens.sample(b)
-        if not self.exact or self.is_identity(len(sample), k):
-            return super().decide(tokens, b, k, context)
-        return self.select(sample, k, context)
+    @property
+    def own_count(self) -> bool:
+        return self.exact
 
     def _text(self, tokens: Tokens, context: Context) -> tuple[Tensor, Tensor]:
         """States [M, D] and norms [M] of the text tokens; none where the context has no text."""

@@ -11,7 +11,9 @@ from torch.nn.functional import normalize
 
 from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
+from vtoken.kernels.precision import widest
 from vtoken.methods.frame_budget import FrameBudget
+from vtoken.methods.options import NotNegative
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
 from vtoken.methods.signals import given, text_of
@@ -34,25 +36,20 @@ class Quota(FrameBudget):
         power: the paper squares the probability; 0 gives every frame the same weight.
 
     Raises:
-        InputError: ``power`` below 0, or frame scores that do not fit.
+        InputError: frame scores that do not fit.
     """
 
     paper: ClassVar[str] = "QuoTA (arXiv 2503.08689), frame budgets; its scorer is a second model"
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
     takes: ClassVar = {"frame_scores": "sample"}
-    power: float = 2.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.power >= 0:
-            raise InputError(f"{self.name}:power={self.power} must be 0 or more")
+    power: NotNegative = 2.0
 
     def weights(self, tokens: Tokens, steps: Tensor, step: Tensor, context: Context) -> Tensor:
         score = given("frame_scores", tokens, context)
         if score is None:
             text = text_of(context, self.name, tokens.x.shape[1])
             return _relevance(tokens.x, step, len(steps), text) ** self.power
-        score = score.double()
+        score = score.to(widest(tokens.x.device))
         if score.dim() != 1 or len(score) <= int(steps.max()) or not bool((score >= 0).all() & score.isfinite().all()):
             raise InputError(
                 f"{self.name}: frame_scores of sample {context.sample} must be one finite number of at least 0 for "

@@ -10,7 +10,7 @@ import torch
 
 from vtoken import families
 from vtoken.data.report import Report
-from vtoken.engine.check import check
+from vtoken.engine.check import check, on_model
 from vtoken.engine.wrap import session_of
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.families.compat import core
@@ -113,6 +113,8 @@ def ask_many(
             "processor makes"
         )
     media = media_of(video)
+    checked = Report()
+    chosen = on_model(chosen, inner, checked)
     pixels = family.images(inner, processor, [m.load() for m in media if isinstance(m, Image)])
 
     def make(one: Video, report: Report) -> Clip:
@@ -122,6 +124,7 @@ def ask_many(
     memory = memory or ClipMemory()
     videos = [m for m in media if isinstance(m, Video)]
     clips, read = memory.read((model, processor, video), videos, chosen, sampling, make)
+    read = replace(read, notes=[*checked.notes, *read.notes])
     chat = Chat(system, history, chat_template_kwargs or {})
     order, shown = iter(clips), iter(pixels.items if pixels else ())
     written = prompts(
