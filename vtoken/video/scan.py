@@ -1,0 +1,78 @@
+"""Times of a clip's frames without decoding them: about 10 microseconds a packet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from vtoken.video.files import container, is_address
+from vtoken.video.source import Clip, Picture
+from vtoken.video.timeline import jumps_back, steady
+
+PAST = 2.0  # seconds read behind ``end``: packets come in decoding order
+
+
+def frame_times(clip: Clip, end: float = math.inf) -> list[float] | None:
+    """Rising seconds of the frames from the beginning to ``end`` and a little further, as ``steady`` will give them.
+
+    None for an address: a live stream has no end. A frame that a packet promises and the decoder cannot give is in
+    the list too.
+    """
+    if clip.times is not None:
+        return clip.times
+    if is_address(clip.path):
+        return None
+    scratch = clip.scratch()
+    pictures = (Picture(time, _nothing) for time in _in_order(_packets(clip, end), scratch))
+    times = [time for time, _ in steady(pictures, scratch)]
+    if math.isinf(end):
+        clip.times = times
+    return times
+
+
+def _packets(clip: Clip, end: float) -> Iterator[float | None]:
+    """Seconds of the packets in the file, in decoding order."""
+    from av.error import FFmpegError
+
+    late = 0
+    with container(clip.path) as file:
+        stream = file.streams[clip.stream]
+        packets = file.demux(stream)
+        while late < 64:  # frames of one group may still come in front of those behind ``end``
+            try:
+                packet = next(packets)
+            except (StopIteration, FFmpegError, OSError):
+                return  # the file is cut off; what could be read counts
+            if not packet.size:
+                continue
+            stamp = packet.pts if packet.pts is not None else packet.dts
+            time = None if stamp is None or packet.time_base is None else float(stamp * packet.time_base)
+            late += time is not None and time - clip.origin > end + PAST
+            yield time
+
+
+def _in_order(times: Iterator[float | None], clip: Clip) -> Iterator[float | None]:
+    """Times from decoding order to order of presentation, each recording of a joined file by itself."""
+    step, newest, part = 1 / (clip.native_fps or 25), -math.inf, []
+    for time in times:
+        if time is None:
+            yield from _flush(part, clip)
+            yield None
+            continue
+        if jumps_back(time, newest, step):
+            yield from _flush(part, clip)
+            newest = -math.inf
+        newest = max(newest, time)
+        part.append(time)
+    yield from _flush(part, clip)
+
+
+def _flush(part: list[float], clip: Clip) -> Iterator[float]:
+    yield from (time for time in sorted(part) if time >= clip.origin - 1e-3)
+    part.clear()
+
+
+def _nothing() -> np.ndarray:
+    raise AssertionError("a frame that was not decoded has no picture")
