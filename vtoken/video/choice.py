@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 TIE = 1.0  # ms that rounding may have moved the middle between two frames
 END = 2.0  # ms that rounding may have moved the end of the last frame
-FAST = 400.0  # frames a second; above it a millisecond is too coarse, and no container that rounds so holds such clips
 
 
 def millisecond(seconds: float) -> float:
@@ -30,9 +29,6 @@ class Choice:
     """
 
     def __init__(self, fps: float, start: float, end: float, native_fps: float | None = None) -> None:
-        fine = native_fps is not None and native_fps > FAST
-        self._tie, self._brink = (1e-3, 1e-3) if fine else (TIE, END)
-        self._fine = fine
         self._start, self._step = start * 1000, 1000 / fps
         self._end = end * 1000
         self._gap = 1000 / native_fps if native_fps else 0.0
@@ -42,13 +38,13 @@ class Choice:
 
     def push(self, time: float) -> bool:
         """Show the next frame's time, seconds; returns whether the one before it is taken."""
-        now = time * 1000 if self._fine else millisecond(time)
+        now = millisecond(time)
         taken = False
         if self._held is not None:
             self._gap = now - self._held
             middle = (self._held + now) / 2
-            taken = self._take(middle, middle + self._tie)
-            self._served = max(self._served, self._points(middle - self._tie))
+            taken = self._take(middle, middle + TIE)
+            self._served = max(self._served, self._points(middle - TIE))
             self._since = middle
         self._held = now
         return taken
@@ -57,13 +53,13 @@ class Choice:
         """Whether the last frame is taken."""
         if self._held is None:
             return False
-        brink = self._held + self._gap - min(self._brink, self._gap / 2)
+        brink = self._held + self._gap - min(END, self._gap / 2)
         limit = max(self._held, min(self._end - 1e-3, brink))
         return self._take(limit, limit) or not self._served
 
     def _take(self, limit: float, loose: float) -> bool:
         owns = self._points(limit) > max(self._served, self._points(self._since))
-        near = limit - self._since >= self._step - self._tie and self._points(loose) > self._served
+        near = limit - self._since >= self._step - TIE and self._points(loose) > self._served
         if owns or near:
             self._served += 1
         return owns or near
@@ -105,8 +101,9 @@ def length(times: Sequence[float], start: float, end: float, native_fps: float |
     """Seconds from ``start`` to where the last frame ends: it stands as long as the one before it."""
     if not times:
         return 0.0
-    gap = times[-1] - times[-2] if len(times) > 1 else 1 / native_fps if native_fps else 0.0
-    return min(end, times[-1] + gap) - start
+    last = millisecond(times[-1])
+    gap = last - millisecond(times[-2]) if len(times) > 1 else 1000 / native_fps if native_fps else 0.0
+    return min(end, (last + gap) / 1000) - start
 
 
 def spacing(pts: Sequence[float], fps: float | None, start: float, native_fps: float | None) -> float:

@@ -28,6 +28,17 @@ PROTOCOLS = "http,https,httpproxy,tcp,tls,udp,rtp,srtp,rtsp,rtmp,rtmps,srt,crypt
 SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "srt")
 TIMEOUT = (10.0, 20.0)  # seconds to open an address, and to wait for more of it
 
+CLAIMS = {  # what a file's name says, for files too short or too odd to be known by their content
+    "mpegts": (".ts", ".m2ts", ".mts"),
+    "mpeg": (".mpg", ".mpeg", ".vob"),
+    "mp4": (".mp4", ".m4v", ".mov", ".3gp"),
+    "matroska": (".mkv", ".webm"),
+    "avi": (".avi",),
+    "flv": (".flv",),
+    "h264": (".h264", ".264", ".avc"),
+    "hevc": (".h265", ".265", ".hevc"),
+    "gif": (".gif",),
+}
 LISTS = (".m3u8", ".m3u", ".mpd", ".sdp", ".ffconcat", ".pls", ".asx", ".xspf", ".ism", ".smil")
 MARKS = (b"#extm3u", b"ffconcat", b"<mpd", b"[playlist]", b"<asx", b"v=0\r\no=", b"v=0\no=", b"[reference]")
 
@@ -91,9 +102,16 @@ def container(path: str) -> InputContainer:
         "protocol_whitelist": PROTOCOLS if address else "file",
         "format_whitelist": f"{VIDEO},{SOUND},{LIVE}" if address else f"{VIDEO},{SOUND}",
     }
+    wait = TIMEOUT if address else None
     try:
-        return av.open(path, container_options=rules, metadata_errors="replace", timeout=TIMEOUT if address else None)
+        return av.open(path, container_options=rules, metadata_errors="replace", timeout=wait)
     except (FFmpegError, OSError, ValueError) as error:
+        claimed = next((name for name, ends in CLAIMS.items() if path.lower().endswith(ends)), None)
+        if claimed is not None and not address:
+            try:
+                return av.open(path, format=claimed, container_options=rules, metadata_errors="replace")
+            except (FFmpegError, OSError, ValueError):
+                pass
         raise VideoError(
             f"{path}: not a video that FFmpeg can open ({first_line(error)}); "
             f"{'check the address' if address else 'check that the file is complete and really a video'}"

@@ -10,7 +10,7 @@ from vtoken.errors import VideoError
 from vtoken.video import orientation
 from vtoken.video.files import container, is_address
 from vtoken.video.pyav import Trace, decode
-from vtoken.video.scan import frame_times
+from vtoken.video.scan import frame_times, seconds
 from vtoken.video.source import Clip
 
 if TYPE_CHECKING:
@@ -42,7 +42,9 @@ def probe(path: str) -> Clip:
         rate = stream.guessed_rate if untimed else stream.average_rate or stream.guessed_rate
         clip = Clip(
             path=path,
-            name=re.split(r"[?#]", os.path.basename(path.rstrip("/")))[0] if is_address(path) else _name(path),
+            name=re.split(r"[?#]", os.path.basename(path.rstrip("/")))[0]
+            if is_address(path)
+            else os.path.basename(path),
             size=upright.size(frame.height, frame.width),
             native_fps=float(rate) if rate and 0 < rate <= 1000 else None,
             origin=frame.time if frame.pts is not None and frame.time is not None else 0.0,
@@ -56,15 +58,20 @@ def probe(path: str) -> Clip:
         _length(clip, file, stream)
         _notes(clip, file, stream, frame)
     if clip.duration is None:
-        times = frame_times(clip)
-        if times:
-            gap = times[-1] - times[-2] if len(times) > 1 else 1 / clip.native_fps if clip.native_fps else 0.0
-            clip.duration = times[-1] + gap or None
+        _measure(clip)
     return clip
 
 
-def _name(path: str) -> str:
-    return os.path.basename(path)
+def _measure(clip: Clip) -> None:
+    """Duration and average rate by the packets, where the header does not know them for sure."""
+    times = frame_times(clip)
+    if times is None or not times:
+        return
+    span = times[-1] - times[0]
+    average = (len(times) - 1) / span if span > 0 else clip.native_fps
+    if average and (clip.native_fps is None or abs(clip.native_fps / average - 1) > 0.1):
+        clip.native_fps = average
+    clip.duration = seconds(clip)
 
 
 def _best(file: InputContainer, path: str) -> VideoStream:
@@ -91,18 +98,18 @@ def _is_cover(stream: VideoStream) -> bool:
 
 def _length(clip: Clip, file: InputContainer, stream: VideoStream) -> None:
     """Duration and number of frames, where the header knows those of this very stream."""
-    seconds = None
+    known = None
     if file.format.name in OWN_LENGTH and stream.duration and stream.time_base:
-        seconds = float(stream.duration * stream.time_base)
+        known = float(stream.duration * stream.time_base)
     elif file.format.name == "matroska,webm" and abs(clip.origin) < 1e-3:
-        seconds = _clock(stream.metadata) or (file.duration / 1e6 if file.duration and len(file.streams) == 1 else None)
+        known = _clock(stream.metadata) or (file.duration / 1e6 if file.duration and len(file.streams) == 1 else None)
     elif is_address(clip.path) and file.duration and file.duration > 0:
         clip.duration = file.duration / 1e6
         return
-    if not seconds or seconds <= 0:
+    if not known or known <= 0:
         return
-    clip.duration, clip.exact_end = seconds, True
-    if clip.native_fps and abs(stream.frames / (seconds * clip.native_fps) - 1) < 0.1:
+    clip.duration, clip.exact_end = known, True
+    if clip.native_fps and abs(stream.frames / (known * clip.native_fps) - 1) < 0.1:
         clip.frames = stream.frames  # a fragmented file counts those of its first fragment alone
 
 

@@ -16,11 +16,13 @@ from vtoken.video import choice, files
 from vtoken.video import images as memory
 from vtoken.video.check import agree
 from vtoken.video.probe import probe
-from vtoken.video.scan import frame_times
+from vtoken.video.scan import frame_times, last_end, seconds
 from vtoken.video.source import Clip, Picture
 from vtoken.video.timeline import sample, steady
 
 BACKENDS = ("pyav", "opencv", "decord", "torchcodec")
+LAST = 1.0  # seconds before the end by the header from which on the frames' own times say where it is
+ROUNDED = 2e-3  # seconds that the clock of a container may be off
 CHUNK_BYTES = 256 * 2**20  # RGB of one chunk; 4K frames make shorter chunks than asked
 
 
@@ -30,7 +32,6 @@ class VideoReader:
     Attributes:
         source: name of the clip, for messages.
         size: (height, width) in pixels, upright.
-        duration: seconds, or None where nobody knows (a live address).
         native_fps: average frames per second, or None. It is no local rate.
         backend: the backend that decodes: "pyav", "opencv", "decord", "torchcodec", or "memory".
         fps, start, end: the sampling; fps is None for every frame, and lower than asked for where ``max_frames`` binds.
@@ -53,7 +54,7 @@ class VideoReader:
         self._clip, self._pictures = clip, pictures
         self._open: list[Iterator[Frames]] = []
         self._closed = False
-        self.source, self.size, self.duration = clip.name, clip.size, clip.duration
+        self.source, self.size = clip.name, clip.size
         self.native_fps, self.notes, self.backend = clip.native_fps, clip.notes, backend
         self.fps, self.start, self.end, self.max_frames = fps, start, end, max_frames
         height, width = clip.size
@@ -93,6 +94,11 @@ class VideoReader:
         return Frames(None, pts, self.source, luma=luma, convert=lambda index: pictures[index].rgb())
 
     @property
+    def duration(self) -> float | None:
+        """Seconds to where the last frame ends, or None where nobody knows (a live address)."""
+        return seconds(self._clip)
+
+    @property
     def expected(self) -> int | None:
         """Frames that a pass will give, by the times of the packets; None for an address.
 
@@ -116,8 +122,8 @@ class VideoReader:
         times = frame_times(self._clip, self.end)
         if times is not None:
             lower = choice.fit(times, fps, self.start, self.end, self.native_fps, most)
-        elif self.duration is not None and fps is not None:
-            lower = min(fps, most / max(1e-3, min(self.end, self.duration) - self.start))
+        elif self._clip.duration is not None and fps is not None:
+            lower = min(fps, most / max(1e-3, min(self.end, self._clip.duration) - self.start))
         else:
             return
         if lower is not None and lower != fps:
@@ -141,7 +147,8 @@ class VideoReader:
         self.close()
 
     def __repr__(self) -> str:
-        length = "unknown length" if self.duration is None else f"{self.duration:.2f} s"
+        known = self._clip.duration  # a look through the whole file is too much for a name
+        length = "unknown length" if known is None else f"{known:.2f} s"
         return f"VideoReader({self.source!r}, {self.size[1]}x{self.size[0]}, {length}, backend={self.backend!r})"
 
 
@@ -205,8 +212,10 @@ def open_video(
             )
         name = "pyav" if backend == "auto" else backend
         clip, pictures = _file(files.resolve(source, network), name, begin)
-    if clip.duration is not None and begin >= clip.duration - 1e-6:
-        raise InputError(f"{clip.name}: start={begin:g} is past the end; the clip lasts {clip.duration:.2f} s")
+    if clip.duration is not None and begin >= clip.duration - LAST:
+        last = last_end(clip)  # a header may count less than there is, or a little more
+        if last is not None and begin >= last - ROUNDED:
+            raise InputError(f"{clip.name}: start={begin:g} is past the end; the clip lasts {last:.2f} s")
     if rate is not None and clip.native_fps is not None and rate > clip.native_fps * 1.001:
         clip.note(f"fps={rate:g} is above the clip's own {clip.native_fps:.2f} on average: no frame is taken twice")
     reader = VideoReader(

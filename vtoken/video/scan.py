@@ -32,6 +32,26 @@ def frame_times(clip: Clip, end: float = math.inf) -> list[float] | None:
     return times
 
 
+def seconds(clip: Clip) -> float | None:
+    """The clip's length: what its header says, unless a frame begins behind that (MP4 adds up durations in decoding
+    order) or it says nothing; then where the last frame ends."""
+    times = frame_times(clip)
+    if not times or (clip.duration is not None and times[-1] < clip.duration - 1e-3):
+        return clip.duration
+    return last_end(clip)
+
+
+def last_end(clip: Clip) -> float | None:
+    """Where the last frame ends: it stands as long as the one before it, whatever a header says; only where the header
+    says a second more, the picture really stands so long."""
+    times = frame_times(clip)
+    if not times:
+        return clip.duration
+    gap = times[-1] - times[-2] if len(times) > 1 else 1 / clip.native_fps if clip.native_fps else 0.0
+    own = times[-1] + gap
+    return clip.duration if clip.duration is not None and clip.duration > own + 1.0 else own or None
+
+
 def _packets(clip: Clip, end: float) -> Iterator[float | None]:
     """Seconds of the packets in the file, in decoding order."""
     from av.error import FFmpegError

@@ -91,10 +91,12 @@ def sample(
 def _taken(timed: Iterable[Timed], clip: Clip, fps: float | None, start: float, end: float) -> Iterator[Timed]:
     choice = Choice(fps, start, end, clip.native_fps) if fps is not None else None
     before: Timed | None = None
+    gap = 1 / clip.native_fps if clip.native_fps else 0.0
     held: Timed | None = None
     stopped = False
     for item in timed:
         if millisecond(item[0]) < millisecond(start):
+            gap = item[0] - before[0] if before is not None and clip.native_fps else gap
             before = item
             continue
         if millisecond(item[0]) >= millisecond(end):
@@ -106,16 +108,15 @@ def _taken(timed: Iterable[Timed], clip: Clip, fps: float | None, start: float, 
             yield held
         held = item
     if held is None:
-        yield _on_screen(before, clip, start, stopped)
+        yield _on_screen(before, clip, start, stopped, gap)
     elif choice is not None and choice.finish():
         yield held
 
 
-def _on_screen(before: Timed | None, clip: Clip, start: float, more: bool) -> Timed:
+def _on_screen(before: Timed | None, clip: Clip, start: float, more: bool, gap: float) -> Timed:
     if before is None:
         raise VideoError(f"{clip.name}: no frame could be read between start and end; check both")
-    interval = 1 / clip.native_fps if clip.native_fps else 0.0
-    if not more and start > max(before[0] + interval, clip.duration or 0.0) + 1e-6:
+    if not more and start > max(before[0] + gap, clip.duration or 0.0) + 1e-6:
         raise VideoError(
             f"{clip.name}: start={start:g} is past the last frame, which is at {before[0]:.3f} s; give a smaller start"
         )
