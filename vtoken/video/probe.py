@@ -46,7 +46,7 @@ def probe(path: str) -> Clip:
             if is_address(path)
             else os.path.basename(path),
             size=upright.size(frame.height, frame.width),
-            native_fps=float(rate) if rate and 0 < rate <= 1000 else None,
+            native_fps=float(rate) if rate and 0 < rate < 1000 else None,
             origin=frame.time if frame.pts is not None and frame.time is not None else 0.0,
             stream=stream.index,
             place=[s.index for s in file.streams.video].index(stream.index),
@@ -57,9 +57,14 @@ def probe(path: str) -> Clip:
         )
         _length(clip, file, stream)
         _notes(clip, file, stream, frame)
-    if clip.duration is None:
+    if clip.duration is None or clip.native_fps is None:
         _measure(clip)
     return clip
+
+
+def _name(path: str) -> str:
+    last = os.path.basename(path.rstrip("/"))
+    return re.split(r"[?#]", last)[0] if is_address(path) else last  # a query may hold a password
 
 
 def _measure(clip: Clip) -> None:

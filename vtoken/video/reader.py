@@ -212,7 +212,7 @@ def open_video(
             )
         name = "pyav" if backend == "auto" else backend
         clip, pictures = _file(files.resolve(source, network), name, begin)
-    if clip.duration is not None and begin >= clip.duration - LAST:
+    if begin > 0 and clip.duration is not None and begin >= clip.duration - LAST:
         last = last_end(clip)  # a header may count less than there is, or a little more
         if last is not None and begin >= last - ROUNDED:
             raise InputError(f"{clip.name}: start={begin:g} is past the end; the clip lasts {last:.2f} s")
