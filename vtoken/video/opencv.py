@@ -47,7 +47,7 @@ def pictures(clip: Clip, start: float = 0.0) -> Iterator[Picture]:
             position = capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3  # of the frame just read, from the stream's start
             known = np.isfinite(position) and (position > 0 or read == 0)
             read, time = read + 1, position if known else time
-            yield Picture(position + clip.origin if known else None, _rgb(frame, clip))
+            yield Picture(position + clip.begins if known else None, _rgb(frame, clip))
         if not read:
             raise VideoError(f"{clip.path}: OpenCV opens this video but gives no frame (known of AV1); {remedy}")
         if clip.exact_end and clip.duration and time + 0.5 + 3 / (clip.native_fps or 25) < clip.duration:

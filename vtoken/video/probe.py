@@ -48,6 +48,7 @@ def probe(path: str) -> Clip:
             size=upright.size(frame.height, frame.width),
             native_fps=float(rate) if rate and 0 < rate < 1000 else None,
             origin=frame.time if frame.pts is not None and frame.time is not None else 0.0,
+            begins=float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0,
             stream=stream.index,
             place=[s.index for s in file.streams.video].index(stream.index),
             container=file.format.name,

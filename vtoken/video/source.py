@@ -42,6 +42,7 @@ class Clip:
         native_fps: average frames per second, or None. It is no local rate: nothing is sampled by it.
         frames: frames by the file's header, 0 where it does not say.
         origin: time of the first frame in the file, seconds; the reader's times count from it.
+        begins: time at which the stream begins by its header, seconds.
         stream: index of the video stream that is read, among all streams of the file.
         place: its place among the video streams, 0 for the first.
         container: FFmpeg's name of the format, empty for frames in memory.
@@ -61,6 +62,7 @@ class Clip:
     native_fps: float | None = None
     frames: int = 0
     origin: float = 0.0
+    begins: float = 0.0
     stream: int = 0
     place: int = 0
     container: str = ""
