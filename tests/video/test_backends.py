@@ -21,9 +21,7 @@ def usable(backend):
 
 
 def test_opencv_and_interlaced_mpeg2(tmp_path):
-    path = film(
-        tmp_path / "fields.ts", TIMES, codec="mpeg2video", unit=25, rate=25, options={"flags": "+ildct+ilme"}
-    )
+    path = film(tmp_path / "fields.ts", TIMES, codec="mpeg2video", unit=25, rate=25, options={"flags": "+ildct+ilme"})
     assert [which(f.rgb(i), 30) for f in open_video(path) for i in range(len(f))] == list(range(30))
     with pytest.raises(VideoError, match=r"fields\.ts: OpenCV gives black frames for interlaced video; use .*pyav"):
         open_video(path, backend="opencv")

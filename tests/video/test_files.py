@@ -45,7 +45,14 @@ def test_a_file_that_names_others_is_refused(tmp_path, secret, kind, name, backe
 
 @pytest.mark.parametrize(
     "source",
-    ["concat:a.ts|b.ts", "data:video/mp4;base64,AAAA", "file:a.ts", "subfile,,start,0,end,0,,:a.ts", "pipe:0", "a%03d.png"],
+    [
+        "concat:a.ts|b.ts",
+        "data:video/mp4;base64,AAAA",
+        "file:a.ts",
+        "subfile,,start,0,end,0,,:a.ts",
+        "pipe:0",
+        "a%03d.png",
+    ],
 )
 def test_protocols_are_file_names(tmp_path, secret, source, monkeypatch):
     """Where there is no such file it is missing; where there is one it is that file."""

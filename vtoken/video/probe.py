@@ -114,7 +114,8 @@ def _length(clip: Clip, file: InputContainer, stream: VideoStream) -> None:
         return
     if not known or known <= 0:
         return
-    clip.duration, clip.exact_end = known, True
+    # Matroska's length may add the duration of a frame that is not the last, so it promises nothing of a whole file
+    clip.duration, clip.exact_end = known, file.format.name != "matroska,webm" or _is_cut(clip.path)
     if clip.native_fps and abs(stream.frames / (known * clip.native_fps) - 1) < 0.1:
         clip.frames = stream.frames  # a fragmented file counts those of its first fragment alone
 
@@ -124,6 +125,19 @@ def _clock(tags: dict[str, str]) -> float | None:
     text = next((value for name, value in tags.items() if name.upper().startswith("DURATION")), "")
     found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)\s*", text.strip("\0 "))
     return int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3]) if found else None
+
+
+def _is_cut(path: str) -> bool:
+    """Whether a Matroska file is shorter than its segment, whose size stands in front of it."""
+    with open(path, "rb") as file:
+        head = file.read(4096)
+    at = head.find(b"\x18\x53\x80\x67") + 4
+    if at < 4 or at >= len(head) or not head[at]:
+        return False
+    count = 9 - head[at].bit_length()  # bytes of the number, by the zeros in front of it
+    size = int.from_bytes(head[at : at + count], "big") - (1 << 7 * count)
+    unknown = size == (1 << 7 * count) - 1  # a live recording
+    return not unknown and os.path.getsize(path) < at + count + size
 
 
 def _matrix(frame: VideoFrame) -> bytes | None:

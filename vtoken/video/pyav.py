@@ -29,12 +29,23 @@ class Trace:
         packet: the latest time stamp of a packet, in units of the stream, or None.
         frame: the latest time stamp of a frame, or None.
         frames: how many frames came.
+        last: seconds in the file of the latest frame.
+        stands: seconds that it stays on the screen: as its packet says, or as long as the one before it.
     """
 
     errors: list[str] = field(default_factory=list)
     packet: int | None = None
     frame: int | None = None
     frames: int = 0
+    last: float = 0.0
+    stands: float = 0.0
+
+    def see(self, frame: VideoFrame) -> None:
+        """Follow where the clip ends."""
+        time = _time(frame)
+        if time is not None and time > self.last:
+            own = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
+            self.last, self.stands = time, max(own, time - self.last)
 
     @property
     def lacks_end(self) -> bool:
@@ -48,20 +59,20 @@ def pictures(clip: Clip, start: float = 0.0) -> Iterator[Picture]:
 
     Damaged packets are passed over; if there were any, or the file ends early, a warning says how much came.
     """
-    trace, last = Trace(), 0.0
+    trace = Trace()
     target = _jump(clip, start)
     with container(clip.path) as file:
         stream = _stream(file, clip, "AUTO")
         if target is not None:
             file.seek(target, stream=stream)
         for frame in decode(file, stream, trace):
-            last = max(last, _time(frame) or 0.0)
+            trace.see(frame)
             yield _picture(frame, clip)
     if trace.lacks_end and not is_address(clip.path):
         for frame in _end(clip, target, trace):
-            last = max(last, _time(frame) or 0.0)
+            trace.see(frame)
             yield _picture(frame, clip)
-    _tell(clip, trace, last - clip.origin, whole=target is None)
+    _tell(clip, trace, whole=target is None)
 
 
 def decode(file: InputContainer, stream: VideoStream, trace: Trace) -> Iterator[VideoFrame]:
@@ -179,9 +190,10 @@ def _luma(frame: VideoFrame) -> np.ndarray:
     return rows[:, : frame.width].copy()
 
 
-def _tell(clip: Clip, trace: Trace, last: float, whole: bool) -> None:
-    interval = 1 / clip.native_fps if clip.native_fps else 0.04
-    early = clip.exact_end and clip.duration is not None and last + max(3 * interval, 0.5) < clip.duration
+def _tell(clip: Clip, trace: Trace, whole: bool) -> None:
+    interval, last = 1 / clip.native_fps if clip.native_fps else 0.04, trace.last - clip.origin
+    end = last + max(trace.stands, 3 * interval, 0.5)
+    early = clip.exact_end and clip.duration is not None and end < clip.duration
     length = f" of {clip.duration:.2f} s" if clip.duration else ""
     promise = f" (the header promises {clip.frames})" if whole and clip.frames not in (0, trace.frames) else ""
     told = f"{trace.frames} frames were read{promise}, up to {last:.2f} s{length}"

@@ -52,8 +52,11 @@ def last_end(clip: Clip) -> float | None:
     return clip.duration if clip.duration is not None and clip.duration > own + 1.0 else own or None
 
 
-def _packets(clip: Clip, end: float) -> Iterator[float | None]:
-    """Seconds of the packets in the file, in decoding order."""
+Stamp = tuple[float | None, float | None]  # seconds in the file at which a packet's frame is shown, and is decoded
+
+
+def _packets(clip: Clip, end: float) -> Iterator[Stamp]:
+    """The stamps of the packets, in decoding order."""
     from av.error import FFmpegError
 
     late = 0
@@ -67,25 +70,27 @@ def _packets(clip: Clip, end: float) -> Iterator[float | None]:
                 return  # the file is cut off; what could be read counts
             if not packet.size:
                 continue
-            stamp = packet.pts if packet.pts is not None else packet.dts
-            time = None if stamp is None or packet.time_base is None else float(stamp * packet.time_base)
-            late += time is not None and time - clip.origin > end + PAST
-            yield time
+            unit = packet.time_base or 0
+            decoded = float(packet.dts * unit) if packet.dts is not None and unit else None
+            shown = float(packet.pts * unit) if packet.pts is not None and unit else decoded
+            late += shown is not None and shown - clip.origin > end + PAST
+            yield shown, decoded
 
 
-def _in_order(times: Iterator[float | None], clip: Clip) -> Iterator[float | None]:
+def _in_order(stamps: Iterator[Stamp], clip: Clip) -> Iterator[float | None]:
     """Times from decoding order to order of presentation, each recording of a joined file by itself."""
     step, newest, part = 1 / (clip.native_fps or 25), -math.inf, []
-    for time in times:
-        if time is None:
+    for shown, decoded in stamps:
+        if shown is None:
             yield from _flush(part, clip)
             yield None
             continue
-        if jumps_back(time, newest, step):
-            yield from _flush(part, clip)
-            newest = -math.inf
-        newest = max(newest, time)
-        part.append(time)
+        if decoded is not None:  # goes back only where the clock was set anew; times of B-frames go back by themselves
+            if jumps_back(decoded, newest, step):
+                yield from _flush(part, clip)
+                newest = -math.inf
+            newest = max(newest, decoded)
+        part.append(shown)
     yield from _flush(part, clip)
 
 
