@@ -145,6 +145,13 @@ def test_rounded_clocks_choose_nearly_the_same_frames(clip, fps, shift, ticks):
         assert exact == other == list(range(len(times)))
 
 
+@settings(deadline=None)
+@given(rate=st.sampled_from(COMMON), factor=st.floats(1.0001, 1.05))
+def test_a_rate_just_above_the_clips_own_takes_every_frame_of_a_rounded_clock(rate, factor):
+    times = [round(i * 1000 / rate) / 1000 for i in range(400)]
+    assert count(times, float(rate) * factor, 0.0, math.inf, float(rate)) == 400
+
+
 def test_an_average_rate_is_no_local_rate(folder):
     """One second at 60 fps, nine seconds still, one second at 60: 30 a second means 30 in each of the two."""
     times = [*(i / 60 for i in range(60)), *(10 + i / 60 for i in range(60))]
