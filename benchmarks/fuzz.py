@@ -10,6 +10,7 @@ The log has one line a case, and a second run goes on behind the last one.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -249,10 +250,8 @@ def records(log: Path) -> Iterator[dict[str, Any]]:
     """The cases of a log; a line that was cut off is left out."""
     if log.is_file():
         for line in log.read_text(encoding="utf-8").splitlines():
-            try:
+            with contextlib.suppress(ValueError):
                 yield json.loads(line)
-            except ValueError:
-                continue
 
 
 def summary(found: list[dict[str, Any]]) -> str:
@@ -294,6 +293,7 @@ def main() -> int:
     found = list(records(given.log))
     done, pool, stop = {r["case"] for r in found}, Pool(), time.monotonic() + 60 * given.minutes
     with given.log.open("a", encoding="utf-8") as file:
+        file.write("\n" if file.tell() else "")  # behind a line that was cut off
         for number in range(given.cases):
             if number in done or time.monotonic() > stop:
                 continue

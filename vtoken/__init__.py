@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from vtoken.data.report import Report
     from vtoken.data.tokens import Tokens
     from vtoken.engine.wrap import unwrap, wrap, wrapped
-    from vtoken.errors import InputError, MissingExtraError, UnsupportedError, VideoError, VtokenError
+    from vtoken.errors import (
+        InputError,
+        MissingExtraError,
+        MissingFileError,
+        UnsupportedError,
+        VideoError,
+        VtokenError,
+    )
     from vtoken.methods.plan import Plan
     from vtoken.methods.registry import register
     from vtoken.qa.api import Answer, ask, ask_many
@@ -32,7 +39,7 @@ _HOMES = {
     "data.report": ("Report",),
     "data.tokens": ("Tokens",),
     "engine.wrap": ("wrap", "unwrap", "wrapped"),
-    "errors": ("InputError", "MissingExtraError", "UnsupportedError", "VideoError", "VtokenError"),
+    "errors": ("InputError", "MissingExtraError", "MissingFileError", "UnsupportedError", "VideoError", "VtokenError"),
     "methods.plan": ("Plan",),
     "methods.registry": ("register",),
     "qa.api": ("ask", "ask_many", "Answer"),
@@ -48,6 +55,7 @@ __all__ = [
     "GateMap",
     "InputError",
     "MissingExtraError",
+    "MissingFileError",
     "Plan",
     "Report",
     "Tokens",

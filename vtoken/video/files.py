@@ -10,12 +10,15 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from vtoken.errors import InputError, MissingFileError, VideoError
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.stream import VideoStream
 
 VIDEO = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,kux,asf,asf_o,ogg,nut,gif,apng,mxf,"
@@ -116,6 +119,16 @@ def container(path: str) -> InputContainer:
             f"{path}: not a video that FFmpeg can open ({first_line(error)}); "
             f"{'check the address' if address else 'check that the file is complete and really a video'}"
         ) from error
+
+
+def packets(file: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+    """``file.demux``, which goes on behind packets of a stream that appears midway: PyAV knows no such stream."""
+    while True:
+        try:
+            yield from file.demux(stream)
+            return
+        except IndexError:
+            continue
 
 
 def first_line(error: BaseException) -> str:

@@ -39,7 +39,7 @@ class Levels:
         try:
             with Image.open(item) as image:
                 return _range(image)[1] if image.mode.startswith("I") else 0
-        except (OSError, SyntaxError, ValueError):
+        except Exception:
             return 0  # reading the picture itself will say what is wrong
 
 
@@ -80,7 +80,7 @@ def from_pil(image: Any, name: str, levels: Levels) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # on damaged files Pillow's readers fail in every way: IndexError, struct.error, ...
         raise VideoError(f"{name}: its picture cannot be decoded ({error}); write it again") from error
 
 
@@ -90,8 +90,11 @@ def animation(path: Path) -> tuple[list[Loader], list[float]]:
     Raises:
         VideoError: not an image that can be read.
     """
-    image = _opened(path)
-    count, levels = getattr(image, "n_frames", 1), Levels([path])
+    image, levels = _opened(path), Levels([path])
+    try:
+        count = getattr(image, "n_frames", 1)
+    except Exception as error:
+        raise VideoError(f"{path}: not an image that can be read ({error}); remove it or write it again") from error
     if count == 1:
         image.close()
         return [partial(from_file, path, levels)], []
@@ -108,13 +111,13 @@ def animation(path: Path) -> tuple[list[Loader], list[float]]:
 
 
 def _opened(path: Path) -> Any:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         return Image.open(path)
     except FileNotFoundError as error:
         raise MissingFileError(f"{path}: no such file; check the spelling") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:
         raise VideoError(f"{path}: not an image that can be read ({error}); remove it or write it again") from error
 
 
@@ -122,7 +125,7 @@ def _at(image: Any, index: int, path: Path) -> None:
     try:
         image.seek(index)
         image.load()  # WebP knows a frame's duration only then
-    except (EOFError, OSError, SyntaxError, ValueError) as error:
+    except Exception as error:
         raise VideoError(f"{path}: frame {index} cannot be decoded ({error}); write it again") from error
 
 

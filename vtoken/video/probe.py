@@ -83,7 +83,10 @@ def _measure(clip: Clip) -> None:
 def _best(file: InputContainer, path: str) -> VideoStream:
     """FFmpeg's best video stream that is no cover picture; else the largest of the others."""
     videos = [s for s in file.streams.video if not _is_cover(s)]
-    best = file.streams.best("video")
+    try:
+        best = file.streams.best("video")
+    except IndexError:  # a stream that appeared after the file was opened, which PyAV does not hold
+        best = None
     stream = best if best in videos else max(videos, key=lambda s: s.width * s.height, default=None)
     if stream is None:
         others = [s for s in file.streams if s.type != "video"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vtoken.video.files import container, first_line, is_address
+from vtoken.video.files import container, first_line, is_address, packets
 from vtoken.video.source import Clip, Picture
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def pictures(clip: Clip, start: float = 0.0) -> Iterator[Picture]:
     with container(clip.path) as file:
         stream = _stream(file, clip, "AUTO")
         if target is not None:
-            file.seek(target, stream=stream)
+            file.seek(target, stream=stream)  # went well in _jump
         for frame in decode(file, stream, trace):
             trace.see(frame)
             yield _picture(frame, clip)
@@ -79,12 +79,12 @@ def decode(file: InputContainer, stream: VideoStream, trace: Trace) -> Iterator[
     """Every frame that can be decoded, in order."""
     from av.error import EOFError, FFmpegError
 
-    packets = file.demux(stream)
+    coming = packets(file, stream)
     more = True
     while more:
         packet, frames = None, []
         try:
-            packet = next(packets)
+            packet = next(coming)
         except StopIteration:
             return
         except (FFmpegError, OSError) as error:
@@ -105,16 +105,21 @@ def decode(file: InputContainer, stream: VideoStream, trace: Trace) -> Iterator[
 
 def _end(clip: Clip, target: int | None, trace: Trace) -> Iterator[VideoFrame]:
     """The frames that ``trace`` lacks: a second pass without threads over frames, from near the end if possible."""
+    from av.error import FFmpegError
+
     known, last = trace.frames, trace.frame
-    second = Trace()
-    jump = last if clip.container in SEEKABLE else target
+    second, near = Trace(), clip.container in SEEKABLE
+    jump = last if near else target
     with container(clip.path) as file:
         stream = _stream(file, clip, "SLICE")
-        if jump is not None:
-            file.seek(jump, stream=stream)
+        try:
+            if jump is not None:
+                file.seek(jump, stream=stream)
+        except (FFmpegError, OSError):
+            return
         for frame in decode(file, stream, second):
             behind = frame.pts is not None and last is not None and frame.pts > last
-            if behind if clip.container in SEEKABLE else second.frames > known:
+            if behind if near else second.frames > known:
                 trace.frames += 1
                 yield frame
     trace.errors += second.errors if not trace.errors else []

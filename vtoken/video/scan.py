@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from vtoken.video.files import container, is_address
+from vtoken.video.files import container, is_address, packets
 from vtoken.video.source import Clip, Picture
 from vtoken.video.timeline import jumps_back, steady
 
@@ -61,11 +61,10 @@ def _packets(clip: Clip, end: float) -> Iterator[Stamp]:
 
     late = 0
     with container(clip.path) as file:
-        stream = file.streams[clip.stream]
-        packets = file.demux(stream)
+        coming = packets(file, file.streams[clip.stream])  # type: ignore[arg-type]
         while late < 64:  # frames of one group may still come in front of those behind ``end``
             try:
-                packet = next(packets)
+                packet = next(coming)
             except (StopIteration, FFmpegError, OSError):
                 return  # the file is cut off; what could be read counts
             if not packet.size:
