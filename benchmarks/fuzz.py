@@ -32,6 +32,15 @@ import numpy as np
 LIMIT = 20.0  # seconds of a case
 STARTING = 60.0  # seconds until a worker is ready
 SUFFIXES = ("mp4", "mkv", "ts", "avi", "flv", "webm", "h264", "gif", "webp", "png", "m3u8", "txt", "")
+ARGUMENTS: dict[str, tuple[float, tuple[Any, ...]]] = {  # how often, and which
+    "fps": (0.7, ("native", 0.1, 1, 2, 7.5, 25, 30, 1000, 1e9, 1e-9, 0, -1, float("nan"), "x", None)),
+    "start": (0.3, (0, 0.5, 1, 0.96, 3.9, 5.5, 1e9, -1, float("inf"), "1")),
+    "end": (0.3, (0.02, 0.5, 1, 2, 1e9, 0, float("nan"))),
+    "max_frames": (0.4, (1, 2, 3, 8, 10**9, 0, -1, 2.5, True)),
+    "chunk": (0.2, (1, 3, 10**9, 0, "all")),
+    "native_fps": (0.1, (1, 25.0, 0, 1e-9, 1e9)),
+    "backend": (0.25, ("opencv", "opencv", "decord", "pyav", "other")),
+}
 BAD = ("hang", "crash", "foreign", "wrong count")
 
 
@@ -40,22 +49,12 @@ def corpus(folder: Path) -> list[Path]:
     import av
     from PIL import Image
 
-    kinds = {  # name: codec, options, variable rate
-        "a.mp4": ("libx264", {}, False),
-        "v.mp4": ("libx264", {}, True),
-        "f.mp4": ("libx264", {"movflags": "faststart"}, False),
-        "g.mp4": ("libx264", {"movflags": "frag_keyframe+empty_moov"}, False),
-        "a.mkv": ("libx264", {}, False),
-        "v.mkv": ("libx264", {}, True),
-        "a.webm": ("libvpx", {}, False),
-        "a.ts": ("libx264", {}, False),
-        "m.ts": ("mpeg2video", {}, False),
-        "a.mpg": ("mpeg2video", {}, False),
-        "a.avi": ("mpeg4", {}, False),
-        "a.flv": ("libx264", {}, False),
-        "a.h264": ("libx264", {}, False),
-    }
-    for name, (codec, options, variable) in kinds.items():
+    codecs = {"webm": "libvpx", "avi": "mpeg4", "mpg": "mpeg2video", "m.ts": "mpeg2video"}
+    flags = {"f.mp4": "faststart", "g.mp4": "frag_keyframe+empty_moov"}
+    for name in "a.mp4 v.mp4 f.mp4 g.mp4 a.mkv v.mkv a.webm a.ts m.ts a.mpg a.avi a.flv a.h264".split():
+        codec = codecs.get(name) or codecs.get(name[2:], "libx264")
+        options = {"fflags": "+bitexact"} | ({"movflags": flags[name]} if name in flags else {})
+        variable = name.startswith("v.")
         with av.open(str(folder / name), "w", options=options) as file:
             stream: Any = file.add_stream(codec, rate=25)
             stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
@@ -112,24 +111,7 @@ def arguments(rng: random.Random) -> dict[str, Any]:
     """Arguments of ``open_video``, half of the cases without any."""
     if rng.random() < 0.5:
         return {}
-    options: dict[str, Any] = {}
-    if rng.random() < 0.7:
-        options["fps"] = rng.choice(
-            ("native", 0.1, 1, 2, 7.5, 24, 25, 30, 1000, 1e9, 1e-9, 0, -1, float("nan"), "x", None)
-        )
-    if rng.random() < 0.3:
-        options["start"] = rng.choice((0, 0.5, 1, 0.96, 3.9, 5.5, 1e9, -1, float("inf"), "1"))
-    if rng.random() < 0.3:
-        options["end"] = rng.choice((0.02, 0.5, 1, 2, 1e9, 0, float("nan")))
-    if rng.random() < 0.4:
-        options["max_frames"] = rng.choice((1, 2, 3, 8, 10**9, 0, -1, 2.5, True))
-    if rng.random() < 0.2:
-        options["chunk"] = rng.choice((1, 3, 10**9, 0, "all"))
-    if rng.random() < 0.1:
-        options["native_fps"] = rng.choice((1, 25.0, 0, 1e-9, 1e9))
-    if rng.random() < 0.25:
-        options["backend"] = rng.choice(("opencv", "opencv", "decord", "pyav", "other"))
-    return options
+    return {name: rng.choice(values) for name, (share, values) in ARGUMENTS.items() if rng.random() < share}
 
 
 def build(number: int, whole: list[Path], folder: Path) -> tuple[dict[str, Any], Path]:
