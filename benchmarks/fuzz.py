@@ -32,6 +32,8 @@ import numpy as np
 LIMIT = 20.0  # seconds of a case
 STARTING = 60.0  # seconds until a worker is ready
 SUFFIXES = ("mp4", "mkv", "ts", "avi", "flv", "webm", "h264", "gif", "webp", "png", "m3u8", "txt", "")
+PLAIN = ("mp4", "mkv", "webm", "ts", "mpg", "avi", "flv", "h264")
+ODD = ("v.mp4", "v.mkv", "f.mp4", "g.mp4", "m.ts")  # variable rate, index in front, fragmented, MPEG-2
 ARGUMENTS: dict[str, tuple[float, tuple[Any, ...]]] = {  # how often, and which
     "fps": (0.7, ("native", 0.1, 1, 2, 7.5, 25, 30, 1000, 1e9, 1e-9, 0, -1, float("nan"), "x", None)),
     "start": (0.3, (0, 0.5, 1, 0.96, 3.9, 5.5, 1e9, -1, float("inf"), "1")),
@@ -51,7 +53,7 @@ def corpus(folder: Path) -> list[Path]:
 
     codecs = {"webm": "libvpx", "avi": "mpeg4", "mpg": "mpeg2video", "m.ts": "mpeg2video"}
     flags = {"f.mp4": "faststart", "g.mp4": "frag_keyframe+empty_moov"}
-    for name in "a.mp4 v.mp4 f.mp4 g.mp4 a.mkv v.mkv a.webm a.ts m.ts a.mpg a.avi a.flv a.h264".split():
+    for name in (*(f"a.{kind}" for kind in PLAIN), *ODD):
         codec = codecs.get(name) or codecs.get(name[2:], "libx264")
         options = {"fflags": "+bitexact"} | ({"movflags": flags[name]} if name in flags else {})
         variable = name.startswith("v.")
