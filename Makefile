@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.vtoken-installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-demo lint bench clean
+.PHONY: help setup run test test-demo lint bench fuzz clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ bench: $(STAMP) ## every benchmark that needs one clip at most: VIDEO=path, or t
 	@test -n '$(VIDEO)' || test -f '$(OUT)/lecture.mp4' || $(BIN)/python -c "from vtoken.cli.main_job import lecture; lecture('$(OUT)', 8.0)"
 	@for script in overhead encoder; do echo "== $$script"; $(BIN)/python benchmarks/$$script.py; done
 	@for script in pipeline gate_cost; do echo "== $$script"; $(BIN)/python benchmarks/$$script.py '$(or $(VIDEO),$(OUT)/lecture.mp4)'; done
+
+fuzz: $(STAMP) ## damaged files and odd arguments for 10 minutes; a second run goes on (CASES=10000 in all)
+	@OMP_NUM_THREADS=1 nice -n 19 $(BIN)/python benchmarks/fuzz.py --cases $(or $(CASES),10000) --log '$(OUT)/fuzz.jsonl' --summary docs/benchmarks/fuzz.md
 
 clean: ## remove build outputs, not $(VENV)
 	@rm -rf build dist out report *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from vtoken.data.tokens import Tokens
     from vtoken.encoders.signals import Tap, signal
     from vtoken.engine.wrap import unwrap, wrap, wrapped
-    from vtoken.errors import InputError, MissingExtraError, UnsupportedError, VideoError, VtokenError
+    from vtoken.errors import (
+        InputError,
+        MissingExtraError,
+        MissingFileError,
+        UnsupportedError,
+        VideoError,
+        VtokenError,
+    )
     from vtoken.methods.plan import Plan
     from vtoken.methods.registry import register
     from vtoken.qa.api import Answer, ask, ask_many
@@ -34,7 +41,7 @@ _HOMES = {
     "data.tokens": ("Tokens",),
     "encoders.signals": ("Tap", "signal"),
     "engine.wrap": ("wrap", "unwrap", "wrapped"),
-    "errors": ("InputError", "MissingExtraError", "UnsupportedError", "VideoError", "VtokenError"),
+    "errors": ("InputError", "MissingExtraError", "MissingFileError", "UnsupportedError", "VideoError", "VtokenError"),
     "methods.plan": ("Plan",),
     "methods.registry": ("register",),
     "qa.api": ("ask", "ask_many", "Answer"),
@@ -50,6 +57,7 @@ __all__ = [
     "GateMap",
     "InputError",
     "MissingExtraError",
+    "MissingFileError",
     "Plan",
     "Report",
     "Tap",

@@ -60,10 +60,8 @@ class Encoder:
 
 
 def expected_frames(reader: VideoReader) -> int:
-    """Frames that the sampling will give by the file's header; 1 where it does not say."""
-    seconds = span(reader)
-    rate = min(r for r in (reader.fps, reader.native_fps, 1e9) if r is not None)
-    return max(1, math.floor(seconds * rate + 0.5)) if math.isfinite(seconds) and rate < 1e9 else 1
+    """Frames that the sampling will give; 1 where nobody knows."""
+    return reader.expected or 1
 
 
 def span(reader: VideoReader) -> float:

@@ -24,6 +24,7 @@ class Clip:
         seconds: length of the clip, nan where unknown.
         crop: whether the grid covers the centre of the frame only, for overlays.
         signals: what pathways tell of every cell, [T, h, w, ...] by name.
+        spacing: seconds from one sampled frame to the next, None where only ``seconds`` is known.
     """
 
     rows: Tensor
@@ -33,6 +34,14 @@ class Clip:
     seconds: float
     crop: bool = False
     signals: dict[str, np.ndarray] = field(default_factory=dict)
+    spacing: float | None = None
+
+    @property
+    def step(self) -> float:
+        """Seconds of a time step by the sampling; a last step of fewer frames is as long as the others."""
+        if self.spacing is not None:
+            return self.spacing * self.grid.frames
+        return self.seconds / len(self.gate.keep)
 
     @property
     def times(self) -> np.ndarray:

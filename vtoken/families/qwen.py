@@ -82,7 +82,7 @@ class Qwen(Family):
         steps, h, w = clip.gate.keep.shape
         extra: dict[str, Any] = {"video_grid_thw": torch.tensor([[steps, h * merge, w * merge]])}
         if self.name == "qwen2_5_vl":
-            extra["second_per_grid_ts"] = torch.tensor([clip.seconds / steps])
+            extra["second_per_grid_ts"] = torch.tensor([clip.step])
         return [video], [video] * clip.gate.keep.size, extra
 
     def images(self, model: Any, processor: Any, pictures: list[Any]) -> Pictures | None:
