@@ -113,13 +113,13 @@ def test_where_a_clip_is_cut_changes_nothing(backend, device, cut: int) -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 2])
-def test_agrees_with_the_gate(backend, device, clips: Path, frames: int) -> None:
+def test_agrees_with_the_gate(backend, device, street: Path, frames: int) -> None:
     """The gate of the default plan, without what looks at all cells at once."""
     import cv2
 
     from vtoken.video import open_video
 
-    luma = next(iter(open_video(clips / "vtest.avi", chunk=12, end=1.2))).luma
+    luma = next(iter(open_video(street, chunk=12, end=1.2))).luma
     grid = Grid(112, 112, 28 if frames == 2 else 14, frames)
     planes = np.stack([cv2.resize(p, (grid.width, grid.height)) for p in luma])
     gate = Grt(noise_cap=1, tiny_object=255, cut_histogram=1, cut_kept=1, refresh_seconds=4.0)
