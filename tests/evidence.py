@@ -18,6 +18,7 @@ ABSENT = {
     "large clips": "clips of several megabytes; VTOKEN_TEST_VIDEOS names their folder",
     "needs a GPU": "an accelerator",
     "torchvision": "cannot be installed beside the CPU build of torch",
+    "torchao": "optional",
     "Playwright": "browser tests have a job of their own, make test-demo",
     "Chromium": "browser tests have a job of their own, make test-demo",
 }
