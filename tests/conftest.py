@@ -1,4 +1,4 @@
-"""Shared fixtures, the ``slow`` marker, and a summary of what was skipped and why."""
+"""Shared fixtures. The ``slow`` marker and the summary of what did not run are in ``evidence.py``."""
 
 from __future__ import annotations
 
@@ -17,18 +17,10 @@ if not torch.cuda.is_available():  # Triton reads it when it is first imported, 
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data"
-SLOW = {"bench", "benchmarks", "demos", "thinkjepa", "training"}  # folders whose tests all carry the marker
 
 # time says nothing about a property: machines are shared
 hypothesis.settings.register_profile("vtoken", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("vtoken")
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.parent.name in SLOW:
-            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")
