@@ -82,8 +82,9 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if hasattr(session.config, "workeroutput"):  # a worker: hand the counts to the process that reports
-        session.config.workeroutput[DESELECTED] = (dict(deselected), sorted(folders))
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:  # a worker: hand the counts to the process that reports
+        output[DESELECTED] = (dict(deselected), sorted(folders))
         return
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if in_ci() and reporter and unexpected(reasons(reporter.stats.get("skipped", []))) and session.exitstatus == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import warnings
 from collections.abc import Iterator
@@ -103,11 +104,13 @@ def offloaded(name: str, where: str, folder: Path) -> Any:
     if where == "cpu":
         return cpu_offload(model, execution_device=torch.device("cpu"))
     parts = [part for part, _ in model.model.named_children()]
-    places = {f"model.{part}": "disk" if where == "disk" or "language" in part else "cpu" for part in parts}
+    places: dict[str, Any] = {
+        f"model.{part}": "disk" if where == "disk" or "language" in part else "cpu" for part in parts
+    }
     places["lm_head"] = "cpu"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return dispatch_model(model, places, main_device="cpu", offload_dir=str(folder), force_hooks=True)
+        return dispatch_model(model, places, main_device=torch.device("cpu"), offload_dir=str(folder), force_hooks=True)
 
 
 META = pytest.mark.xfail(reason="inputs go to model.device, which is meta", strict=False)
@@ -127,9 +130,8 @@ def quantised(name: str, how: str) -> Any:
     """A model with quantised linear layers, whose ``weight`` is no tensor of its own."""
     model = FAMILIES[name].build()
     if how == "torchao":
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
-
-        quantize_(model, Int8WeightOnlyConfig())
+        api: Any = importlib.import_module("torchao.quantization")
+        api.quantize_(model, api.Int8WeightOnlyConfig())
         return model
     kind = torch.float16 if how == "float16" else torch.qint8
     with warnings.catch_warnings():

@@ -28,7 +28,8 @@ class Asking:
     """A streamer that calls the model itself when the first new token comes."""
 
     def __init__(self, call: Any) -> None:
-        self.call, self.puts, self.found = call, 0, None
+        self.call, self.puts = call, 0
+        self.found: Any = None
 
     def put(self, value: Tensor) -> None:
         self.puts += 1

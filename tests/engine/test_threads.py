@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -37,7 +37,7 @@ def answer(model: Any, words: Any, plan: str | None, seed: int) -> torch.Tensor:
     return torch.cat([made.tokens, torch.tensor([made.report.tokens, made.report.encoded, made.report.prompt])])
 
 
-def jobs(name: str, model: Any, plans: list[str | None]) -> list[Job]:
+def jobs(name: str, model: Any, plans: Sequence[str | None]) -> list[Job]:
     """Questions under every plan, ``generate`` and ``forward``, about two clips."""
     words, out = tokenizer_of(model), []
     for seed in (1, 2):
