@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +18,10 @@ FOLDER = Path(__file__).parent
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[Any]) -> None:
     """Programs that Triton interprets are slow; compiled for a GPU they are not."""
     for item in items if not torch.cuda.is_available() else ():
-        values = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        values = item.callspec.params if hasattr(item, "callspec") else {}
         if item.path.parent == FOLDER and ("triton" in item.fixturenames or values.get("backend") == "triton"):
             item.add_marker("slow")
 
