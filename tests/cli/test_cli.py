@@ -88,7 +88,7 @@ def test_methods_lists_every_method(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_methods_of_a_family_agree_with_wrap(family: str, capsys: pytest.CaptureFixture[str]) -> None:
     from vtoken.cli.table import verdict
-    from vtoken.engine.session import check
+    from vtoken.engine.check import check
     from vtoken.errors import UnsupportedError
     from vtoken.methods.gate import Gate
     from vtoken.methods.plan import Plan

@@ -13,6 +13,7 @@ from torch import Tensor
 import vtoken
 from tests.families.masked import masked_clip_features, masked_qwen_features
 from tests.families.oracle import rows, run, visual_mask
+from tests.families.prepared import prepared
 from tests.families.tiny import FAMILIES, model_of, moving_block
 from vtoken.methods.plan import Plan
 
@@ -33,7 +34,8 @@ def gated(name: str, plan: str = PLAN) -> tuple[Any, dict[str, Tensor], list[np.
         chosen = Plan.parse(plan)
         assert chosen.gate is not None
         maps = [c.gate.keep for c in model.vtoken.family.clips(model, inputs, chosen.gate, None, None)]
-        call, cut, _ = model.vtoken.prepare(model, dict(inputs), generating=False)
+        ready = prepared(model, inputs)
+        call, cut = ready.inputs, ready.cut
         logits = model(**inputs).logits
     keep = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
     keep[0, cut.slots[0]] = True
@@ -170,5 +172,5 @@ def test_signals_of_stock_and_gated_encoders_agree(name: str) -> None:
     found = []
     for plan in ("cls:keep=0.3", "mad:threshold=0 | cls:keep=0.3"):
         with vtoken.wrapped(model, plan):
-            found.append(model.vtoken.prepare(model, dict(inputs), generating=False)[1].slots[0])
+            found.append(prepared(model, inputs).cut.slots[0])
     assert torch.equal(found[0], found[1])

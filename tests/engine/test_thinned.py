@@ -11,10 +11,11 @@ from torch import Tensor
 
 import vtoken
 from tests.families.oracle import rows, run, visual_mask
+from tests.families.prepared import prepared
 from tests.families.tiny import FAMILIES, model_of, moving_block
 from tests.families.tokenizer import tokenizer_of
 from vtoken.data.budget import Budget
-from vtoken.engine.goals import per_frame
+from vtoken.engine.quota import per_frame
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.methods.plan import Plan
 
@@ -49,8 +50,10 @@ def test_exact_counts_and_positions(method: str, name: str, kind: str) -> None:
         pytest.skip(f"not applicable: {name} takes no {kind}")
     model, inputs = inputs_of(name, kind)
     with vtoken.wrapped(model, method, keep=0.3):
-        call, cut, report = model.vtoken.prepare(model, dict(inputs), generating=False)
+        ready = prepared(model, inputs)
+        call, cut = ready.inputs, ready.cut
         logits = model(**inputs).logits
+        report = model.vtoken.report
     total = per_sample(model, inputs)
     wanted = [Budget(keep=0.3).resolve(n, 1.0) for n in total]
     keep = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)

@@ -27,8 +27,10 @@ def test_through_a_wrapped_model(name: str, plan: str) -> None:
         out = model.generate(**inputs, max_new_tokens=3, do_sample=False)
         report = model.vtoken.report
     assert out.shape[1] == inputs["input_ids"].shape[1] + 3
-    if plan in OWN:
+    if plan in OWN and "video" in family.modalities:
         assert 0 < report.tokens < report.cells
+    elif plan in OWN:  # images repeat nothing of one another
+        assert 0 < report.tokens <= report.cells
     else:
         assert report.tokens == 17
     if plan == "aim:exact=True" and name == "llava":

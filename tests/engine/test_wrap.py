@@ -12,9 +12,8 @@ from transformers import LogitsProcessor
 
 import vtoken
 from tests.families.oracle import language_model, oracle_generate, oracle_logits, oracle_scores
+from tests.families.prepared import prepared
 from tests.families.tiny import FAMILIES, model_of
-from vtoken.errors import UnsupportedError
-from vtoken.families.base import has_pixels
 
 CASES = [(name, layout) for name, family in FAMILIES.items() for layout in family.layouts()]
 BATCHES = [(name, layout) for name, layout in CASES if len(FAMILIES[name].layouts()[layout]) > 1]
@@ -27,7 +26,7 @@ def inputs_of(name: str, layout: str, seed: int = 0) -> dict[str, Tensor]:
 
 def kept_mask(model: Any, inputs: dict[str, Tensor], generating: bool = False) -> Tensor:
     """bool [B, N]: the columns that the wrapped model keeps."""
-    _, cut, _ = model.vtoken.prepare(model, dict(inputs), generating)
+    cut = prepared(model, inputs, generating).cut
     keep = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
     for b, slots in enumerate(cut.slots):
         keep[b, slots] = True
@@ -85,10 +84,6 @@ def test_batch_row_equals_the_row_alone(name: str, layout: str) -> None:
     }
     with vtoken.wrapped(model, "divprune:keep=0.5"):
         for way, options in ways.items():
-            if way == "beams" and refuses_beams(name, model, together):
-                with pytest.raises(UnsupportedError, match="num_return_sequences"):
-                    model.generate(**together, max_new_tokens=4, **options)
-                continue
             batch = model.generate(**together, max_new_tokens=4, **options)[:, together["input_ids"].shape[1] :]
             for b, single in enumerate(alone):
                 row = model.generate(**single, max_new_tokens=4, **options)[:, single["input_ids"].shape[1] :]
@@ -104,19 +99,6 @@ def with_pixels(name: str, layout: str, seed: int = 0) -> list[list[tuple[str, A
         [(kind, what if kind == "text" else family._clip(kind, what, rng)) for kind, what in sample]
         for sample in family.layouts()[layout]
     ]
-
-
-def refuses_beams(name: str, model: Any, inputs: dict[str, Tensor]) -> bool:
-    """Whether beams must be refused: ragged counts in one tensor, or a stock model that cannot."""
-    from vtoken.families import of
-
-    family = of(model)
-    keep = kept_mask(model, inputs, generating=True)
-    for modality in {m for m in family.tensor | family.no_beams if has_pixels(inputs, m)}:
-        counts = (keep & family.placeholders(model, modality, inputs["input_ids"], inputs)).sum(1)
-        if modality in family.no_beams and int(counts.sum()) or len(set(counts[counts > 0].tolist())) > 1:
-            return True
-    return False
 
 
 class Reseed(LogitsProcessor):
@@ -159,7 +141,8 @@ def test_kept_tokens_keep_their_mrope_positions(name: str, layout: str) -> None:
         keep = kept_mask(model, inputs, generating=True)
         model.generate(**inputs, max_new_tokens=1, do_sample=False)
     hook.remove()
-    stock, cut = seen
+    stock, *steps = seen
+    cut = torch.cat(steps, -1)
     for b, kept in enumerate(keep):
         own = kept & inputs["attention_mask"][b].bool()
         n = int(own.sum())

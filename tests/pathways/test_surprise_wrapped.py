@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 import vtoken
 from tests.engine.test_gated import touched
 from tests.families.oracle import oracle_generate, oracle_logits, visual_mask
+from tests.families.prepared import prepared
 from tests.families.tiny import FAMILIES, LAYOUTS, model_of, moving_block
 from tests.families.tokenizer import tokenizer_of
 from tests.thinkjepa.tiny import vjepa
@@ -57,7 +58,7 @@ def video_of(name: str, clip: np.ndarray | None = None) -> tuple[Any, dict[str, 
 def kept_columns(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     """bool [1, N]: the columns that the wrapped model keeps."""
     keep = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
-    keep[0, model.vtoken.prepare(model, dict(inputs), generating=False)[1].slots[0]] = True
+    keep[0, prepared(model, inputs).cut.slots[0]] = True
     return keep
 
 

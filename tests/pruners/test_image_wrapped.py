@@ -12,7 +12,7 @@ from torch import Tensor
 import vtoken
 from tests.families.tiny import FAMILIES, LAYOUTS, model_of
 from vtoken.data.budget import Budget
-from vtoken.engine import encode as encoding
+from vtoken.engine.encode import encode
 
 PLANS = [
     "vtc_cls",
@@ -46,14 +46,12 @@ def inputs_of(family: str) -> dict[str, Tensor]:
 
 
 def units(model: Any, inputs: dict[str, Tensor]) -> list[int]:
-    """Visual tokens of every sample and modality."""
+    """Visual tokens of every prompt."""
     with vtoken.wrapped(model, "none"):
-        rows = encoding.encode(
-            model.vtoken.family, model, model.vtoken.plan, dict(inputs), None, None, None, model.vtoken.report
-        )
+        rows = encode(model.vtoken.call(model), dict(inputs))
     samples = inputs["input_ids"].shape[0]
     own = [(r.sample[~r.features.layout.structural], samples) for r in rows]
-    return [n for sample, b in own for n in torch.bincount(sample, minlength=b).tolist()]
+    return sum(torch.bincount(sample, minlength=b) for sample, b in own).tolist()
 
 
 @pytest.mark.parametrize("family", LAYOUT)
@@ -61,7 +59,7 @@ def units(model: Any, inputs: dict[str, Tensor]) -> list[int]:
 @torch.no_grad()
 def test_runs_on_a_model_and_meets_the_budget(family: str, plan: str) -> None:
     model, inputs = model_of(family), inputs_of(family)
-    wanted = sum(Budget(keep=0.4).resolve(n, 1.0) for n in units(model, inputs))
+    wanted = sum(Budget(keep=0.4).resolve(n, 1.0) for n in units(model, inputs))  # images and videos share it
     with vtoken.wrapped(model, plan, keep=0.4):
         out = model.generate(**inputs, max_new_tokens=2, do_sample=False)
         again = model.generate(**inputs, max_new_tokens=2, do_sample=False)

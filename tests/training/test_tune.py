@@ -12,6 +12,9 @@ import torch
 import vtoken
 from training.reference import tune
 from training.reference.labels import IGNORE
+from vtoken import families
+from vtoken.engine import run as engine
+from vtoken.engine.call import Call
 from vtoken.errors import InputError
 from vtoken.methods.plan import Plan
 from vtoken.reference import model as shape
@@ -50,8 +53,8 @@ def test_the_loss_is_that_of_the_answers_alone() -> None:
         own = row[row != IGNORE]
         assert torch.equal(own, ids[-len(own) :]) and own[-1] == ends and bool((own[:-1] != ends).all())
     loss, _ = tune.forward(run, dict(inputs), labels)
-    with vtoken.wrapped(run.model, "none"):
-        logits = run.model(**inputs).logits
+    call = Call(run.model, families.of(run.model), Plan.parse("none"), clips=inputs.pop("clips"))
+    logits = engine.forward(call, inputs, run.model).logits
     each = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE)
     torch.testing.assert_close(loss, each)
 

@@ -1,6 +1,6 @@
 """``python -m training.reference.tune``: fine-tune the reference model with a plan in the loop, resumable.
 
-The model is wrapped, so every step learns from what the plan leaves of its videos: gradients flow through the kept
+The engine runs the plan, so every step learns from what the plan leaves of its videos: gradients flow through the kept
 tokens into the encoder and the language model. What comes out is no longer training-free and must be reported apart.
 With peft installed low-rank adapters are trained and merged in the end, else all weights are.
 """
@@ -23,9 +23,11 @@ from training import program
 from training.reference.labels import IGNORE
 from vtoken import families
 from vtoken.data.report import Report
-from vtoken.engine.session import CLIPS, check
-from vtoken.engine.wrap import wrapped
+from vtoken.engine import run as engine
+from vtoken.engine.call import Call
+from vtoken.engine.check import check
 from vtoken.errors import InputError
+from vtoken.families.compat import core
 from vtoken.methods.plan import Plan
 from vtoken.qa import load as loading
 from vtoken.qa.prompt import prompts, stack, tokenizer_of
@@ -114,7 +116,7 @@ def start(model: Any, processor: Any, settings: Settings) -> Run:
 
 def batch(run: Run, step: int, split: str = "train") -> tuple[dict[str, Any], Tensor]:
     """Arguments of ``forward`` for the questions of one step, and labels int64 [B, L]; rows are padded on the left."""
-    s, family, tokenizer = run.settings, families.of(run.model), tokenizer_of(run.words)
+    s, family, tokenizer = run.settings, families.of(core(run.model)), tokenizer_of(run.words)
     r = np.random.default_rng((s.seed, step, 0 if split == "train" else 1))
     fps = int(r.choice(s.fps))
     rows, labels, clips = [], [], []
@@ -135,7 +137,7 @@ def batch(run: Run, step: int, split: str = "train") -> tuple[dict[str, Any], Te
             clips.append(clip)
     inputs = stack(rows, tokenizer.pad_token_id)
     width = inputs["input_ids"].shape[1]
-    return inputs | {CLIPS: clips}, torch.cat([pad(x, (width - x.shape[1], 0), value=IGNORE) for x in labels])
+    return inputs | {"clips": clips}, torch.cat([pad(x, (width - x.shape[1], 0), value=IGNORE) for x in labels])
 
 
 def _choose(questions: list[data.Question], n: int, r: np.random.Generator) -> list[data.Question]:
@@ -149,8 +151,9 @@ def forward(run: Run, inputs: dict[str, Any], labels: Tensor) -> tuple[Tensor, f
     """Loss of the answers under the plan, and the share of answers with every token right (teacher forcing)."""
     device = run.model.device
     inputs = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in inputs.items()}
-    with wrapped(run.model, run.settings.plan):
-        out = run.model(**inputs, labels=labels.to(device), use_cache=False)
+    model = core(run.model)
+    call = Call(model, families.of(model), run.settings.plan, clips=inputs.pop("clips"))
+    out = engine.forward(call, inputs | {"labels": labels.to(device), "use_cache": False}, run.model)
     n = int((labels != IGNORE).sum(1).max())  # answers end the rows, and no plan drops text
     goals, guesses = labels[:, -n:], out.logits[:, -n - 1 : -1].argmax(-1).cpu()
     return out.loss, float(((goals == guesses) | (goals == IGNORE)).all(1).float().mean())

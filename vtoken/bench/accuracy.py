@@ -17,7 +17,7 @@ from vtoken.bench.accuracy_plans import Entry, entries
 from vtoken.bench.accuracy_plot import plot_fps, plot_tokens
 from vtoken.bench.accuracy_records import Record, Results
 from vtoken.bench.accuracy_summary import Line, summarise
-from vtoken.engine.session import check
+from vtoken.engine.check import check
 from vtoken.errors import InputError, require
 from vtoken.methods.plan import Plan
 from vtoken.output.files import folder, write_text

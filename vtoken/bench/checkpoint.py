@@ -9,7 +9,7 @@ from vtoken.bench import machine
 from vtoken.bench.job import Job
 from vtoken.bench.rows import Row
 from vtoken.data.report import Report
-from vtoken.engine.session import check
+from vtoken.engine.check import check
 from vtoken.methods.plan import Plan
 from vtoken.output.progress import progress
 from vtoken.qa.api import ask

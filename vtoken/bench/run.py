@@ -18,7 +18,7 @@ from vtoken.bench.models import SMALL, Size, describe, random_model
 from vtoken.bench.pipeline import Encoder, Pass, expected_frames, run_pass, span
 from vtoken.bench.plot import plot
 from vtoken.bench.rows import Row, print_rows, to_jsonl, to_markdown
-from vtoken.engine.session import check
+from vtoken.engine.check import check
 from vtoken.errors import InputError, require
 from vtoken.families.geometry import Geometry, geometry
 from vtoken.methods.plan import Plan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -73,8 +74,56 @@ class Budget:
             wanted = _round(_decimal(self.per_second) * _decimal(seconds))
         return min(n, max(1, wanted))
 
+    def deal(self, sizes: Sequence[int], seconds: Sequence[float], prompt: Sequence[int] | None = None) -> list[int]:
+        """Tokens to keep of every image and video, where those of one prompt share the budget.
+
+        Shares are in proportion to sizes, exact in all, and at least 1 for an item that has a token. Images have no
+        seconds: with ``per_second`` they keep the share that the videos of their prompt keep, and all without one.
+
+        Args:
+            sizes: tokens of each item.
+            seconds: length of each item, 0 for an image, nan for a video of unknown length.
+            prompt: the prompt of each item; None where every item is alone.
+
+        Raises:
+            InputError: ``per_second`` and no video of a prompt has a known length.
+        """
+        out = [0] * len(sizes)
+        owner = range(len(sizes)) if prompt is None else prompt
+        for one in dict.fromkeys(owner):
+            mine = [i for i, o in enumerate(owner) if o == one and sizes[i]]
+            timed = [i for i in mine if seconds[i] > 0 and math.isfinite(seconds[i])]
+            if self.per_second is not None and all(seconds[i] == 0 for i in mine):
+                for i in mine:
+                    out[i] = sizes[i]
+            elif mine:
+                measured = timed if self.per_second is not None and timed else mine
+                known = sum(sizes[i] for i in measured)
+                length = sum(seconds[i] for i in timed) if timed else math.nan
+                wanted = self.resolve(known, length)
+                total = sum(sizes[i] for i in mine)
+                everything = wanted if measured is mine else _round(Fraction(wanted * total, known))
+                for i, k in zip(mine, _split(everything, [sizes[i] for i in mine]), strict=True):
+                    out[i] = k
+        return out
+
     def __str__(self) -> str:
         return next(f"{k}={v}" for k, v in vars(self).items() if v is not None)
+
+
+def _split(k: int, sizes: list[int]) -> list[int]:
+    """k in parts proportional to sizes above 0, each at least 1 and at most its size: the largest remainders win."""
+    k = min(max(k, len(sizes)), sum(sizes))
+    exact = [Fraction(k * n, sum(sizes)) for n in sizes]
+    out = [min(n, max(1, math.floor(e))) for n, e in zip(sizes, exact, strict=True)]
+    order = sorted(range(len(sizes)), key=lambda i: (out[i] - exact[i], i))
+    while (left := k - sum(out)) != 0:
+        step = 1 if left > 0 else -1
+        for i in order if step > 0 else reversed(order):
+            if left and 1 <= out[i] + step <= sizes[i]:
+                out[i] += step
+                left -= step
+    return out
 
 
 def _decimal(value: float) -> Fraction:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,6 +18,15 @@ from vtoken.errors import InputError
 
 STAGES = ("decode", "gate", "pathway", "prepare", "encode", "reduce", "prefill", "generate")
 FATES = ("skipped", "dropped", "merged", "kept")  # what becomes of a cell; its number is its place here
+
+
+log = logging.getLogger("vtoken")
+
+
+@lru_cache(maxsize=1024)
+def log_once(text: str) -> None:
+    """A warning of the logger ``vtoken``, the first time that this text comes up."""
+    log.warning(text)
 
 
 @dataclass
@@ -30,7 +41,7 @@ class Report:
         prompt: length of the whole prompt in tokens, after reduction.
         milliseconds: wall time by stage: decode, gate, pathway (a second stream over the frames), prepare (pixels of
             the kept cells), encode, reduce, prefill, generate.
-        peak_bytes: peak GPU memory of the call, or peak resident memory of the process on a CPU.
+        peak_bytes: peak GPU memory of the process so far, or its peak resident memory on a CPU.
         frames: presentation times in seconds of the sampled frames, per video.
         notes: caps that bound, fallbacks taken, warnings.
         fates: per prompt whose clip was gated while it was decoded, uint8 [T, h, w]: the place in ``FATES`` of every
@@ -71,18 +82,16 @@ class Report:
         self.milliseconds[name] = self.milliseconds.get(name, 0.0) + milliseconds
 
     def note(self, text: str) -> None:
-        """Remember a cap, fallback or warning once."""
+        """Remember a cap, fallback or warning once, and log it once a process."""
         if text not in self.notes:
             self.notes.append(text)
-
-    @staticmethod
-    def reset_memory(device: Any = None) -> None:
-        """Start the peak of the GPU anew, so that ``measure_memory`` tells the peak of this call."""
-        if _is_cuda(device):
-            torch.cuda.reset_peak_memory_stats(device)
+            log_once(text)
 
     def measure_memory(self, device: Any = None) -> None:
-        """Set ``peak_bytes`` from the device the model is on; stays 0 where the system does not tell."""
+        """Set ``peak_bytes`` from the device the model is on; 0 where the system does not say.
+
+        A GPU's peak counts from the last ``torch.cuda.reset_peak_memory_stats``, which is the user's to call.
+        """
         if _is_cuda(device):
             self.peak_bytes = int(torch.cuda.max_memory_allocated(device))
         elif sys.platform != "win32":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vtoken.qa.api import Answer, ask
-from vtoken.qa.prompt import tokenizer_of
+from vtoken.qa.tokenize import tokenizer_of
 
 
 class Stopped(Exception):

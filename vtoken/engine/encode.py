@@ -3,160 +3,129 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from vtoken.data.report import Report
-from vtoken.engine.goals import thinning
+from vtoken.engine.call import Call
+from vtoken.engine.quota import thinning
 from vtoken.errors import InputError
-from vtoken.families.base import Clip, Family, Features, has_pixels
-from vtoken.families.clips import Memory, encode_each_once
+from vtoken.families.base import Clip, Features, has_pixels
+from vtoken.families.clips import encode_each_once
 from vtoken.families.runs import stand
-from vtoken.methods.plan import Plan
 
 MODALITIES = ("image", "video")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Rows:
     """The placeholder rows of one modality and the features that fill them.
 
     Attributes:
         sample, column: int64 [R], place of every placeholder row in ``input_ids``.
         features: what the encoder gave.
-        parts: after reduction, per sample the feature rows in the order of their slots.
+        items: rows of each image or video, in order; no method mixes two of them.
         gated: whether the rows are of clips that were gated while they were decoded.
-        stand: int64 [R], the placeholder row in which the token of each row stands; None for its own.
+        home: int64 [R], the placeholder row that the token of each row moves to; None where no token moves.
     """
 
     modality: str
     sample: Tensor
     column: Tensor
     features: Features
-    parts: list[Tensor]
+    items: list[int]
     gated: bool = False
-    stand: Tensor | None = None
+    home: Tensor | None = None
 
 
-def encode(
-    family: Family,
-    model: nn.Module,
-    plan: Plan,
-    inputs: dict[str, Any],
-    clips: list[Clip] | None,
-    fps: float | None,
-    preprocess: Any,
-    report: Report,
-    memory: Memory | None = None,
-) -> list[Rows]:
+def encode(call: Call, inputs: dict[str, Any]) -> list[Rows]:
     """Run the encoder for every modality, on the kept patches only where the plan has a gate.
-
-    Args:
-        memory: see ``encode_each_once``.
 
     Raises:
         InputError: the prompt's placeholders and the features do not match.
     """
-    device = inputs["input_ids"].device
     found = []
     for modality in MODALITIES:
-        given = clips if modality == family.clip_modality else None
-        if given is None and not has_pixels(inputs, modality):
+        clips = call.clips if modality == call.family.clip_modality else None
+        if clips is None and not has_pixels(inputs, modality):
             continue
-        if given is None and modality in family.sparse:
-            given = _looked_at(family, model, plan, inputs, fps, preprocess, report)
-        mask = family.placeholders(model, modality, inputs["input_ids"], inputs)
+        if clips is None and modality in call.family.sparse:
+            clips = _gate_inputs(call, inputs)
+        mask = call.family.placeholders(call.model, modality, inputs["input_ids"], inputs)
         sample, column = mask.nonzero(as_tuple=True)
-        with report.stage("encode", device):
-            features = _encode_thin(family, model, plan, modality, inputs, given, sample, fps, report)
-            if features is None and given is not None and (plan.gate is not None or clips is not None):
-                reuse = plan.gate is not None and plan.gate.apply == "reuse"
-                features = encode_each_once(family, model, given, plan.wants, reuse, memory)
-                if reuse:
-                    _note_reuse(given, report)
-            elif features is None:
-                features = family.encode(model, modality, inputs, plan.wants)
-                features.signals |= family.told(model, modality, inputs, given or [], features)
-        if plan.gate is not None:
-            _ungated(features)
-        _unseen(features, plan, modality, report)
-        if fps and modality == "video":
-            features.layout.timed(family.frames_per_step(model) / fps)
+        with call.report.stage("encode", inputs["input_ids"].device):
+            features = _features(call, modality, inputs, clips, sample)
+        _fill_signals(call, modality, features)
+        if call.fps and modality == "video":
+            features.layout.timed(call.family.frames_per_step(call.model) / call.fps)
         if len(sample) != len(features.layout.position):
             raise InputError(
                 f"the prompt has {len(sample)} {modality} placeholders, the {modality}s make "
                 f"{len(features.layout.position)} rows; were ids and pixels made by the same processor?"
             )
-        where = stand(features.layout, plan.gate.run_position) if plan.gate is not None else None
-        found.append(Rows(modality, sample, column, features, [], clips is not None and given is clips, where))
+        gate = call.plan.gate
+        home = stand(features.layout, gate.run_position) if gate is not None else None
+        items = call.family.items(modality, features.layout, sample, column, clips)
+        found.append(
+            Rows(modality, sample, column, features, items, call.clips is not None and clips is not None, home)
+        )
     return found
 
 
-def _looked_at(
-    family: Family,
-    model: nn.Module,
-    plan: Plan,
-    inputs: dict[str, Any],
-    fps: float | None,
-    preprocess: Any,
-    report: Report,
-) -> list[Clip] | None:
-    """What the plan's gate and its pathways make of the videos of an ordinary processor; None where it has neither."""
-    device, clips = inputs["input_ids"].device, None
+def float32(device: torch.device) -> AbstractContextManager[Any]:
+    """Without autocast: what decides over tokens computes in the dtype of its inputs."""
+    return torch.autocast(device.type, enabled=False)
+
+
+def _gate_inputs(call: Call, inputs: dict[str, Any]) -> list[Clip] | None:
+    """Clips of the videos of an ordinary processor, after the plan's gate and pathways; None where it has neither."""
+    plan, family, device = call.plan, call.family, inputs["input_ids"].device
+    clips = None
     if plan.gate is not None:
-        with report.stage("gate", device):
-            clips = family.clips(model, inputs, plan.gate, fps, preprocess)
+        with call.report.stage("gate", device), float32(device):
+            clips = family.clips(call.model, inputs, plan.gate, call.fps, call.preprocess)
     if plan.pathways:
-        with report.stage("pathway", device):
-            seen = family.clips(model, inputs, None, fps, preprocess, plan.pathways)
+        with call.report.stage("pathway", device), float32(device):
+            seen = family.clips(call.model, inputs, None, call.fps, call.preprocess, plan.pathways)
         for clip, other in zip(clips or (), seen, strict=False):
             clip.signals.update(other.signals)
         clips = clips or seen
     return clips
 
 
-def _note_reuse(clips: list[Clip], report: Report) -> None:
-    kept, cells = sum(int(c.gate.keep.sum()) for c in clips), sum(c.gate.keep.size for c in clips)
-    report.note(f"apply=reuse: {kept} of {cells} patch groups were projected, the encoder ran on all")
-
-
-def _encode_thin(
-    family: Family,
-    model: nn.Module,
-    plan: Plan,
-    modality: str,
-    inputs: dict[str, Any],
-    clips: list[Clip] | None,
-    sample: Tensor,
-    fps: float | None,
-    report: Report,
-) -> Features | None:
-    """Features of an encoder that tokens leave on the way; None where the plan has none leave."""
-    if plan.thinner is None or modality not in family.thins:
-        return None
-    whole = family.whole(model, modality, inputs, fps) if clips is None else clips
-    thin = thinning(plan, whole, sample, report)
-    if thin is None:
-        return None
-    features = family.encode_clips(model, whole, plan.wants, thin)
-    if clips is None:
-        for name in ("motion", "scene"):  # no gate has looked
-            del features.signals[name]
+def _features(call: Call, modality: str, inputs: dict[str, Any], clips: list[Clip] | None, sample: Tensor) -> Features:
+    """Features of one modality: of fewer and fewer tokens, of the kept patches, or of the stock encoder."""
+    plan, family, model = call.plan, call.family, call.model
+    if plan.thinner is not None and modality in family.thins:
+        whole = family.whole(model, modality, inputs, call.fps) if clips is None else clips
+        thin = thinning(plan, modality, whole, sample, call.report)
+        if thin is not None:
+            features = family.encode_clips(model, whole, plan.wants, thin)
+            if clips is None:
+                for name in ("motion", "scene"):  # no gate has looked
+                    del features.signals[name]
+            return features
+    if clips is not None and (plan.gate is not None or call.clips is not None):
+        reuse = plan.gate is not None and plan.gate.apply == "reuse"
+        features = encode_each_once(family, model, clips, plan.wants, reuse, call.memory)
+        if reuse:
+            kept, cells = sum(int(c.gate.keep.sum()) for c in clips), sum(c.gate.keep.size for c in clips)
+            call.report.note(f"apply=reuse: {kept} of {cells} patch groups were projected, the encoder ran on all")
+        return features
+    features = family.encode(model, modality, inputs, plan.wants)
+    features.signals |= family.told(model, modality, inputs, clips or [], features)
     return features
 
 
-def _ungated(features: Features) -> None:
-    """What no gate looked at counts as one scene that is new throughout."""
+def _fill_signals(call: Call, modality: str, features: Features) -> None:
+    """Without a gate: motion = inf, scene = 0. Without pathway signals: surprise = inf."""
     n, device = len(features.x), features.x.device
-    features.signals.setdefault("motion", torch.full((n,), math.inf, device=device))
-    features.signals.setdefault("scene", torch.zeros(n, dtype=torch.long, device=device))
-
-
-def _unseen(features: Features, plan: Plan, modality: str, report: Report) -> None:
-    """What no pathway looked at has no past that could foretell it."""
-    for name in sorted(plan.seen - set(features.signals)):
-        features.signals[name] = torch.full((len(features.x),), math.inf, device=features.x.device)
-        report.note(f"{name}: {modality}s have none; their tokens count as wholly new")
+    if call.plan.gate is not None:
+        features.signals.setdefault("motion", torch.full((n,), math.inf, device=device))
+        features.signals.setdefault("scene", torch.zeros(n, dtype=torch.long, device=device))
+    for name in sorted(call.plan.seen - set(features.signals)):
+        features.signals[name] = torch.full((n,), math.inf, device=device)
+        call.report.note(f"{name}: {modality}s have none; their tokens count as wholly new")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtoken.engine.positions import counted
 from vtoken.errors import UnsupportedError
 
 ROWS = ("attention_mask", "mm_token_type_ids", "token_type_ids", "labels")
@@ -22,16 +23,19 @@ class Cut:
         slots: per sample int64 [n], columns whose ids, masks and labels are kept, ascending.
         content: per sample int64 [n], column whose M-RoPE position the slot takes; equals ``slots`` unless a method
             reorders tokens.
-        asked: whether a method looked at the question, so that the choice holds for this prompt alone.
     """
 
     slots: list[Tensor]
     content: list[Tensor]
-    asked: bool = False
 
-    def removed(self, length: int) -> int:
-        """Columns by which the padded batch gets shorter."""
-        return length - max(len(s) for s in self.slots)
+    @property
+    def width(self) -> int:
+        """Columns of the padded batch after the cut."""
+        return max(len(s) for s in self.slots)
+
+    def drops(self, length: int) -> bool:
+        """Whether a prompt of this many columns loses any."""
+        return any(len(s) < length for s in self.slots)
 
 
 def cut_of(slots: list[list[Tensor]], content: list[list[Tensor]], visual: Tensor, mask: Tensor | None) -> Cut:
@@ -42,7 +46,8 @@ def cut_of(slots: list[list[Tensor]], content: list[list[Tensor]], visual: Tenso
         visual: bool [B, N], placeholders.
         mask: [B, N], 0 for padding, or None.
     """
-    kept = [torch.cat(s) for s in slots]
+    none = torch.zeros(0, dtype=torch.long)
+    kept = [torch.cat([none, *s]) for s in slots]
     same = all(
         bool((s == c).all())
         for sample, source in zip(slots, content, strict=True)
@@ -57,7 +62,7 @@ def cut_of(slots: list[list[Tensor]], content: list[list[Tensor]], visual: Tenso
         plain = text.nonzero().squeeze(1).cpu()
         order = torch.cat([own, plain]).argsort()
         final.append(torch.cat([own, plain])[order])
-        source.append(torch.cat([torch.cat(content[b]), plain])[order])
+        source.append(torch.cat([*content[b], plain])[order])
     return Cut(final, source)
 
 
@@ -101,7 +106,7 @@ def cut_inputs(inputs: dict[str, Any], cut: Cut, pad_id: int, right: bool) -> di
             positions = positions.expand(*positions.shape[:-2], len(cut.slots), -1)
         moved = gather(positions, cut.content, 0)
         if moved.dim() == 3 and moved.shape[0] == 4:  # text row first: contiguous, or gaps read as packed sequences
-            moved[0] = _count(out.get("attention_mask"), moved[0])
+            moved[0] = counted(out.get("attention_mask"), moved[0])
         out["position_ids"] = moved
     return out
 
@@ -109,10 +114,3 @@ def cut_inputs(inputs: dict[str, Any], cut: Cut, pad_id: int, right: bool) -> di
 def is_right_padded(mask: Tensor | None) -> bool:
     """Whether a batch is padded on the right."""
     return mask is not None and mask.dim() == 2 and bool((mask[:, 0] != 0).all()) and bool((mask[:, -1] == 0).any())
-
-
-def _count(mask: Tensor | None, like: Tensor) -> Tensor:
-    if mask is None:
-        return torch.arange(like.shape[-1], device=like.device).expand_as(like)
-    count = mask.long().cumsum(-1) - 1
-    return count.masked_fill(mask == 0, 0)

@@ -31,7 +31,7 @@ FAMILIES: dict[str, Family] = {
         Idefics("idefics3", "Idefics3", PATCHES, drops=_TILES),
         Idefics("smolvlm", "SmolVLM", PATCHES, drops=_TILES),
         Square("gemma3", "Gemma3", PATCHES, tensor=_BOTH, drops=_PIXELS),
-        Square("paligemma", "PaliGemma", PATCHES, tensor=_BOTH, drops=_PIXELS),
+        Square("paligemma", "PaliGemma", PATCHES, tensor=_BOTH, drops=_PIXELS, prefix=True),
         VideoLlama3("video_llama_3", "VideoLLaMA3", PATCHES),
         Glm4v("glm4v", "GLM-4V", PATCHES, no_beams=_VIDEO),
         Mistral("mistral3", "Mistral3", drops=_PIXELS),

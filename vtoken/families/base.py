@@ -112,6 +112,22 @@ class Clip:
         return self.pts[:: self.grid.frames]
 
 
+@dataclass(frozen=True)
+class Picture:
+    """One image in a prompt: the ids that a chat template writes for it, and those that take their place."""
+
+    marks: list[int]
+    ids: list[int]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images of a prompt, and what the model needs of them: pixels and grids."""
+
+    items: list[Picture]
+    inputs: dict[str, Any]
+
+
 @dataclass
 class Features:
     """Visual rows of one modality after the encoder.
@@ -149,6 +165,7 @@ class Family:
         drops: keyword arguments that describe pixels and must not reach the model after encoding.
         clip_modality: what a gated clip stands in for: "video", or "image" where frames go in as images.
         no_beams: modalities with which the stock model itself cannot beam search.
+        prefix: whether text of the prompt attends to what follows it (a prefix language model).
     """
 
     name: str
@@ -160,6 +177,7 @@ class Family:
     drops: tuple[str, ...] = ()
     clip_modality: str = "video"
     no_beams: frozenset[str] = frozenset()
+    prefix: bool = False
 
     def encode(self, model: Any, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
         """Run the stock encoder and name its rows."""
@@ -203,6 +221,25 @@ class Family:
     def layout(self, model: Any, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
         """Square grids where the count is a square, else one line; families with more structure override this."""
         return Layout.of_grids([square(n) for n in lengths])
+
+    def items(
+        self, modality: str, layout: Layout, sample: Tensor, column: Tensor, clips: list[Clip] | None
+    ) -> list[int]:
+        """Placeholder rows of each image or video, in order; no method mixes two of them.
+
+        Args:
+            sample, column: int64 [R], place of every placeholder row.
+            clips: what the rows show, where vtoken made clips of them: then a clip is an item.
+        """
+        if clips is None or modality != self.clip_modality:
+            return layout.lengths
+        steps = [len(c.gate.keep) for c in clips]
+        ends = [0]
+        for n in steps:  # lengths of frames join to those of their clip
+            ends.append(ends[-1] + n)
+        if len(layout.lengths) == len(clips):
+            return layout.lengths
+        return [sum(layout.lengths[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
 
     def placeholders(self, model: Any, modality: str, input_ids: Tensor, inputs: dict[str, Any]) -> Tensor:
         """bool [B, N], where the rows of a modality go."""
@@ -260,6 +297,19 @@ class Family:
             language model, nothing dropped yet), and further arguments of ``generate``.
         """
         raise UnsupportedError(f"vtoken does not know how {self.title} writes a video into its prompt")
+
+    def images(self, model: Any, processor: Any, pictures: list[Any]) -> Pictures | None:
+        """Images that are shown beside a clip; None for none.
+
+        Args:
+            pictures: PIL images in RGB.
+        """
+        if not pictures:
+            return None
+        raise UnsupportedError(
+            f"vtoken.ask does not know how {self.title} takes images beside a video; call model.generate with what its "
+            "own processor makes"
+        )
 
     def frames_per_step(self, model: Any) -> int:
         """Frames in a time step of a video."""

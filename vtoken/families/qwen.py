@@ -15,7 +15,8 @@ from vtoken.data.frames import GateMap, Grid
 from vtoken.encoders import qwen as encoder
 from vtoken.encoders.packed import Thinning
 from vtoken.encoders.signals import collect, merge_cells
-from vtoken.families.base import Clip, Family, Features, Layout
+from vtoken.errors import InputError
+from vtoken.families.base import Clip, Family, Features, Layout, Picture, Pictures
 from vtoken.families.clips import adapt, gate_signals, gated, kept_index, layout_of, thinned
 from vtoken.families.runs import again, whole
 from vtoken.methods.gate import Gate
@@ -80,6 +81,17 @@ class Qwen(Family):
         if self.name == "qwen2_5_vl":
             extra["second_per_grid_ts"] = torch.tensor([clip.seconds / steps])
         return [video], [video] * clip.gate.keep.size, extra
+
+    def images(self, model: Any, processor: Any, pictures: list[Any]) -> Pictures | None:
+        reader = getattr(processor, "image_processor", None)
+        if not pictures:
+            return None
+        if reader is None:
+            raise InputError(f"images need the processor of {self.title} with its image_processor, not a tokenizer")
+        made = reader(images=pictures, return_tensors="pt")
+        token, merge = model.config.image_token_id, model.base_model.visual.spatial_merge_size
+        counts = (made["image_grid_thw"].prod(-1) // merge**2).tolist()
+        return Pictures([Picture([token], [token] * n) for n in counts], dict(made))
 
     def whole(self, model: Any, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
         vision = model.config.vision_config

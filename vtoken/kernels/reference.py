@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+
+if TYPE_CHECKING:
+    from vtoken.kernels.held_columns import HeldColumns
 
 
 def kcenter(x: Tensor, k: int, first: Tensor | None = None) -> Tensor:
@@ -179,3 +183,25 @@ def dpc_knn(x: Tensor, clusters: int, neighbours: int) -> tuple[Tensor, Tensor]:
     heads = x.gather(1, centre[:, :, None].expand(-1, -1, x.shape[2]))
     label = torch.cdist(x.double(), heads.double()).argmin(-1)
     return centre, label.scatter(1, centre, torch.arange(clusters, device=x.device).expand(len(x), -1))
+
+
+def held_attention(q: Tensor, k: Tensor, v: Tensor, columns: HeldColumns, scale: float, tail: Tensor | None) -> Tensor:
+    """Attention over columns whose turned keys and values are written out; see ``kernels.held``."""
+    rows, each, d = columns.rows, q.shape[1] // k.shape[1], columns.cos.shape[1]
+    out = []
+    for b in range(len(q)):
+        shown = columns.visible[b]
+        source = columns.source[b, shown]
+        key, cos, sin = k[b, :, source].double(), columns.cos, columns.sin
+        cos, sin = (angle[columns.turned[b, shown]].double() for angle in (cos, sin))
+        near, far = (slice(0, d, 2), slice(1, d, 2)) if columns.neighbours else (slice(0, d // 2), slice(d // 2, d))
+        turned = key.clone()
+        turned[..., near] = key[..., near] * cos[:, near] - key[..., far] * sin[:, near]
+        turned[..., far] = key[..., far] * cos[:, far] + key[..., near] * sin[:, far]
+        behind = torch.arange(rows, k.shape[2], device=k.device)
+        behind = behind if tail is None else behind[tail[b]]
+        keys = torch.cat([turned, k[b, :, behind].double()], dim=1).repeat_interleave(each, 0)
+        values = torch.cat([v[b, :, source], v[b, :, behind]], dim=1).double().repeat_interleave(each, 0)
+        weight = (torch.einsum("hqd,hnd->hqn", q[b].double(), keys) * scale).softmax(-1)
+        out.append(weight @ values)
+    return torch.stack(out).to(q.dtype)

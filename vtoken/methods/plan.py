@@ -143,6 +143,11 @@ class Plan:
         return [s for s in stages if s.needs_budget and s.own_budget() is None]
 
     @property
+    def reads_text(self) -> bool:
+        """Whether a stage weighs tokens by the question, so that its choice holds for one prompt alone."""
+        return any("text" in part.wants for stage in self.reducers for part in stage.parts)
+
+    @property
     def takes_budget(self) -> bool:
         """Whether a shared budget would bind some stage."""
         return bool(self.sharing)
@@ -158,11 +163,14 @@ class Plan:
 
         Args:
             total: tokens that the stock model would have had.
-            seconds: length of the sample's video, nan where unknown.
+            seconds: length of the sample's video, 0 for images, nan where unknown.
         """
         assert self.thinner is not None
         own = self.thinner.own_budget()
-        return own.resolve(n, seconds) if own is not None else self._share(n, total, seconds, len(self.sharing))
+        if own is not None:
+            return own.deal([n], [seconds])[0]
+        assert self.budget is not None
+        return _towards(self.budget.deal([total], [seconds]), len(self.sharing), 0, n)
 
     def reduce(self, tokens: Tokens, context: Context) -> Tokens:
         """Run the stages after the encoder; with a shared budget the last one ends on the exact count.
@@ -171,23 +179,22 @@ class Plan:
         budget on a logarithmic scale, so that every stage has a choice.
         """
         total = context.total or [int(n) for n in tokens.batch.diff()]
+        final = [] if self.budget is None else context.deal(self.budget, total)
         left = sum(s is not self.thinner for s in self.sharing)
         for stage in self.reducers:
             if not stage.needs_budget or stage.own_budget() is not None:
                 tokens = stage.reduce(tokens, None, context)
                 continue
-            tokens = stage.reduce(tokens, partial(self._count, context, total, left), context)
+            tokens = stage.reduce(tokens, partial(_towards, final, left), context)
             left -= 1
         return tokens
-
-    def _count(self, context: Context, total: list[int], left: int, sample: int, n: int) -> int:
-        return self._share(n, total[sample], context.length(sample), left)
-
-    def _share(self, n: int, total: int, seconds: float, left: int) -> int:
-        assert self.budget is not None
-        final = min(n, self.budget.resolve(total, seconds))
-        return final if left == 1 or n == 0 else round(n * (final / n) ** (1 / left))
 
     def __str__(self) -> str:
         text = " | ".join(str(s) for s in self.stages) or "none"
         return f"{text} ({self.budget})" if self.budget is not None else text
+
+
+def _towards(final: list[int], left: int, sample: int, n: int) -> int:
+    """Tokens of a sample's n that a stage leaves, where it is the first of ``left`` stages that end on ``final``."""
+    goal = min(n, final[sample])
+    return goal if left == 1 or n == 0 else round(n * (goal / n) ** (1 / left))

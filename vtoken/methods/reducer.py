@@ -33,7 +33,8 @@ class Context:
         seconds: length of each sample's video in seconds, one entry a sample; nan where unknown.
         text: embeddings of the question's tokens [M, D] for each sample, or None.
         total: tokens each sample had before any stage, or None where this is the first stage.
-        sample: the sample at hand; the base sets it.
+        sample: the sample at hand, an image or a video; the base sets it.
+        prompt: the prompt that each sample is in, whose samples share a budget; None where each is alone.
         extra: what a family offers beyond signals, such as CLIP text embeddings.
         notes: what the report should tell, such as a fallback that a method took.
     """
@@ -42,6 +43,7 @@ class Context:
     text: list[Tensor] | None = None
     total: list[int] | None = None
     sample: int = 0
+    prompt: list[int] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -49,6 +51,10 @@ class Context:
         """Tell the report something once."""
         if text not in self.notes:
             self.notes.append(text)
+
+    def deal(self, budget: Budget, sizes: list[int]) -> list[int]:
+        """Tokens to keep of every sample; see ``Budget.deal``."""
+        return budget.deal(sizes, [self.length(b) for b in range(len(sizes))], self.prompt)
 
     def length(self, sample: int) -> float:
         """Seconds of a sample's video, nan where unknown."""
@@ -116,13 +122,11 @@ class Reducer(Method):
             raise InputError(f"{self.name} needs a budget: give keep=, tokens= or per_second=")
         if tokens.samples == 0:
             return tokens
-        decisions = []
+        decisions, sizes = [], tokens.batch.diff().tolist()
+        counts = context.deal(budget, sizes) if isinstance(budget, Budget) else None
         with torch.no_grad():  # gradients flow through what is kept, not through the decision
-            for b, n in enumerate(tokens.batch.diff().tolist()):
-                if isinstance(budget, Budget):
-                    k = budget.resolve(n, context.length(b))
-                else:
-                    k = n if budget is None else budget(b, n)
+            for b, n in enumerate(sizes):
+                k = counts[b] if counts is not None else n if budget is None else budget(b, n)  # type: ignore[operator]
                 context.sample = b
                 decisions.append(self.decide(tokens, b, k, context))
         return self.apply(tokens, decisions, context)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,9 +10,12 @@ import torch
 from torch import Tensor
 
 from vtoken.data.report import Report
-from vtoken.engine.session import CLIPS, MEMORY, PLAN, REPORT, Session, pad_id
-from vtoken.engine.wrap import wrapped
+from vtoken.engine import run
+from vtoken.engine.call import Call
+from vtoken.engine.prepare import pad_id, prepare
+from vtoken.engine.wrap import session_of
 from vtoken.families.base import Clip, Family
+from vtoken.families.compat import core, input_device
 from vtoken.methods.plan import Plan
 from vtoken.qa.cache import ClipMemory
 from vtoken.qa.packed import greedy, pack, stops
@@ -28,81 +30,108 @@ class Answer:
     Attributes:
         text: the answer.
         report: tokens and milliseconds by stage, sampled frames, caps that bound.
-        clip: what the gate kept, for overlays; its pixel rows are gone.
+        clips: what the gate kept of each video, for overlays; pixel rows are gone.
         tokens: int64 [n], ids of the answer.
-        fate: uint8 [T, h, w], what became of every token that the stock model would have had, by ``FATES`` (skipped by
-            the gate, dropped, merged into another one, kept), for overlays. Its grid is the language model's, which is
-            coarser than the gate's where a family pools.
+        fates: per video uint8 [T, h, w], what became of every token that the stock model would have had, by ``FATES``
+            (skipped by the gate, dropped, merged into another one, kept), for overlays. Its grid is the language
+            model's, which is coarser than the gate's where a family pools.
     """
 
     text: str
     report: Report
-    clip: Clip
+    clips: list[Clip]
     tokens: Tensor
-    fate: np.ndarray
+    fates: list[np.ndarray]
+
+    @property
+    def clip(self) -> Clip:
+        """The first video."""
+        return self.clips[0]
+
+    @property
+    def fate(self) -> np.ndarray:
+        """The fates of the first video."""
+        return self.fates[0]
 
     def __str__(self) -> str:
         return self.text
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One call of ``ask_many`` after the video was read."""
+class Questions:
+    """One call of ``ask_many`` after the video was read.
+
+    Attributes:
+        model: as the user gave it, wrapped or not.
+        prompts: arguments of ``generate`` for each question.
+        ids: per question int64 [M], its own ids.
+        read: the report of reading the video.
+        options: further arguments of ``generate``.
+    """
 
     model: Any
+    family: Family
     tokenizer: Any
-    clip: Clip
+    clips: list[Clip]
     prompts: list[dict[str, Any]]
+    ids: list[Tensor]
     plan: Plan
     read: Report
     options: dict[str, Any]
     batch: int
     memory: ClipMemory
     progress: Progress | None
+    positions: str = "trained"
 
-    def inputs(self, prompts: list[dict[str, Any]], report: Report) -> dict[str, Any]:
-        """Arguments of a wrapped ``generate`` for some of the prompts."""
-        stacked, device = stack(prompts, pad_id(self.model)), self.model.device
-        stacked = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in stacked.items()}
-        memory = self.memory.recall(report, device)
-        return stacked | {CLIPS: [self.clip] * len(prompts), PLAN: self.plan, REPORT: report, MEMORY: memory}
+    def call(self, first: int, count: int) -> Call:
+        """The engine's call for some of the questions."""
+        call = Call(core(self.model), self.family, self.plan)
+        call.clips, call.question = self.clips * count, self.ids[first : first + count]
+        call.positions = self.positions
+        call.memory = self.memory.recall(call.report, input_device(self.model))
+        return call
 
-    def tell(self, answered: int) -> None:
+    def inputs(self, first: int, count: int) -> dict[str, Any]:
+        """Arguments of ``generate`` for some of the questions, on the model's device."""
+        stacked, device = stack(self.prompts[first : first + count], pad_id(core(self.model))), input_device(self.model)
+        return {n: v.to(device) if isinstance(v, Tensor) else v for n, v in stacked.items()}
+
+    def show(self, answered: int) -> None:
+        """Move the caller's progress bar."""
         if self.progress is not None:
             self.progress("encode", answered / len(self.prompts))
 
     def answers(self, ids: list[Tensor], reports: list[Report], fates: list[Tensor]) -> list[Answer]:
         """What ``ask_many`` returns; the clip goes without its pixels."""
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        clip = replace(self.clip, rows=self.clip.rows[:0])
-        made = zip(texts, ids, reports, fates, strict=True)
-        return [Answer(text.strip(), report, clip, one, fate.numpy()) for text, one, report, fate in made]
+        clips = [replace(clip, rows=clip.rows[:0]) for clip in self.clips]
+        n = len(clips)
+        own = [[f.numpy() for f in fates[i * n : (i + 1) * n]] for i in range(len(ids))]
+        made = zip(texts, ids, reports, own, strict=True)
+        return [Answer(text.strip(), report, clips, one, fate) for text, one, report, fate in made]
 
 
-def together(asked: Asked, family: Family) -> list[Answer] | None:
-    """Answers behind one prefill of the video; None where that cannot be."""
-    model, told = asked.model, asked.prompts
-    rules = greedy(model, asked.options) if len(told) > 1 else None
+def answer_packed(asked: Questions) -> list[Answer] | None:
+    """Answers behind one prefill of the video; None where packing cannot give what ``generate`` gives."""
+    model, prompts = core(asked.model), asked.prompts
+    rules = greedy(model, asked.options) if len(prompts) > 1 and not asked.plan.reads_text else None
     if rules is None:
         return None
-    ids = [p["input_ids"][0] for p in told]
+    ids = [p["input_ids"][0] for p in prompts]
     columns = _shared(ids)
-    visual = family.placeholders(model, family.clip_modality, told[0]["input_ids"], told[0])[0]
+    visual = asked.family.placeholders(model, asked.family.clip_modality, prompts[0]["input_ids"], prompts[0])[0]
     if bool(visual[columns:].any()):
         return None
-    report, session = Report(str(asked.plan)), vars(model).get("vtoken")
-    Report.reset_memory(model.device)
-    if not isinstance(session, Session):
-        session = Session(model, family, asked.plan, None, None)
+    call = asked.call(0, 1)
+    report = call.report
     with torch.no_grad():
-        inputs, cut, _ = session.prepare(model, asked.inputs(told[:1], report), generating=True)
-    if cut.asked:
-        return None
-    length = int((cut.slots[0] < columns).sum())
+        ready = prepare(call, asked.inputs(0, 1), generating=True)
+    length = int((ready.cut.slots[0] < columns).sum())
     tails = [i[columns:] for i in ids]
-    found = pack(model, inputs, length, tails, rules, asked.batch, report, asked.tell)
-    report.measure_memory(model.device)
-    session.report, n = report, len(told)
+    found = pack(model, ready.inputs, length, tails, rules, asked.batch, report, asked.show)
+    report.measure_memory(input_device(asked.model))
+    _remember(asked.model, report)
+    n = len(prompts)
     reports = [_share(asked, report, 1, n, length + len(tail)) for tail in tails]
     fates, report.fates = report.fates * n, []
     return asked.answers(found, reports, fates)
@@ -115,29 +144,38 @@ def _shared(ids: list[Tensor]) -> int:
     return int(same.int().cumprod(0).sum())
 
 
-def by_batches(asked: Asked) -> list[Answer]:
+def answer_batches(asked: Questions) -> list[Answer]:
     """Answers of the stock ``generate``, batch by batch."""
     out: list[Answer] = []
     for first in range(0, len(asked.prompts), asked.batch):
-        asked.tell(first)
-        out += _batch(asked, asked.prompts[first : first + asked.batch])
+        asked.show(first)
+        out += _batch(asked, first, min(asked.batch, len(asked.prompts) - first))
     return out
 
 
-def _batch(asked: Asked, told: list[dict[str, Any]]) -> list[Answer]:
-    """Answers to some of the questions, by the stock ``generate``."""
-    model, report = asked.model, Report(str(asked.plan))
-    call = asked.inputs(told, report) | asked.options
-    with nullcontext() if isinstance(vars(model).get("vtoken"), Session) else wrapped(model, asked.plan):
-        made = model.generate(**call)
+def _batch(asked: Questions, first: int, n: int) -> list[Answer]:
+    """Answers to ``n`` of the questions, by the stock ``generate``."""
+    call, prompts = asked.call(first, n), asked.prompts[first : first + n]
+    report = call.report
+    inputs = asked.inputs(first, n)
+    width = inputs["input_ids"].shape[1]
+    made = run.generate(call, inputs | asked.options, asked.model.generate)
+    _remember(asked.model, report)
     sequences = made if isinstance(made, Tensor) else made.sequences
-    new = sequences[:: len(sequences) // len(told), call["input_ids"].shape[1] :].cpu()
-    ends, n = stops(model, asked.options), len(told)
-    widths = [p["input_ids"].shape[1] for p in told]
-    gone = (sum(widths) - report.prompt) // n
-    reports = [_share(asked, report, n, n, width - gone) for width in widths]
+    new = sequences[:: len(sequences) // n, width:].cpu()
+    ends = stops(core(asked.model), asked.options)
+    widths = [p["input_ids"].shape[1] for p in prompts]
+    dropped = (sum(widths) - report.prompt) // n
+    reports = [_share(asked, report, n, n, width - dropped) for width in widths]
     fates, report.fates = report.fates, []
     return asked.answers([_until(ids, ends) for ids in new], reports, fates)
+
+
+def _remember(model: Any, report: Report) -> None:
+    """The report of a wrapped model's last call."""
+    session = session_of(model)
+    if session is not None:
+        session.report = report
 
 
 def _until(ids: Tensor, stops: frozenset[int]) -> Tensor:
@@ -146,7 +184,7 @@ def _until(ids: Tensor, stops: frozenset[int]) -> Tensor:
     return ids[: end + 1]
 
 
-def _share(asked: Asked, report: Report, prompts: int, questions: int, columns: int) -> Report:
+def _share(asked: Questions, report: Report, prompts: int, questions: int, columns: int) -> Report:
     """One question's report.
 
     Args:

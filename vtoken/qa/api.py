@@ -1,70 +1,50 @@
-"""ask: a video file and a question in, an answer out; the video is decoded, gated and cut in one pass."""
+"""ask: videos and a question in, an answer out; every video is decoded, gated and cut in one pass."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 
 from vtoken import families
 from vtoken.data.report import Report
-from vtoken.engine.session import Session, check
+from vtoken.engine.check import check
+from vtoken.engine.wrap import session_of
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.families.base import Clip, Family
+from vtoken.families.compat import core
 from vtoken.methods.plan import Plan, PlanLike
-from vtoken.qa.answer import Answer, Asked, by_batches, together
+from vtoken.qa.answer import Answer, Questions, answer_batches, answer_packed
 from vtoken.qa.cache import ClipMemory
-from vtoken.qa.prompt import prompts, tokenizer_of
+from vtoken.qa.media import Image, Video, media_of
+from vtoken.qa.prompt import Chat, prompts, question_ids
 from vtoken.qa.read import Progress, Sampling, read_clip
+from vtoken.qa.tokenize import tokenizer_of
 from vtoken.video.preprocess import Preprocessor
 from vtoken.video.processors import read_processor
 
+BUDGETS = ("keep", "tokens", "per_second")
 
-def ask(
-    model: Any,
-    processor: Any,
-    video: Any,
-    question: str,
-    *,
-    fps: float | str = 2.0,
-    start: float | None = None,
-    end: float | None = None,
-    plan: PlanLike | None = None,
-    keep: float | None = None,
-    tokens: int | None = None,
-    per_second: float | None = None,
-    backend: str = "auto",
-    native_fps: float | None = None,
-    max_frames: int | None = None,
-    progress: Progress | None = None,
-    **generate: Any,
-) -> Answer:
+
+def ask(model: Any, processor: Any, video: Any, question: str, **options: Any) -> Answer:
     """Answer a question about a video.
 
     Args:
         model: a Hugging Face video model, wrapped or not.
         processor: its processor, or its tokenizer.
-        video: whatever ``open_video`` takes.
-        question: text of the user's turn.
-        fps: frames a second to sample, or "native".
-        start, end: part of the video, seconds.
-        plan: stages for this call; default the plan of the wrapped model, else "grt".
-        keep, tokens, per_second: budget that goes with ``plan``.
-        backend, native_fps: see ``open_video``.
-        max_frames: most frames to sample; if it binds, ``fps`` is lowered and the report says so.
-        progress: called with a stage ("decode", then "encode") and its share done, 0 to 1; an exception ends it.
-        **generate: further arguments of ``model.generate``; ``max_new_tokens`` is 128 and greedy by default.
+        video: whatever ``open_video`` takes (a path, bytes, a file object, frames, a folder), ``vtoken.Image``, or a
+            list of videos and images in the order in which the prompt shows them.
+        question: text of the user's turn; control tokens in it stay text.
+        **options: those of ``ask_many``.
 
     Raises:
         InputError: no question, a processor of another family, or an argument that makes no sense.
         VideoError: the video cannot be read.
         UnsupportedError: the plan or ``ask`` itself cannot serve this family.
     """
-    options = {"keep": keep, "tokens": tokens, "per_second": per_second, "fps": fps, "start": start, "end": end}
-    options |= {"backend": backend, "native_fps": native_fps, "max_frames": max_frames, "plan": plan}
-    options["progress"] = progress
-    return ask_many(model, processor, video, [question], **options, **generate)[0]
+    return ask_many(model, processor, video, [question], **options)[0]
 
 
 def ask_many(
@@ -74,33 +54,40 @@ def ask_many(
     questions: Sequence[str],
     *,
     plan: PlanLike | None = None,
-    keep: float | None = None,
-    tokens: int | None = None,
-    per_second: float | None = None,
+    sampling: Sampling | None = None,
+    system: str | None = None,
+    history: Sequence[Mapping[str, str]] = (),
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    positions: str = "trained",
     batch: int = 16,
-    fps: float | str = 2.0,
-    start: float | None = None,
-    end: float | None = None,
-    backend: str = "auto",
-    native_fps: float | None = None,
-    max_frames: int | None = None,
     progress: Progress | None = None,
     memory: ClipMemory | None = None,
-    **generate: Any,
+    **options: Any,
 ) -> list[Answer]:
     """Answer several questions about one video, which is decoded, gated, encoded and, if it can be, prefilled once.
 
-    Greedy answers share one prefill of the video and run packed behind it (``packing``); the ids are those of ``ask``,
-    up to rounding. Where that cannot be, ``generate`` runs on batches of whole prompts: for a plan that looks at the
+    Greedy answers share one prefill of the video and run packed behind it (``packed``); the ids are those of ``ask``,
+    up to rounding. Where that cannot be, ``generate`` runs on batches of whole prompts: for a plan that reads the
     question, other ways to generate, layers with a sliding window or linear attention.
 
     Args:
         questions: texts of the user's turns.
+        plan: stages for this call; default the plan of the wrapped model, else "grt".
+        sampling: which frames are read; its fields can be given as keywords, as in ``fps=10, end=60``.
+        system: text of a system turn.
+        history: earlier turns, ``{"role": "user" or "assistant", "content": text}``; the video is in the first one.
+        chat_template_kwargs: arguments of the chat template, such as ``{"enable_thinking": False}``.
+        positions: of Qwen2-VL and Qwen2.5-VL, "trained" as their checkpoints were trained, or "stock" as the
+            installed transformers counts.
         batch: questions that run together.
+        progress: called with a stage ("decode", then "encode") and its share done, 0 to 1; an exception ends it.
         memory: what earlier calls about the same video kept of it, and where this one keeps it; see ``ClipMemory``.
+        **options: ``keep``, ``tokens`` or ``per_second``, the budget of ``plan``; fields of ``Sampling``; and
+            arguments of ``model.generate``. Without a ``generation_config``, ``max_new_tokens`` is 128 and decoding is
+            greedy by default.
 
-    The other arguments and errors are those of ``ask``. Tokens of a report are those of one question's prompt; its
-    milliseconds are one question's even share, so that the reports of all questions add up to the call.
+    Tokens of a report are those of one question's prompt; its milliseconds are one question's even share, so that the
+    reports of all questions add up to the call. Errors are those of ``ask``.
     """
     if video is None:
         raise InputError("video=None: ask needs a video; for text alone call model.generate")
@@ -109,40 +96,71 @@ def ask_many(
             raise InputError(f"question={question!r} must be some text")
     if batch < 1:
         raise InputError(f"batch={batch} must be at least 1")
-    family, session = families.of(model), vars(model).get("vtoken")
-    chosen = _plan(family, session, plan, keep, tokens, per_second)
+    if positions not in ("trained", "stock"):
+        raise InputError(f"positions={positions!r} must be 'trained' or 'stock'")
+    budget = {name: options.pop(name, None) for name in BUDGETS}
+    frames = {f.name: options.pop(f.name) for f in fields(Sampling) if f.name in options}
+    sampling = replace(sampling or Sampling(), **frames)
+    inner = core(model)
+    family = families.of(inner)
+    chosen = _plan(family, model, plan, budget)
     if family.clip_modality not in family.sparse:
         raise UnsupportedError(
             f"vtoken.ask does not know how {family.title} takes a video; call model.generate with what its own "
             "processor makes"
         )
-    sampling = Sampling(fps, start, end, backend, native_fps, max_frames)
+    media = media_of(video)
+    pixels = family.images(inner, processor, [m.load() for m in media if isinstance(m, Image)])
 
-    def make(report: Report) -> Clip:
-        preprocess = _preprocessor(family, model, processor)
-        return read_clip(video, preprocess, chosen, report, sampling, _dtype(model), progress)
+    def make(one: Video, report: Report) -> Clip:
+        preprocess = _preprocessor(family, inner, processor)
+        return read_clip(one.source, preprocess, chosen, report, sampling, _dtype(inner), progress)
 
     memory = memory or ClipMemory()
-    clip, read = memory.read((model, processor, video), chosen, sampling, make)
-    told = prompts(family, model, processor, clip, questions)
-    options = {"max_new_tokens": 128, "do_sample": False} | generate
-    asked = Asked(model, tokenizer_of(processor), clip, told, chosen, read, options, batch, memory, progress)
-    return together(asked, family) or by_batches(asked)
+    videos = [m for m in media if isinstance(m, Video)]
+    clips, read = memory.read((model, processor, video), videos, chosen, sampling, make)
+    chat = Chat(system, history, chat_template_kwargs or {})
+    order, shown = iter(clips), iter(pixels.items if pixels else ())
+    written = prompts(
+        family, inner, processor, [next(order) if isinstance(m, Video) else next(shown) for m in media], questions, chat
+    )
+    if pixels:
+        written = [one | pixels.inputs for one in written]
+    asked = Questions(
+        model,
+        family,
+        tokenizer_of(processor),
+        clips,
+        written,
+        [question_ids(processor, question) for question in questions],
+        chosen,
+        read,
+        _settings(inner, options),
+        batch,
+        memory,
+        progress,
+        positions,
+    )
+    return answer_packed(asked) or answer_batches(asked)
 
 
-def _plan(
-    family: Family,
-    session: Session | None,
-    plan: PlanLike | None,
-    keep: float | None,
-    tokens: int | None,
-    per_second: float | None,
-) -> Plan:
+def _plan(family: Family, model: Any, plan: PlanLike | None, budget: dict[str, Any]) -> Plan:
     """The plan of a call: its own, else that of the wrapped model, else "grt"."""
-    given = (keep, tokens, per_second) != (None, None, None)
-    if isinstance(session, Session) and plan is None:
-        return check(Plan.parse(session.plan, keep, tokens, per_second), family) if given else session.plan
-    return check(Plan.parse("grt" if plan is None else plan, keep, tokens, per_second), family)
+    session = session_of(model)
+    if plan is None and session is not None and not any(v is not None for v in budget.values()):
+        return session.plan
+    own = session.plan if session is not None else "grt"
+    return check(Plan.parse(own if plan is None else plan, **budget), family)
+
+
+def _settings(model: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``generate``: greedy, and 128 new tokens unless the caller or the model's own config says."""
+    if "generation_config" in options:
+        return options
+    defaults: dict[str, Any] = {"do_sample": False}
+    if "max_length" not in options and model.generation_config.max_new_tokens is None:
+        defaults["max_new_tokens"] = 128
+    return defaults | options
 
 
 def _preprocessor(family: Family, model: Any, processor: Any) -> Preprocessor:

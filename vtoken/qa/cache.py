@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,34 +11,36 @@ from vtoken.errors import InputError
 from vtoken.families.base import Clip, Features
 from vtoken.families.clips import Memory
 from vtoken.methods.plan import Plan
+from vtoken.qa.media import Video
 from vtoken.qa.read import Sampling
 
 
 class ClipMemory:
-    """One video as every gate saw it and as the encoder made features of it, for one model.
+    """What every gate left of one video, and its features, for one model.
 
     Hand the same memory to each ``ask_many`` about the video: what an earlier call decoded, gated and encoded in the
     same way is taken from it. Plans with the same gate (or none) and pathways share both; methods that act inside the
-    encoder share the reading alone. Reports tell the milliseconds of the run that did the work. The kept pixels and
+    encoder share the reading alone. Reports have the milliseconds of the run that did the work. The kept pixels and
     features stay as long as this object.
     """
 
     def __init__(self) -> None:
         self._about: tuple[Any, Any, Any] | None = None
-        self._clips: dict[tuple[Sampling, str], tuple[Clip, Report]] = {}
+        self._clips: dict[tuple[Sampling, str], tuple[list[Clip], Report]] = {}
         self._features: dict[tuple[int, frozenset[str]], tuple[Features, float]] = {}
 
     def read(
         self,
         about: tuple[Any, Any, Any],
+        videos: Sequence[Video],
         plan: Plan,
         sampling: Sampling,
-        make: Callable[[Report], Clip],
-    ) -> tuple[Clip, Report]:
-        """The video under the plan's gate, and the report of its reading; ``make`` reads it the first time.
+        make: Callable[[Video, Report], Clip],
+    ) -> tuple[list[Clip], Report]:
+        """The videos under the plan's gate, and the report of their reading; ``make`` reads each the first time.
 
         Args:
-            about: model, processor and video.
+            about: model, processor and what the user gave as the video.
 
         Raises:
             InputError: the memory is about others.
@@ -51,7 +53,7 @@ class ClipMemory:
         key = sampling, repr((plan.gate, plan.pathways))
         if key not in self._clips:
             report = Report()
-            self._clips[key] = make(report), report
+            self._clips[key] = [make(video, report) for video in videos], report
         return self._clips[key]
 
     def recall(self, report: Report, device: Any) -> Memory:
@@ -67,6 +69,6 @@ class ClipMemory:
                 with own.stage("encode", device):
                     found = make()
                 self._features[key] = found, own.milliseconds["encode"]
-            return replace(found, signals=dict(found.signals))  # stages write into it
+            return replace(found, signals=dict(found.signals))  # the engine adds to them
 
         return features

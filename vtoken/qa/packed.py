@@ -8,7 +8,6 @@ that it would have alone, under a mask that hides them from one another.
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vtoken.data.report import Report
+from vtoken.engine.prepare import takes
 from vtoken.engine.splice import Cut, cut_inputs
 
 VIDEO = -1  # owner of the columns that every question sees
@@ -62,7 +62,7 @@ def greedy(model: Any, options: dict[str, Any]) -> Greedy | None:
     layers = set(getattr(text, "layer_types", None) or ["full_attention"])
     if layers != {"full_attention"} or getattr(text, "sliding_window", None) is not None:
         return None
-    if text._attn_implementation not in ("sdpa", "eager") or "mm_encoder_outputs" not in _arguments(model):
+    if text._attn_implementation not in ("sdpa", "eager") or not takes(model, "mm_encoder_outputs"):
         return None
     penalty = config.repetition_penalty
     return Greedy(config.max_new_tokens, stops(model, options), 1.0 if penalty is None else penalty)
@@ -99,7 +99,7 @@ def pack(
     """Greedy answers to several questions behind one prefix.
 
     Args:
-        inputs: arguments of ``forward`` for one whole prompt of batch size 1, as ``Session.prepare`` makes them.
+        inputs: arguments of ``forward`` for one whole prompt of batch size 1, as ``prepare`` makes them.
         length: columns of it that all prompts share; text alone follows.
         tails: int64 [n] each, n > 0: the ids of every prompt behind the shared columns.
         batch: questions that run together.
@@ -136,7 +136,7 @@ def _answers(
         prefix: int64 [P], its ids.
         start: [..., 1], the position of the first column behind it.
     """
-    device, dtype = prefix.device, model.get_input_embeddings().weight.dtype
+    device, dtype = prefix.device, model.dtype
     lengths = torch.tensor([len(t) for t in tails], device=device)
     asking = torch.arange(len(tails), device=device)
     owner = asking.repeat_interleave(lengths)
@@ -194,7 +194,3 @@ def _penalised(logits: Tensor, seen: list[Tensor], penalty: float) -> Tensor:
 
 def _ended(tokens: list[int], rules: Greedy) -> bool:
     return tokens[-1] in rules.stops or len(tokens) >= rules.limit
-
-
-def _arguments(model: Any) -> Any:
-    return inspect.signature(model.forward).parameters

@@ -1,62 +1,143 @@
-"""How a clip and a question become the ids of a prompt, with a placeholder for every cell of the clip."""
+"""How clips and a question become the ids of a prompt, with a placeholder for every cell of the clips."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from vtoken.errors import InputError
-from vtoken.families.base import Clip, Family
+from vtoken.families.base import Clip, Family, Picture
+from vtoken.qa.tokenize import UserText, tokenizer_of
 
 
-def prompts(family: Family, model: Any, processor: Any, clip: Clip, questions: Sequence[str]) -> list[dict[str, Any]]:
-    """Arguments of ``generate`` for each question about one clip, with a placeholder for every cell.
+@dataclass(frozen=True)
+class Chat:
+    """What stands around a question.
+
+    Attributes:
+        system: text of a system turn; None for none.
+        history: earlier turns, as ``{"role": ..., "content": text}``; the videos are in the first user turn.
+        options: arguments of the chat template, such as ``enable_thinking=False``.
+    """
+
+    system: str | None = None
+    history: Sequence[Mapping[str, str]] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for turn in self.history:
+            known = isinstance(turn, Mapping) and turn.get("role") in ("user", "assistant")
+            if not known or not isinstance(turn.get("content"), str):
+                raise InputError(f"history={turn!r}: each turn is {{'role': 'user' or 'assistant', 'content': text}}")
+
+
+class Written(NamedTuple):
+    """How one video or image enters a prompt: its modality, the ids that a chat template writes for it, the ids that
+    take their place, and further arguments of ``generate``."""
+
+    modality: str
+    marks: list[int]
+    ids: list[int]
+    extra: dict[str, Any]
+
+
+def prompts(
+    family: Family,
+    model: Any,
+    processor: Any,
+    shown: Clip | Sequence[Clip | Picture],
+    questions: Sequence[str],
+    chat: Chat | None = None,
+) -> list[dict[str, Any]]:
+    """Arguments of ``generate`` for each question about the same clips and pictures, a placeholder for every cell.
+
+    The ids are those of the checkpoint's own processor: its chat template, its begin token, once.
 
     Raises:
-        InputError: the processor belongs to another family.
+        InputError: the processor belongs to another family, or its chat template takes no video.
     """
-    written = family.prompt(model, tokenizer_of(processor), clip)
-    return [_prompt(family, model, processor, written, question) for question in questions]
+    written = []
+    for one in [shown] if isinstance(shown, Clip) else shown:
+        if isinstance(one, Clip):
+            written.append(Written(family.clip_modality, *family.prompt(model, tokenizer_of(processor), one)))
+        else:
+            written.append(Written("image", one.marks, one.ids, {}))
+    return [_prompt(family, model, processor, written, question, chat or Chat()) for question in questions]
 
 
 def _prompt(
-    family: Family, model: Any, processor: Any, written: tuple[list[int], list[int], dict[str, Any]], question: str
+    family: Family,
+    model: Any,
+    processor: Any,
+    written: list[Written],
+    question: str,
+    chat: Chat,
 ) -> dict[str, Any]:
-    tokenizer, (marks, ids, extra) = tokenizer_of(processor), written
-    text = _template(processor, tokenizer, family, tokenizer.convert_ids_to_tokens(marks), question)
-    plain = tokenizer(text, add_special_tokens=not getattr(processor, "chat_template", None))["input_ids"]
-    places = [i for i in range(len(plain)) if plain[i : i + len(marks)] == marks]
-    if len(places) != 1:
+    tokenizer = tokenizer_of(processor)
+    user = UserText(tokenizer)
+    text = _template(processor, tokenizer, written, question, chat, user)
+    begin = getattr(tokenizer, "bos_token", None)
+    plain = user.ids(text, special=not (begin and text.startswith(begin)))
+    kinds = {w.modality: w.marks for w in written}
+    places = [
+        (i, kind) for i in range(len(plain)) for kind, marks in kinds.items() if plain[i : i + len(marks)] == marks
+    ]
+    if [kind for _, kind in places] != [w.modality for w in written]:
+        marks = ", ".join("".join(map(str, tokenizer.convert_ids_to_tokens(w.marks))) for w in written)
         raise InputError(
-            f"the prompt of {type(processor).__name__} has {len(places)} places for a {family.clip_modality} "
-            f"({''.join(map(str, tokenizer.convert_ids_to_tokens(marks)))}), 1 expected; is it the processor of "
-            f"this {family.title} model?"
+            f"the prompt of {type(processor).__name__} has {len(places)} places for videos and images, {len(written)} "
+            f"expected ({marks}); is it the processor of this {family.title} model, and does its template take them?"
         )
-    before, after = plain[: places[0]], plain[places[0] + len(marks) :]
-    input_ids = torch.tensor([before + ids + after])
+    ids, end = [], 0
+    for (place, _), one in zip(places, written, strict=True):
+        ids += plain[end:place] + one.ids
+        end = place + len(one.marks)
+    input_ids = torch.tensor([ids + plain[end:]])
+    names = {name for one in written for name in one.extra}
+    extra = {name: torch.cat([one.extra[name] for one in written if name in one.extra]) for name in sorted(names)}
     out: dict[str, Any] = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **extra}
-    if "video_grid_thw" in extra:
-        out["mm_token_type_ids"] = 2 * (input_ids == model.config.video_token_id).int()
+    if hasattr(model.base_model, "get_rope_index"):
+        types = 2 * (input_ids == model.config.video_token_id) + (input_ids == model.config.image_token_id).int()
+        out["mm_token_type_ids"] = types.int()
     return out
 
 
-def _template(processor: Any, tokenizer: Any, family: Family, marks: list[str], question: str) -> str:
+def _template(processor: Any, tokenizer: Any, written: list[Written], question: str, chat: Chat, user: UserText) -> str:
+    """The prompt as text, with the marks of videos and images, and control tokens of users set apart."""
     owner = next((o for o in (processor, tokenizer) if getattr(o, "chat_template", None)), None)
     if owner is None:  # base models have no template
-        return f"{''.join(marks)}\n{question}"
-    content = [{"type": family.clip_modality}, {"type": "text", "text": question}]
-    return owner.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
+        earlier = "".join(f"{user.safe(turn['content'])}\n" for turn in chat.history)
+        system = "" if chat.system is None else f"{user.safe(chat.system)}\n"
+        marks = "".join("".join(tokenizer.convert_ids_to_tokens(w.marks)) for w in written)
+        return f"{system}{marks}\n{earlier}{user.safe(question)}"
+    turns: list[dict[str, Any]] = [] if chat.system is None else [_turn("system", user.safe(chat.system))]
+    turns += [_turn(turn["role"], user.safe(turn["content"])) for turn in chat.history]
+    turns.append(_turn("user", user.safe(question)))
+    first = next(turn for turn in turns if turn["role"] == "user")
+    first["content"][:0] = [{"type": w.modality} for w in written]
+    options = {"add_generation_prompt": True} | dict(chat.options)
+    try:
+        return owner.apply_chat_template(turns, tokenize=False, **options)
+    except Exception as error:  # a template is a program of its own
+        raise InputError(
+            f"the chat template of {type(owner).__name__} cannot write videos or images beside a question "
+            f"({type(error).__name__}: {error}); give the checkpoint's own processor"
+        ) from error
 
 
-def tokenizer_of(processor: Any) -> Any:
-    tokenizer = getattr(processor, "tokenizer", processor)
-    if not hasattr(tokenizer, "convert_ids_to_tokens"):
-        raise InputError(f"processor={type(processor).__name__} is neither a processor nor a tokenizer")
-    return tokenizer
+def _turn(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "content": [{"type": "text", "text": text}]}
+
+
+def question_ids(processor: Any, question: str) -> Tensor:
+    """int64 [M]: ids of a question alone."""
+    user = UserText(tokenizer_of(processor))
+    return torch.tensor(user.ids(user.safe(question)), dtype=torch.long)
 
 
 def stack(prompts: list[dict[str, Any]], pad_id: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How many tokens the encoder shall leave of every time step, where a plan lets them leave inside it."""
+"""Per-step token counts for methods that act inside the encoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vtoken.kernels.topk import shares
 from vtoken.methods.plan import Plan
 
 
-def thinning(plan: Plan, clips: list[Clip], sample: Tensor, report: Report) -> Thinning | None:
+def thinning(plan: Plan, modality: str, clips: list[Clip], sample: Tensor, report: Report) -> Thinning | None:
     """What the encoder is to do with the clips of one modality; None where nothing would leave.
 
     Args:
@@ -42,6 +42,8 @@ def thinning(plan: Plan, clips: list[Clip], sample: Tensor, report: Report) -> T
         mine = [i for i, o in enumerate(owner) if o == b]
         sizes = torch.cat([kept[i] for i in mine])
         seconds = sum(clips[i].seconds for i in mine) or math.nan
+        if modality == "image" and math.isnan(seconds):
+            seconds = 0.0
         goals.append(per_frame(sizes, plan.thin(int(sizes.sum()), int(cells[mine].sum()), seconds)))
     goal, before = torch.cat(goals), torch.cat(kept)
     if torch.equal(goal, before):

@@ -1,0 +1,48 @@
+"""What the engine is asked to do in one call of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from vtoken.data.report import Report
+from vtoken.families.base import Clip, Family
+from vtoken.families.clips import Memory
+from vtoken.methods.plan import Plan
+from vtoken.video.preprocess import Preprocessor
+
+
+@dataclass
+class Call:
+    """One call of a model under a plan.
+
+    Attributes:
+        model: the Hugging Face model itself, without PEFT or torch.compile around it.
+        family: its family.
+        plan: the plan of this call.
+        fps: sampling rate of the videos that a processor made, frames a second; None if unknown.
+        preprocess: how that processor resizes and normalises; None for the family's preset.
+        clips: the gated clips of all prompts in order, where videos were gated while they were decoded.
+        question: per prompt int64 [M], ids of the question; None where the text of the prompt says it.
+        positions: "stock" as the installed transformers counts, or "trained"; see ``positions.trained``.
+        memory: gives the features of clips that were encoded for an earlier plan.
+        stateful: whether the stock model's own state (rope deltas) is left as a stock call would leave it.
+        report: tokens and milliseconds of this call.
+    """
+
+    model: Any
+    family: Family
+    plan: Plan
+    fps: float | None = None
+    preprocess: Preprocessor | None = None
+    clips: list[Clip] | None = None
+    question: list[Tensor] | None = None
+    positions: str = "stock"
+    memory: Memory | None = None
+    stateful: bool = False
+    report: Report = field(default_factory=Report)
+
+    def __post_init__(self) -> None:
+        self.report.plan = str(self.plan)

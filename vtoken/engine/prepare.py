@@ -1,0 +1,129 @@
+"""From the arguments of a call to those with which the stock model runs: encode, reduce, cut the prompt."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtoken.engine.call import Call
+from vtoken.engine.encode import MODALITIES, encode
+from vtoken.engine.positions import rope_positions, trained
+from vtoken.engine.reduce import Kept, reduce
+from vtoken.engine.splice import Cut, cut_inputs, is_right_padded
+from vtoken.errors import UnsupportedError
+
+
+@dataclass
+class Prepared:
+    """A prompt after the plan.
+
+    Attributes:
+        inputs: arguments for the stock ``forward``: the cut prompt, positions, and the features as
+            ``mm_encoder_outputs``.
+        cut: the columns of the prompt that stay.
+        kept: the features of each modality.
+        width: columns of the prompt before the cut.
+        rope_deltas: of M-RoPE families: what the stock model adds to count on behind the prompt; None for others.
+    """
+
+    inputs: dict[str, Any]
+    cut: Cut
+    kept: list[Kept]
+    width: int
+    rope_deltas: Tensor | None = None
+
+    @property
+    def drops(self) -> bool:
+        """Whether any column left."""
+        return self.cut.drops(self.width)
+
+
+def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
+    """Encode, reduce and cut.
+
+    Args:
+        inputs: arguments of ``forward`` or ``generate`` with ``input_ids`` [B, N].
+        generating: for ``generate``, whose prompts are padded on the left; ``forward`` also takes training batches.
+
+    Raises:
+        UnsupportedError: the arguments leave no ids to cut.
+        InputError: see ``encode``.
+    """
+    _refuse(inputs)
+    width = inputs["input_ids"].shape[1]
+    positions, deltas = rope_positions(call.model, inputs, generating)
+    if positions is not None:
+        positions, deltas = _chosen(call, inputs, positions, deltas)
+    rows = encode(call, inputs)
+    cut, kept = reduce(call, inputs, rows)
+    inputs = {k: v for k, v in inputs.items() if k not in call.family.drops}
+    if positions is not None:
+        inputs["position_ids"] = positions
+    if cut.drops(width):
+        right = not generating and is_right_padded(inputs.get("attention_mask"))
+        inputs = cut_inputs(inputs, cut, pad_id(call.model), right)
+    inputs["mm_encoder_outputs"] = {k.rows.modality: k.pack(call) for k in kept}
+    mask = inputs.get("attention_mask")
+    call.report.prompt = int(mask.sum()) if mask is not None else inputs["input_ids"].numel()
+    longest = int(mask.sum(1).max()) if mask is not None else inputs["input_ids"].shape[1]
+    _note_context(call, longest)
+    return Prepared(inputs, cut, kept, width, deltas)
+
+
+def _note_context(call: Call, longest: int) -> None:
+    """Say by how much a prompt is longer than what the model was made for, and what would fit."""
+    limit = getattr(call.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    report = call.report
+    if isinstance(limit, int) and longest > limit:
+        most = report.tokens - (longest - limit)
+        fits = f"tokens={most} would fit" if most > 0 else "no visual token fits; shorten the text"
+        report.note(
+            f"the prompt has {longest} tokens, {longest - limit} more than the {limit} positions of the model; {fits}"
+        )
+
+
+def _chosen(call: Call, inputs: dict[str, Any], stock: Tensor, deltas: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Positions and rope deltas under the rule of the call; a warning once where a stock call would change by it."""
+    own = trained(call.model, inputs, stock)
+    if torch.equal(own, stock):
+        return stock, deltas
+    if call.positions == "stock":
+        call.report.note(
+            "text behind a video has positions inside the video's time, as transformers >= 5.3 counts; the checkpoints "
+            "of Qwen2-VL and Qwen2.5-VL were trained otherwise: vtoken.wrap(..., positions='trained')"
+        )
+        return stock, deltas
+    mask = inputs.get("attention_mask")
+    real = torch.ones_like(inputs["input_ids"]) if mask is None else mask
+    largest = own[-3:].amax(0).masked_fill(real == 0, -1).amax(1)
+    return own, (largest + 1 - real.sum(1))[:, None]
+
+
+def pad_id(model: Any) -> int:
+    """An id for padding columns that is no placeholder."""
+    config = model.config
+    placeholders = {getattr(config, f"{m}_token_id", None) for m in MODALITIES}
+    for source in (model.generation_config, config, config.get_text_config()):
+        pad = getattr(source, "pad_token_id", None)
+        if isinstance(pad, int) and pad >= 0 and pad not in placeholders:
+            return pad
+    return next(i for i in range(3) if i not in placeholders)
+
+
+def takes(model: Any, name: str) -> bool:
+    """Whether a model's ``forward`` has an argument."""
+    return name in inspect.signature(type(model).forward).parameters
+
+
+def _refuse(inputs: dict[str, Any]) -> None:
+    if inputs.get("input_ids") is None or inputs.get("inputs_embeds") is not None:
+        raise UnsupportedError("a wrapped model needs input_ids with its images or videos, not inputs_embeds")
+    cache = inputs.get("past_key_values")
+    if cache is not None and cache.get_seq_length() > 0:
+        raise UnsupportedError(
+            "images and videos cannot join a conversation in a filled KV cache; pass the whole prompt"
+        )

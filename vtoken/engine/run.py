@@ -1,0 +1,249 @@
+"""Run the stock model on what a plan leaves: ``forward`` once, or the prefill here and ``generate`` behind it."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtoken.engine.cache import counting_dropped, mark, new_cache
+from vtoken.engine.call import Call
+from vtoken.engine.positions import counted
+from vtoken.engine.prepare import Prepared, prepare, takes
+from vtoken.engine.reduce import Kept
+from vtoken.engine.splice import Cut, cut_inputs
+from vtoken.errors import InputError, UnsupportedError
+
+PER_COLUMN = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
+
+
+def forward(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> Any:
+    """``forward`` of the stock model on the cut prompt; logits and labels are those of the columns that stay.
+
+    Args:
+        inputs: arguments of ``forward`` with pixels, or with ids whose clips are in ``call``.
+        stock: the model's own ``forward``.
+    """
+    given = dict(inputs)
+    ready = prepare(call, inputs, generating=False)
+    if ready.drops and isinstance(ready.inputs.get("logits_to_keep"), Tensor):
+        ready.inputs["logits_to_keep"] = _moved(ready, ready.inputs["logits_to_keep"])
+    with call.report.stage("prefill", ready.inputs["input_ids"].device):
+        out = stock(**ready.inputs)
+    _leave_state(call, ready)
+    call.report.measure_memory(ready.inputs["input_ids"].device)
+    if ready.drops:
+        dropped = ready.width - min(len(s) for s in ready.cut.slots)
+        for value in out if isinstance(out, tuple) else [getattr(out, "past_key_values", None)]:
+            if hasattr(value, "get_seq_length"):
+                mark(value, dropped)
+        mark(given.get("past_key_values"), dropped)
+        if ready.inputs.get("labels") is not None and not isinstance(out, tuple):
+            out["labels"] = ready.inputs["labels"]  # the labels of these logits
+    return out
+
+
+@torch.no_grad()
+def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> Any:
+    """``generate`` of the stock model behind the cut prompt.
+
+    Where tokens were dropped the prompt is prefilled here; ``generate`` gets the original ids and a cache that counts
+    the dropped columns. Lengths, logits processors, stopping criteria, streamers and sequences are then those of the
+    original prompt.
+
+    Args:
+        inputs: arguments of ``generate`` by name, with ``input_ids`` [B, N].
+        stock: the model's own ``generate``.
+    """
+    inputs = _with_mask(call.model, dict(inputs))
+    prompt = {n: inputs.pop(n) for n in list(inputs) if _of_prompt(call, n)}
+    ready = prepare(call, prompt | {"past_key_values": inputs.get("past_key_values")}, generating=True)
+    device = ready.inputs["input_ids"].device
+    if not ready.drops:
+        _refuse_beams(call, ready, inputs)
+        clock = _Clock(call)
+        inputs["logits_processor"] = [*(inputs.get("logits_processor") or []), clock]
+        out = stock(**inputs, **{n: v for n, v in ready.inputs.items() if n not in inputs})
+        clock.stop(device)
+    else:
+        given = inputs.pop("past_key_values", None)
+        config = _settings(call.model, inputs)
+        with call.report.stage("prefill", device):
+            view, dropped = _prefill(call, ready, config, given)
+        rest = _behind(call, ready, prompt)
+        inputs.pop("cache_implementation", None)
+        if inputs.get("generation_config") is not None:
+            inputs["generation_config"] = copy.deepcopy(inputs["generation_config"])
+            inputs["generation_config"].cache_implementation = None
+        with call.report.stage("generate", device):
+            out = stock(**(inputs | rest | {"past_key_values": view, "use_cache": True}))
+        mark(view, dropped)
+        mark(given, dropped)
+    _leave_state(call, ready)
+    call.report.measure_memory(device)
+    return out
+
+
+def _leave_state(call: Call, ready: Prepared) -> None:
+    if call.stateful and ready.rope_deltas is not None:
+        call.model.base_model.rope_deltas = ready.rope_deltas
+
+
+def _prefill(call: Call, ready: Prepared, config: Any, given: Any) -> tuple[Any, int]:
+    """Fill a cache with all columns but the last, which ``generate`` runs.
+
+    Returns:
+        the cache as ``generate`` shall see it, and the most columns that a prompt lost.
+    """
+    model, kept = call.model, ready.cut.width
+    copies = max(config.num_beams or 1, config.num_return_sequences or 1)
+    last = [_ends(k, ready.width) for k in ready.kept]
+    if copies > 1 and any(map(any, last)):
+        raise UnsupportedError(
+            "num_beams and num_return_sequences need text behind the last image or video of a cut prompt"
+        )
+    new = config.max_new_tokens or config.max_length or 0
+    cache = new_cache(model, config, kept + new) if given is None else given
+    columns = [torch.arange(kept if call.family.prefix else kept - 1)] * len(ready.cut.slots)
+    head = cut_inputs(
+        {n: v for n, v in ready.inputs.items() if n != "past_key_values"}, Cut(columns, columns), 0, False
+    )
+    ids = head.pop("input_ids")
+    if head.get("position_ids") is None and takes(model, "position_ids"):
+        head["position_ids"] = counted(head.get("attention_mask"), ids)
+    if not call.family.prefix:
+        head["mm_encoder_outputs"] = {
+            k.rows.modality: k.pack(call, [slice(-1) if end else slice(None) for end in ends])
+            for k, ends in zip(ready.kept, last, strict=True)
+        }
+    head["use_cache"] = True
+    if takes(model, "logits_to_keep"):
+        head["logits_to_keep"] = 1
+    head = {n: v for n, v in head.items() if n == "mm_encoder_outputs" or takes(model, n)}
+    arguments = model.prepare_inputs_for_generation(ids, past_key_values=cache, is_first_iteration=True, **head)
+    model(**arguments, return_dict=True)
+    if call.family.prefix:
+        cache.crop(-1)
+    if copies > 1:
+        rows = torch.arange(len(ids), device=ids.device).repeat_interleave(copies)
+        cache.reorder_cache(rows)  # linear attention layers have no batch_repeat_interleave
+    return counting_dropped(cache, ready.width - kept), ready.width - min(len(s) for s in ready.cut.slots)
+
+
+def _behind(call: Call, ready: Prepared, prompt: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``generate`` behind the prefill: the original ids, with the last columns those of the cut prompt."""
+    ids, cut = prompt["input_ids"], ready.inputs
+    out: dict[str, Any] = {"input_ids": ids}
+    tail = {}
+    for k in ready.kept:
+        ends = _ends(k, ready.width)
+        if any(ends):
+            tail[k.rows.modality] = k.pack(call, [slice(-1, None) if end else slice(0) for end in ends])
+    if tail:
+        out["mm_encoder_outputs"] = tail
+    mask = cut.get("attention_mask")
+    positions = cut.get("position_ids")
+    if positions is None:
+        positions = counted(mask, cut["input_ids"])
+    gone = ids.shape[1] - cut["input_ids"].shape[1]
+    out["position_ids"] = torch.nn.functional.pad(positions, (gone, 0))
+    if mask is None or bool(mask.all()):
+        out["attention_mask"] = torch.ones_like(ids)
+    else:
+        out["attention_mask"] = torch.nn.functional.pad(mask, (gone, 0))
+    return out
+
+
+def _of_prompt(call: Call, name: str) -> bool:
+    """Whether an argument of ``generate`` describes the prompt, so that the prefill takes it."""
+    return name in ("input_ids", *PER_COLUMN, *call.family.drops)
+
+
+def _ends(kept: Kept, width: int) -> list[bool]:
+    """Whether the last column of each prompt holds a token of this modality."""
+    ends = kept.rows.sample[kept.rows.column == width - 1].tolist()
+    return [b in ends for b in range(len(kept.parts))]
+
+
+def _with_mask(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments with the attention mask that ``generate`` would infer from padding ids."""
+    ids = inputs.get("input_ids")
+    if inputs.get("attention_mask") is None and ids is not None:
+        config = _settings(model, inputs)
+        ends = config.eos_token_id
+        ends = [ends] if isinstance(ends, int) else list(ends or [])
+        pad = config.pad_token_id
+        if pad is not None and pad not in ends and bool((ids == pad).any()):
+            inputs["attention_mask"] = (ids != pad).long()
+    return inputs
+
+
+def _settings(model: Any, inputs: dict[str, Any]) -> Any:
+    """The generation config of a call: what was passed, over the model's own."""
+    given = inputs.get("generation_config")
+    config = copy.deepcopy(model.generation_config)
+    if given is not None:
+        config.update(**{n: v for n, v in given.to_dict().items() if v is not None})
+    config.update(**{n: v for n, v in inputs.items() if hasattr(config, n) and n != "generation_config"})
+    return config
+
+
+def _moved(ready: Prepared, index: Tensor) -> Tensor:
+    """int64 [n]: columns of the cut prompt in place of columns of the original one (``logits_to_keep``).
+
+    Raises:
+        InputError: a column was dropped.
+        UnsupportedError: prompts of a batch keep different columns.
+    """
+    width, slots = ready.width, ready.cut.slots
+    if any(len(s) != len(slots[0]) or bool((s != slots[0]).any()) for s in slots):
+        raise UnsupportedError("logits_to_keep as a tensor needs one prompt, or prompts that keep the same columns")
+    where = torch.full((width,), -1, device=index.device)
+    where[slots[0].to(index.device)] = torch.arange(len(slots[0]), device=index.device)
+    moved = where[index]
+    if bool((moved < 0).any()):
+        lost = index[moved < 0].tolist()
+        raise InputError(f"logits_to_keep={lost}: these columns were dropped by the plan; ask for columns of text")
+    return moved
+
+
+class _Clock:
+    """A logits processor that changes nothing: its first call ends the prefill."""
+
+    def __init__(self, call: Call) -> None:
+        self.call, self.start, self.first = call, time.perf_counter(), None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self.first is None:
+            self._wait(scores.device)
+            self.first = time.perf_counter()
+        return scores
+
+    def stop(self, device: torch.device) -> None:
+        """End of ``generate``."""
+        self._wait(device)
+        end = time.perf_counter()
+        first = end if self.first is None else self.first
+        self.call.report.add("prefill", (first - self.start) * 1e3)
+        self.call.report.add("generate", (end - first) * 1e3)
+
+    @staticmethod
+    def _wait(device: torch.device) -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+
+def _refuse_beams(call: Call, ready: Prepared, inputs: dict[str, Any]) -> None:
+    """Raises UnsupportedError: beams over features that ``generate`` cannot repeat."""
+    config, family = _settings(call.model, inputs), call.family
+    if max(config.num_beams or 1, config.num_return_sequences or 1) > 1:
+        for r in (k.rows for k in ready.kept):
+            if r.modality in family.no_beams:
+                raise UnsupportedError(
+                    f"{family.title} cannot beam search over {r.modality}s, wrapped or not; use num_beams=1 and "
+                    "num_return_sequences=1"
+                )
