@@ -153,4 +153,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from vtoken.cli.main import guarded
+
+    sys.exit(guarded(main))
