@@ -1,6 +1,6 @@
 """CPU time of every gate for one 448 x 448 frame, reference update included, on one thread.
 
-python benchmarks/gate_cost.py ../shared/videos/vtest.avi
+python -m benchmarks.gate_cost vtest.avi
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ def test_bad_arguments_are_refused(arguments, told, capsys):
     assert told in capsys.readouterr().err
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="not applicable: there is a GPU")
 def test_a_missing_gpu_is_told():
     with pytest.raises(InputError, match="sees no GPU here; use --device cpu"):
         run(Request(Setting("cuda")))

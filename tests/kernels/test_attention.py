@@ -140,7 +140,7 @@ def test_logits_are_the_scores_before_the_softmax():
 
 def test_no_graph_is_kept(backend, device):
     if backend == "reference":
-        pytest.skip("the reference is differentiable")
+        pytest.skip("not applicable: the reference is differentiable")
     q = torch.randn(9, 2, 16, requires_grad=True, device=device)
     assert not attention.received_attention(q, q, 1.0).requires_grad
     assert not attention.cls_attention(q[:1], q, 1.0).requires_grad

@@ -191,7 +191,7 @@ def test_vflowopt_recycles_cell_by_cell(k, m):
     tokens = image(64)
     cell = [int(int(h) / m) * 8 + int(int(w) / m) for _, h, w in tokens.position.tolist()]
     if len(set(cell)) > k:
-        pytest.skip("cells grow")
+        pytest.skip("not applicable: cells grow")
     out = reduce("vflowopt", tokens, k, m=m)
     score = tokens.signals["received_attention"]
     assert sorted(groups(out)) == recycled(score.tolist(), cell, k)

@@ -202,7 +202,7 @@ def test_chunk_borders_change_nothing(encoder: str, grid: Grid, cuts: list[int],
 
 @pytest.mark.parametrize(("plan", "end"), [("", 3.8), ("", 4.0), ("grt | ", 4.0), ("mad:threshold=4 | ", 3.8)])
 def test_chunks_of_a_file_change_nothing(
-    encoder: str, plan: str, end: float, clips: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: str, plan: str, end: float, street: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = Plan.parse(f"{plan}jepa_surprise:encoder={encoder},clip=6")
     preprocess = read_processor("qwen2.5-vl", max_pixels=90 * 120)
@@ -210,13 +210,13 @@ def test_chunks_of_a_file_change_nothing(
     for chunk in (1, 7, 16, 64):
         monkeypatch.setattr(reading, "CHUNK", chunk)
         sampling = reading.Sampling(5.0, end=end)
-        found.append(reading.read_clip(clips / "vtest.avi", preprocess, chosen, Report(), sampling))
+        found.append(reading.read_clip(street, preprocess, chosen, Report(), sampling))
     one = found[0]
     assert len(one.pts) == round(5 * end) and one.signals["surprise"].shape == one.gate.keep.shape == (10, 3, 4)
     for other in found[1:]:
         assert np.array_equal(one.signals["surprise"], other.signals["surprise"])
         assert np.array_equal(one.gate.keep, other.gate.keep) and torch.equal(one.rows, other.rows)
-    with reading.open_video(clips / "vtest.avi", fps=5.0, end=end) as reader:
+    with reading.open_video(street, fps=5.0, end=end) as reader:
         planes = [preprocess.resize(part.rgb(i), one.grid) for part in reader for i in range(len(part))]
     assert np.array_equal(chosen.pathways[0].cells(np.stack(planes), one.grid)["surprise"], one.signals["surprise"])
 

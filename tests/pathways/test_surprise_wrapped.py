@@ -33,6 +33,7 @@ from vtoken.qa.read import Sampling, open_video, read_clip
 from vtoken.reference.synthetic import render
 from vtoken.video.write import write_video
 
+pytestmark = pytest.mark.slow
 POOLED = ["llava_next_video", "llava_onevision"]
 NAMES = ["qwen2_5_vl", "qwen3_vl", "llava", *POOLED]
 GREEDY: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False}
