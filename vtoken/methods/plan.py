@@ -13,8 +13,9 @@ from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.methods import registry
 from vtoken.methods.gate import Gate
+from vtoken.methods.inner import Inner
 from vtoken.methods.pathway import Pathway
-from vtoken.methods.reducer import Context, Reducer
+from vtoken.methods.reducer import Context, Count, Reducer
 from vtoken.methods.registry import Method
 from vtoken.methods.thinner import Thinner
 
@@ -23,7 +24,8 @@ PlanLike = Union[str, Method, Iterable[Method], "Plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """At most one gate (before the encoder) and one thinner (inside it), then pruners and mergers (after it).
+    """At most one gate (before the encoder) and one thinner (inside it), then pruners and mergers (after it), then
+    methods inside the language model.
 
     Pathways, which look at all frames beside them, stand anywhere behind the gate.
 
@@ -53,6 +55,11 @@ class Plan:
                 f"{others[1].name} may let leave inside the encoder; use methods that act after it, such as "
                 "divprune"
             )
+        late = [i for i, s in enumerate(others) if isinstance(s, Inner)]
+        if late and late[0] != len(others) - len(late):
+            raise InputError(
+                f"plan {str(self)!r}: methods inside the language model, such as {others[late[0]].name}, stand last"
+            )
         given = [name for s in self.stages if isinstance(s, Pathway) for name in s.gives]
         if twice := sorted({name for name in given if given.count(name) > 1}):
             raise InputError(f"plan {str(self)!r}: two pathways give the signal {twice[0]!r}; leave one out")
@@ -62,6 +69,8 @@ class Plan:
                 f"'{self.gate.name if self.gate else 'evs'} | divprune'"
             )
         for stage in self.sharing if self.budget is None else []:
+            if isinstance(stage, Inner) and stage.optional_budget:
+                continue
             raise InputError(
                 f"plan {str(self)!r}: {stage.name} needs a budget; give keep=, tokens= or per_second= "
                 f"(for example keep=0.25), or write {stage.name}:keep=0.25"
@@ -114,7 +123,7 @@ class Plan:
     def pathways(self) -> list[Pathway]:
         """The pathways written out, and those that give what some stage needs and nothing written gives."""
         written = [s for s in self.stages if isinstance(s, Pathway)]
-        lacks = frozenset().union(*(p.needs for s in self.reducers for p in s.parts)) - Gate.gives - {"text"}
+        lacks = frozenset().union(*(p.needs for s in (*self.reducers, *self.inner) for p in s.parts)) - Gate.gives - {"text"}
         lacks = lacks.difference(*(p.gives for p in written))
         known = [registry.get(name) for name in registry.names("pathway")] if lacks else []
         implied = [cls() for cls in known if issubclass(cls, Pathway) and cls.gives & lacks]
@@ -128,7 +137,7 @@ class Plan:
     @cached_property
     def reducers(self) -> list[Reducer]:
         """The stages after the encoder: a gate's own second stage, unless the plan writes it out, and the others."""
-        written = [s for s in self.stages if isinstance(s, Reducer)]
+        written = [s for s in self.stages if isinstance(s, Reducer) and not isinstance(s, Inner)]
         second = self.gate.second_stage() if self.gate is not None else None
         if second is None or second[0] in {s.name for s in written}:
             return written
@@ -137,9 +146,14 @@ class Plan:
         return [implied, *written]
 
     @property
+    def inner(self) -> list[Inner]:
+        """The methods inside the language model, in order."""
+        return [s for s in self.stages if isinstance(s, Inner)]
+
+    @property
     def sharing(self) -> list[Thinner | Reducer]:
         """The stages that share the plan's budget, in order: those that need one and bring none."""
-        stages = [*([self.thinner] if self.thinner else []), *self.reducers]
+        stages = [*([self.thinner] if self.thinner else []), *self.reducers, *self.inner]
         return [s for s in stages if s.needs_budget and s.own_budget() is None]
 
     @property
@@ -150,7 +164,8 @@ class Plan:
     @property
     def wants(self) -> frozenset[str]:
         """Signals of the encoder that some stage can use."""
-        wants = frozenset().union(*(s.wants for s in self.reducers)) - {"text"} - Gate.gives
+        wants = frozenset().union(*(s.wants for s in self.reducers), *(s.carried for s in self.inner))
+        wants = wants - {"text"} - Gate.gives
         return wants - self.seen
 
     def thin(self, n: int, total: int, seconds: float) -> int:
@@ -179,6 +194,19 @@ class Plan:
             tokens = stage.reduce(tokens, partial(self._count, context, total, left), context)
             left -= 1
         return tokens
+
+    def inner_count(self, stage: Inner, context: Context) -> Count | None:
+        """Tokens that a method inside the language model shall leave, of the n that enter it: (unit, n) -> k.
+
+        None where it has a budget of its own, or the plan has none. ``context.total`` holds what the stock model would
+        have had, one entry a unit; what enters the first stage where it is None.
+        """
+        sharing = self.sharing
+        place = next((i for i, s in enumerate(sharing) if s is stage), None)
+        if self.budget is None or place is None:
+            return None
+        left = len(sharing) - place
+        return lambda u, n: self._share(n, n if context.total is None else context.total[u], context.length(u), left)
 
     def _count(self, context: Context, total: list[int], left: int, sample: int, n: int) -> int:
         return self._share(n, total[sample], context.length(sample), left)

@@ -1,0 +1,307 @@
+"""Inner: what every method shares that acts inside the language model, between two of its layers.
+
+A method scores the visual tokens that are left; the base takes the best of them. The hidden states, the masks and the
+cache follow from its decision in ``vtoken.engine.inner``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vtoken.data.budget import Budget
+from vtoken.data.tokens import Tokens
+from vtoken.errors import InputError
+from vtoken.kernels.topk import others, spread
+from vtoken.methods.reducer import Context, Count, Scorer
+from vtoken.methods.view import View
+
+Layer = int | float
+SIGNALS = frozenset({"last_attention", "text_attention", "visual_attention", "keys"})
+PLACE = "_place"  # signal int64: where a token stands among the rows of the stage's view
+COLUMN = "_column"  # signal int64: the column of the prompt whose position a token has
+
+
+@dataclass
+class LayerContext(Context):
+    """What a method inside the language model may know besides the tokens.
+
+    ``text`` holds the hidden states of the text behind the last visual token, as they are at this layer.
+
+    Attributes:
+        layer, depth: the layer before which the method acts, and the number of layers.
+        step, steps: which of its layers this is, counted from 0, and how many it has.
+        view: unit -> rows of its sample at the attention layer that the method looks at; made when it is first asked.
+        norm: the final norm of the language model.
+        memory: what the method remembers from layer to layer of one prompt.
+    """
+
+    layer: int = 0
+    depth: int = 1
+    step: int = 0
+    steps: int = 1
+    view: Callable[[int], View] | None = None
+    norm: Callable[[Tensor], Tensor] | None = None
+    memory: dict[Any, Any] = field(default_factory=dict)
+
+    def look(self) -> View:
+        """The view of the sample at hand.
+
+        Raises:
+            InputError: the tokens do not come from inside a language model.
+        """
+        if self.view is None:
+            raise InputError("this method looks at a layer of the language model, and here is none")
+        return self.view(self.sample)
+
+    def first(self, n: int) -> int:
+        """Tokens that the sample at hand had at the first layer of the method, ``n`` where this is the first."""
+        return self.memory.setdefault(("entered", self.sample), n)
+
+
+class Fold(NamedTuple):
+    """Where rows that leave are added to kept ones.
+
+    Attributes:
+        into: int64 [N], place among the kept rows, or -1 where a row leaves without a trace; a kept row has its own.
+        weight: float32 [N], how much of each row goes into the sum.
+    """
+
+    into: Tensor
+    weight: Tensor
+
+
+class Decision(NamedTuple):
+    """Rows of one sample that stay, int64 [k], and what is added to them."""
+
+    kept: Tensor
+    fold: Fold | None = None
+
+
+@dataclass(kw_only=True)
+class Inner(Scorer):
+    """A method that lets visual tokens leave between layers of the language model; subclasses write ``score``.
+
+    Signals that it may name in ``needs``, float32, with one row a token: ``last_attention`` [N, H] of the last row of
+    the prompt, ``text_attention`` [N] of the rows behind the last visual token, ``visual_attention`` [N] of the visual
+    rows (both averaged over rows and heads), and ``keys`` [N, G d] with rotary positions. Others come from
+    ``context.look()``.
+
+    Attributes:
+        layer: the layer before which it acts, counted from 0, or a share of the depth in (0, 1); or several.
+        exact: the published code to the letter instead of the paper, exact counts and kept positions.
+        source: whether attention and keys are those of the layer "before", as it ran, or of the layer "here", on what
+            enters it.
+        behind: True where ``layer`` names the layer behind which it acts.
+        rotary: False where its scores have no rotary positions.
+        looks: True where it asks for ``context.look()``; tokens then have their places there as the signal ``_place``.
+        looks_later: True where it looks at some of its layers only.
+        share: share kept where no budget is given; None where the method decides itself.
+        wants_start: True where it reads ``View.start``.
+
+    Raises:
+        InputError: a layer out of range.
+    """
+
+    kind: ClassVar[str] = "inner"
+    source: ClassVar[Literal["before", "here"]] = "before"
+    behind: ClassVar[bool] = False
+    looks: ClassVar[bool] = False
+    looks_later: ClassVar[bool] = False
+    share: ClassVar[float | None] = None
+    wants_start: ClassVar[bool] = False
+    layer: Layer | tuple[Layer, ...] = 2
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = self.layer if isinstance(self.layer, tuple) else (self.layer,)
+        for value in given:
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+            if not whole and not (isinstance(value, float) and 0 < value < 1):
+                raise InputError(
+                    f"{self.name}:layer={value!r} must be the number of a layer, 0 or more, or a share of the depth "
+                    "above 0 and below 1"
+                )
+        if not given:
+            raise InputError(f"{self.name}:layer=() must name at least one layer")
+
+    @property
+    def rotary(self) -> bool:
+        return True
+
+    @property
+    def carried(self) -> frozenset[str]:
+        """Signals of the encoder that it can use."""
+        return frozenset()
+
+    @property
+    def positions(self) -> Literal["keep", "renumber", "mean"]:
+        """What becomes of positions: kept, counted anew from 0, or the mean of what a token was made of."""
+        return "keep"
+
+    @property
+    def cuts_cache(self) -> bool:
+        """Whether what leaves also leaves the cache of the layers before."""
+        return False
+
+    @property
+    def optional_budget(self) -> bool:
+        """Whether the method has a share of its own where no budget is given."""
+        return self.share is not None
+
+    def boundaries(self, depth: int) -> list[int]:
+        """The layers before which it acts in a model of ``depth`` layers, ascending.
+
+        Raises:
+            InputError: a layer that the model does not have, or whose work would come too late.
+        """
+        given = self.layer if isinstance(self.layer, tuple) else (self.layer,)
+        most = depth - 1 - self.behind
+        found = []
+        for value in given:
+            number = value if isinstance(value, int) else min(math.floor(Fraction(repr(value)) * depth), most)
+            if not 0 <= number <= most:
+                raise InputError(f"{self}: layer {value} does not fit a model of {depth} layers; the last one is {most}")
+            found.append(number + self.behind)
+        return sorted(set(found))
+
+    def finished(self, context: LayerContext) -> bool:
+        """Whether the method has nothing left to do in the layers to come."""
+        return False
+
+    # What a method may write besides ``score``.
+
+    def select(self, tokens: Tokens, k: int, context: LayerContext) -> Tensor:  # type: ignore[override]
+        """Rows of one sample to keep: int64; the best k unless a method says otherwise."""
+        return super().select(tokens, k, context)
+
+    def merge(self, tokens: Tokens, kept: Tensor, context: LayerContext) -> Fold | None:
+        """What is added to the kept rows (int64 [k]); None where the others leave without a trace."""
+        return None
+
+    def published(self, n: int, context: LayerContext) -> int | None:
+        """The count of the published code for a sample with n tokens left; None where the budget says it."""
+        return None
+
+    # What the engine uses.
+
+    def reduce(self, tokens: Tokens, budget: Budget | Count | None, context: Context) -> Tokens:
+        assert isinstance(context, LayerContext)
+        return self.apply(tokens, self.choose(tokens, budget, context), context)  # type: ignore[arg-type]
+
+    def choose(self, tokens: Tokens, budget: Budget | Count | None, context: LayerContext) -> list[Any]:
+        """What stays of every sample, see ``Reducer.reduce``; apart from ``apply``, so that a choice can be used again.
+
+        Raises:
+            InputError: a signal is missing, features or scores are not finite, or the count is wrong.
+        """
+        given = set(tokens.signals) | ({"text"} if context.text is not None else set())
+        if lacks := self.missing(given):
+            raise InputError(f"{self.name} needs {' and '.join(lacks)}; signals here: {', '.join(given) or 'none'}")
+        decisions = []
+        with torch.no_grad():  # gradients flow through what is kept, not through the decision
+            for b, n in enumerate(tokens.batch.diff().tolist()):
+                context.sample = b
+                decisions.append(self.decide(tokens, b, self._count(n, budget, context), context))
+        return decisions
+
+    def _count(self, n: int, budget: Budget | Count | None, context: LayerContext) -> int:
+        """Tokens left after this step; several steps go down to the budget on a logarithmic scale."""
+        entered = context.first(n)
+        if not self.needs_budget or n == 0:
+            return n
+        if self.exact and (count := self.published(n, context)) is not None:
+            return max(0, min(n, count))
+        chosen = self.own_budget() or budget or Budget.given(self.share, None, None)
+        if chosen is None:
+            raise InputError(f"{self.name} needs a budget: give keep=, tokens= or per_second=")
+        if isinstance(chosen, Budget):
+            final = min(n, chosen.resolve(entered, context.length(context.sample)))
+        else:
+            final = min(n, chosen(context.sample, entered))
+        return self.scheduled(n, final, context)
+
+    def scheduled(self, n: int, final: int, context: LayerContext) -> int:
+        """Tokens left after this step, where ``final`` shall be left after the last one."""
+        left = context.steps - context.step
+        return final if left == 1 else round(n * (final / n) ** (1 / left))
+
+    def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Any:
+        assert isinstance(context, LayerContext)
+        sample = tokens.sample(b)
+        n, device = len(sample), tokens.x.device
+        if self.is_identity(n, k):
+            return Decision(torch.arange(n, device=device))
+        anchors = self.anchor_rows(sample)
+        if self.needs_budget and k <= len(anchors) and len(anchors):
+            return Decision(anchors[spread(len(anchors), k, device)])
+        rest = others(anchors, n)
+        inner = sample if len(rest) == n else sample.take(rest)
+        kept = self.select(inner, k - len(anchors), context)
+        if self.needs_budget and not self.exact and len(kept) != k - len(anchors):
+            raise InputError(f"{self.name} selected {len(kept)} rows for k={k - len(anchors)}")
+        fold = self.merge(inner, kept, context)
+        return Decision(kept, fold) if len(anchors) == 0 else _beside(kept, fold, rest, anchors)
+
+    def apply(self, tokens: Tokens, decisions: list[Any], context: Context) -> Tokens:
+        starts = tokens.batch.tolist()
+        kept = torch.cat([d.kept + s for d, s in zip(decisions, starts, strict=False)])
+        if len(kept) == len(tokens) and torch.equal(kept, torch.arange(len(kept), device=kept.device)):
+            if all(d.fold is None for d in decisions):
+                return tokens
+        out = tokens.take(kept)
+        return out if all(d.fold is None for d in decisions) else _folded(tokens, out, decisions)
+
+
+def _beside(kept: Tensor, fold: Fold | None, rest: Tensor, anchors: Tensor) -> Decision:
+    """The decision about the other rows with the anchors between them."""
+    both = torch.cat([rest[kept], anchors])
+    order = both.argsort()
+    if fold is None:
+        return Decision(both[order])
+    number = torch.empty_like(order)
+    number[order] = torch.arange(len(order), device=order.device)
+    n = len(rest) + len(anchors)
+    into = torch.full((n,), -1, dtype=torch.long, device=rest.device)
+    into[rest] = torch.where(fold.into >= 0, number[fold.into.clamp(min=0)], -1)
+    into[anchors] = number[len(kept) :]
+    weight = torch.ones(n, device=rest.device).index_copy(0, rest, fold.weight.float())
+    return Decision(both[order], Fold(into, weight))
+
+
+def _folded(tokens: Tokens, out: Tokens, decisions: list[Any]) -> Tokens:
+    """``out``, the kept rows, with the weighted sums as features, their sizes added up and the source map moved."""
+    into, weight, start = [], [], 0
+    for b, decision in enumerate(decisions):
+        n = int(tokens.batch[b + 1] - tokens.batch[b])
+        own, fold = torch.full((n,), -1, device=out.x.device, dtype=torch.long), decision.fold
+        own[decision.kept] = torch.arange(len(decision.kept), device=own.device)
+        if fold is not None:
+            own = fold.into
+        into.append(torch.where(own >= 0, own + start, -1))
+        weight.append(torch.ones(n, device=own.device) if fold is None else fold.weight)
+        start += len(decision.kept)
+    target, share = torch.cat(into), torch.cat(weight)
+    member = (target >= 0).nonzero().squeeze(1)
+    changed = torch.zeros(len(out), dtype=torch.bool, device=target.device)
+    alone = torch.bincount(target[member], minlength=len(out)) == 1
+    changed[target[member[(share[member] != 1)]]] = True
+    changed |= ~alone
+    total = torch.zeros_like(out.x, dtype=torch.float32)
+    total = total.index_add(0, target[member], tokens.x[member].float() * share[member, None])
+    x = torch.where(changed[:, None], total.to(out.x.dtype), out.x)  # a row that stays alone keeps its bits
+    size = torch.zeros_like(out.size).index_add(0, target[member], tokens.size[member])
+    source = torch.cat([target, target.new_full((1,), -1)])[tokens.source]
+    return replace(out, x=x, size=size, source=source)
+
+
+def trim(keep: float) -> float:
+    """A kept share as published code computes it, from the share that it cuts."""
+    return 1 - (1 - keep)
