@@ -168,7 +168,9 @@ class Inner(Scorer):
         for value in given:
             number = value if isinstance(value, int) else min(math.floor(Fraction(repr(value)) * depth), most)
             if not 0 <= number <= most:
-                raise InputError(f"{self}: layer {value} does not fit a model of {depth} layers; the last one is {most}")
+                raise InputError(
+                    f"{self}: layer {value} does not fit a model of {depth} layers; the last one is {most}"
+                )
             found.append(number + self.behind)
         return sorted(set(found))
 
@@ -253,11 +255,11 @@ class Inner(Scorer):
     def apply(self, tokens: Tokens, decisions: list[Any], context: Context) -> Tokens:
         starts = tokens.batch.tolist()
         kept = torch.cat([d.kept + s for d, s in zip(decisions, starts, strict=False)])
-        if len(kept) == len(tokens) and torch.equal(kept, torch.arange(len(kept), device=kept.device)):
-            if all(d.fold is None for d in decisions):
-                return tokens
+        plain = all(d.fold is None for d in decisions)
+        if plain and len(kept) == len(tokens) and torch.equal(kept, torch.arange(len(kept), device=kept.device)):
+            return tokens
         out = tokens.take(kept)
-        return out if all(d.fold is None for d in decisions) else _folded(tokens, out, decisions)
+        return out if plain else _folded(tokens, out, decisions)
 
 
 def _beside(kept: Tensor, fold: Fold | None, rest: Tensor, anchors: Tensor) -> Decision:

@@ -123,7 +123,11 @@ class Plan:
     def pathways(self) -> list[Pathway]:
         """The pathways written out, and those that give what some stage needs and nothing written gives."""
         written = [s for s in self.stages if isinstance(s, Pathway)]
-        lacks = frozenset().union(*(p.needs for s in (*self.reducers, *self.inner) for p in s.parts)) - Gate.gives - {"text"}
+        lacks = (
+            frozenset().union(*(p.needs for s in (*self.reducers, *self.inner) for p in s.parts))
+            - Gate.gives
+            - {"text"}
+        )
         lacks = lacks.difference(*(p.gives for p in written))
         known = [registry.get(name) for name in registry.names("pathway")] if lacks else []
         implied = [cls() for cls in known if issubclass(cls, Pathway) and cls.gives & lacks]

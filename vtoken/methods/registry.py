@@ -19,7 +19,9 @@ from typing import Any, ClassVar, TypeVar
 from vtoken.errors import InputError
 
 GROUP = "vtoken.methods"
-PACKAGES = tuple(f"vtoken.{folder}" for folder in ("tokenizers", "thinners", "pruners", "mergers", "inside", "pathways"))
+PACKAGES = tuple(
+    f"vtoken.{folder}" for folder in ("tokenizers", "thinners", "pruners", "mergers", "inside", "pathways")
+)
 
 
 class Method:

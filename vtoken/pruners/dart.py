@@ -7,11 +7,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
-from vtoken.kernels.topk import top
+from vtoken.kernels.farthest import farthest
 from vtoken.methods.reducer import Context, Pruner
 from vtoken.methods.registry import register
 
@@ -86,18 +85,6 @@ class DART(Pruner):
             raise InputError(f"{self.name}: text is {list(text.shape)}, tokens are {list(tokens.x.shape)}")
         keys = context.extra[KEYS][context.sample] if KEYS in context.extra else text
         return text.float(), _norm(keys)
-
-
-def farthest(x: Tensor, taken: Tensor, pivots: Tensor, quota: list[int]) -> Tensor:
-    """For each pivot [P, D] in turn, its quota of the rows of x [N, D] of lowest cosine that are not taken yet."""
-    cosine = normalize(pivots, dim=1) @ normalize(x.float(), dim=1).T
-    cosine[:, taken] = torch.inf
-    chosen = []
-    for row, count in enumerate(quota):
-        pick = top(-cosine[row], count)
-        chosen.append(pick)
-        cosine[:, pick] = torch.inf
-    return torch.cat(chosen)
 
 
 def _norm(keys: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from vtoken.engine.inner.cache import active
 from vtoken.engine.inner.cut import Stage
 from vtoken.engine.inner.record import LINE, Record, Visual
 from vtoken.engine.inner.run import Run
+from vtoken.engine.inner.setup import Setup
 from vtoken.methods.inner import LayerContext
 from vtoken.methods.plan import Plan
 from vtoken.methods.reducer import Context
@@ -48,7 +49,7 @@ def installed(
         own.extra = {**own.extra, "norm": model.get_decoder().norm}
         own.norm = model.get_decoder().norm
         stages = [Stage(method, plan.inner_count(method, own), visual, own) for method in plan.inner]
-    run = Run(model, stages, visual, record)
+    run = Run(Setup(model, stages, visual, record))
     before = getattr(active, "run", None)
     handles = run.hooks()
     active.run = run

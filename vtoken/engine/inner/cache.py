@@ -89,7 +89,12 @@ def keep_rows(cache: Any, layer: int, rows: Tensor) -> None:
         return  # linear attention holds no rows
     length = int(own.get_seq_length())
     static = hasattr(own, "max_cache_len")
-    plain = type(own).__name__ in ("DynamicLayer", "DynamicSlidingWindowLayer", "StaticLayer", "StaticSlidingWindowLayer")
+    plain = type(own).__name__ in (
+        "DynamicLayer",
+        "DynamicSlidingWindowLayer",
+        "StaticLayer",
+        "StaticSlidingWindowLayer",
+    )
     if not plain or (not static and own.keys.shape[-2] != length) or (static and length > own.max_cache_len):
         raise UnsupportedError(
             f"rows of {type(own).__name__} cannot leave after they were stored; use a dynamic or static cache without "
@@ -119,8 +124,8 @@ def window_of(layer: Any) -> int | None:
     return getattr(getattr(layer, "self_attn", None), "sliding_window", None)
 
 
-def places(at: Tensor | None, kept: Tensor, width: int) -> Tensor:
-    """Where the columns ``kept`` (int64 [B, n], -1 for padding) are among a layer's rows: int64 [B, n]."""
+def places(at: Tensor | None, kept: Tensor) -> Tensor:
+    """Where columns (int64 [B, n], -1 for padding) are among the rows ``at`` of a layer, stock rows if None: [B, n]."""
     if at is None:
         return kept
     found = torch.searchsorted(at.contiguous(), kept.clamp(min=0).contiguous())

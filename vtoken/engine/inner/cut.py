@@ -70,7 +70,11 @@ class Stage:
         context.text = views.text(rows, repeats)
         if method.positions == "mean" and position is not None:
             start = position.expand(self.visual.samples * repeats, -1)[::repeats]
-            known = start[owner, tokens.signals[COLUMN]] if rows.position is None else rows.position[::repeats][owner, place]
+            known = (
+                start[owner, tokens.signals[COLUMN]]
+                if rows.position is None
+                else rows.position[::repeats][owner, place]
+            )
             tokens = tokens.with_signals(**{ROPE: known.float()})
         tokens = replace(tokens, x=rows.hidden[owner * repeats, place])
         if layer not in self.choices:
@@ -126,16 +130,16 @@ class Stage:
     ) -> Tensor | None:
         """Rotary positions of the rows of one sample; None where all keep those of their columns."""
         how = self.method.positions
-        if how == "renumber":
-            return torch.arange(len(order), device=order.device)
         if how == "keep" and rows.position is None:
             return None
         at = rows.at[b]
         if rows.position is None:
-            assert stock is not None
-            known = stock[b if len(stock) > 1 else 0][at.clamp(min=0)]
+            every = torch.arange(int(at.max()) + 1, device=at.device)[None] if stock is None else stock
+            known = every[b if len(every) > 1 else 0][at.clamp(min=0)]
         else:
             known = rows.position[b]
+        if how == "renumber":
+            return known[at >= 0].min() + torch.arange(len(order), device=order.device)
         if how == "mean":
             return torch.cat([known[other], own.signals[ROPE][mine].long()])[order]
         place = torch.searchsorted(at.contiguous(), own.signals[COLUMN][mine])

@@ -157,4 +157,3 @@ def rotary_of(attention: nn.Module) -> Callable[..., tuple[Tensor, Tensor]]:
         if apply is not None:
             return apply
     raise UnsupportedError(f"{type(attention).__name__}: its model file has no apply_rotary_pos_emb")
-

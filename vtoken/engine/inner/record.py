@@ -1,4 +1,4 @@
-"""What is known of a prompt whose tokens leave inside the language model: its visual tokens, and which rows are left."""
+"""A prompt whose tokens leave inside the language model: its visual tokens, and which rows each layer has."""
 
 from __future__ import annotations
 
@@ -101,6 +101,22 @@ class Record:
     held: list[float] = field(default_factory=list)
     shift: list[Tensor | None] = field(default_factory=list)
 
+    def start(self, depth: int, visual: int, at: Tensor) -> None:
+        """Begin with the rows of the stock model (int64 [B, width], -1 for padding) in every layer."""
+        self.at, self.shift = [None] * depth, [None] * depth
+        self.visual, self.rows = [visual] * depth, [_mean_rows(at)] * depth
+        self.held = list(self.rows)
+
+    def leave(self, layer: int, visual: int, at: Tensor, shift: Tensor | None) -> None:
+        """From a layer on, only these columns are left."""
+        for i in range(layer, len(self.at)):
+            self.at[i], self.shift[i], self.visual[i] = at, shift, visual
+            self.rows[i] = self.held[i] = _mean_rows(at)
+
+    def let_go(self, layer: int, at: Tensor) -> None:
+        """The cache of a layer keeps these columns only."""
+        self.at[layer], self.held[layer] = at, _mean_rows(at)
+
     def removed(self, layer: int) -> int:
         """Columns by which the cache of a layer is shorter than the prompt."""
         at = self.at[layer]
@@ -115,3 +131,7 @@ class Record:
     def mean_visual(self) -> float:
         """Visual tokens, averaged over the layers: the number to compare with methods that act before the model."""
         return sum(self.visual) / max(1, len(self.visual))
+
+
+def _mean_rows(at: Tensor) -> float:
+    return float((at >= 0).sum()) / (at.numel() // max(1, at.shape[-1])) if at.numel() else 0.0
