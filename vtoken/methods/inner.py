@@ -102,6 +102,7 @@ class Inner(Scorer):
         rotary: False where its scores have no rotary positions.
         looks: True where it asks for ``context.look()``; tokens then have their places there as the signal ``_place``.
         looks_later: True where it looks at some of its layers only.
+        applies_signals: True where ``apply`` reads signals too.
         share: share kept where no budget is given; None where the method decides itself.
         wants_start: True where it reads ``View.start``.
 
@@ -114,6 +115,7 @@ class Inner(Scorer):
     behind: ClassVar[bool] = False
     looks: ClassVar[bool] = False
     looks_later: ClassVar[bool] = False
+    applies_signals: ClassVar[bool] = False
     share: ClassVar[float | None] = None
     wants_start: ClassVar[bool] = False
     layer: Layer | tuple[Layer, ...] = 2
@@ -221,14 +223,24 @@ class Inner(Scorer):
             return n
         if self.exact and (count := self.published(n, context)) is not None:
             return max(0, min(n, count))
-        chosen = self.own_budget() or budget or Budget.given(self.share, None, None)
+        chosen = self.own_budget() or budget
         if chosen is None:
-            raise InputError(f"{self.name} needs a budget: give keep=, tokens= or per_second=")
+            return self.usual(n, context)
         if isinstance(chosen, Budget):
             final = min(n, chosen.resolve(entered, context.length(context.sample)))
         else:
             final = min(n, chosen(context.sample, entered))
         return self.scheduled(n, final, context)
+
+    def usual(self, n: int, context: LayerContext) -> int:
+        """Tokens left after this step where no budget is given.
+
+        Raises:
+            InputError: the method has no share of its own.
+        """
+        if self.share is None:
+            raise InputError(f"{self.name} needs a budget: give keep=, tokens= or per_second=")
+        return self.scheduled(n, min(n, Budget(keep=self.share).resolve(context.first(n), 0.0)), context)
 
     def scheduled(self, n: int, final: int, context: LayerContext) -> int:
         """Tokens left after this step, where ``final`` shall be left after the last one."""

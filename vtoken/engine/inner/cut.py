@@ -49,6 +49,7 @@ class Stage:
         self.ends = visual.ends()
         self.start: list[tuple[Tensor, Tensor]] | None = None  # features at the model's input, by sample
         self.boundaries = method.boundaries(context.depth)
+        self.sighted: set[int] = set()  # of these, those before which there is an attention layer to look at
 
     def run(self, layer: int, rows: Rows, seen: Callable[[], Seen], position: Tensor | None) -> Rows | None:
         """Act before ``layer``: the rows that go on, or None where all do.
@@ -58,7 +59,7 @@ class Stage:
             position: int64 [B or 1, width], rotary positions of the prompt where they are needed.
         """
         method, context, tokens = self.method, self.context, rows.tokens
-        if method.finished(context) or len(tokens) == 0:
+        if len(tokens) == 0 or (layer not in self.choices and method.finished(context)):
             return None
         context.layer, context.step = layer, self.boundaries.index(layer)
         context.steps = len(self.boundaries)
@@ -77,12 +78,16 @@ class Stage:
             )
             tokens = tokens.with_signals(**{ROPE: known.float()})
         tokens = replace(tokens, x=rows.hidden[owner * repeats, place])
-        if layer not in self.choices:
+        told = tokens
+        if layer not in self.choices or method.applies_signals:
             with torch.no_grad():
-                self.choices[layer] = method.choose(views.with_signals(tokens, owner), self.budget, context)
+                told = views.with_signals(tokens)
+        if layer not in self.choices:
+            self.choices[layer] = method.choose(told, self.budget, context)
+        given = told if method.applies_signals else tokens
         choices = self.choices[layer]
         kept = [
-            self._ordered(method.apply(replace(tokens, x=rows.hidden[owner * repeats + j, place]), choices, context))
+            self._ordered(method.apply(replace(given, x=rows.hidden[owner * repeats + j, place]), choices, context))
             for j in range(repeats)
         ]
         if len(kept[0]) == len(tokens) and _untouched(kept[0], tokens):
@@ -177,12 +182,11 @@ class _Views:
             found[s] = rows.hidden[s * repeats][(at >= int(self.stage.ends[s])) & (at <= final)].detach()
         return [found[s] for s in visual.owner.tolist()]
 
-    def with_signals(self, tokens: Tokens, owner: Tensor) -> Tokens:
+    def with_signals(self, tokens: Tokens) -> Tokens:
         """The tokens with the signals that the method needs, and their places in the view."""
         method = self.stage.method
         wanted = sorted(method.wants & SIGNALS)
-        looks = wanted or method.looks
-        if not looks:
+        if not wanted and not (method.looks and self.stage.context.layer in self.stage.sighted):
             return tokens
         parts: dict[str, list[Tensor]] = {PLACE: [], **{name: [] for name in wanted}}
         measured: dict[tuple[int, str], Tensor] = {}

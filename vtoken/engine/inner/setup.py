@@ -58,6 +58,8 @@ class Setup:
                     f"{method}: no attention layer before layer {boundary} of this model, so there is nothing to score "
                     "with; name a later layer, or use a method without attention, such as llavolta"
                 )
+            if layer is not None:
+                stage.sighted.add(boundary)
             if layer is not None and layer < boundary:
                 self.looked_at[layer] = max(boundary, self.looked_at.get(layer, 0))
 
