@@ -79,7 +79,7 @@ def rate(context: LayerContext) -> float:
 def pagerank(view: View, temperature: float = 0.1, iterations: int = 5) -> Tensor:
     """Root mean square over heads of p after some steps p <- p M from equal weights, M the attention: float32 [n]."""
     rows = torch.arange(view.rows, device=view.visual.device)
-    heads = view.queries(rows[:1], False).shape[0]
+    heads = view.heads
     p = torch.full((heads, view.rows), 1 / view.rows, device=rows.device)
     strips = view.strips(rows, temperature)
     held = list(strips) if heads * view.rows**2 <= HELD else None

@@ -45,6 +45,11 @@ class View:
     start: tuple[Tensor, Tensor] | None = None
 
     @property
+    def heads(self) -> int:
+        """Query heads."""
+        return len(self.queries(self.last_row, False))
+
+    @property
     def last_row(self) -> Tensor:
         """int64 [1], the last row of the prompt."""
         return torch.tensor([self.last], device=self.visual.device)
@@ -83,7 +88,7 @@ class View:
             rows: int64 [R], ascending.
             temperature: the scores are divided by it.
         """
-        heads, place = self.queries(rows[:1], False).shape[0], 0
+        heads, place = self.heads, 0
         while place < len(rows):
             step = max(1, STRIP // (heads * (int(rows[place]) + 1 if self.visible is None else self.rows)))
             part = rows[place : place + step]

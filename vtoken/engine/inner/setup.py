@@ -67,7 +67,8 @@ class Setup:
         rope = getattr(self.decoder.config, "rope_parameters", None) or {}
         rotary = getattr(self.decoder, "rotary_emb", None)
         plain = rotary is not None and list(inspect.signature(rotary.forward).parameters) == ["x", "position_ids"]
-        if not plain or "mrope_section" in rope:
+        moving = rope.get("rope_type") in ("dynamic", "longrope")  # frequencies follow the largest position
+        if not plain or moving or "mrope_section" in rope:
             raise UnsupportedError(
                 f"{method}: exact positions are counted anew, which needs plain 1-D rotary positions; leave exact=True "
                 "out"
