@@ -47,6 +47,7 @@ PLANS = (
     "aim_inner",
     "llavolta:keep=0.3",
     "framefusion:cost=0.5,similarity_lower_bound=0.1",
+    "framefusion:cost=0.6,similarity_lower_bound=0.5,ratio_lower_bound=0.3",
     "zipvl:tau=0.6",
     "inside:method=(vidcom2),layer=3,keep=0.5",
     "inside:method=(visionzip),layer=3,keep=0.5",

@@ -62,6 +62,7 @@ class Oracle:
     plan: Plan
     contexts: dict[int, LayerContext] = field(default_factory=dict)
     choices: dict[tuple[int, int], Any] = field(default_factory=dict)
+    lost: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     def sample(self, inputs: dict[str, Tensor], visual: Tensor, position: Tensor | None = None) -> Sample:
         seen, _ = capture(self.model, inputs)
@@ -95,6 +96,7 @@ class Oracle:
                         m, method, number, hidden, column, place, tokens, s, matrices, decoder
                     )
             rope, mask = self._rope(decoder, number, hidden, place), self._mask(layer, column, s)
+            mask = mask & ~self._let_go(number, column, s, depth)
             if hasattr(layer, "self_attn"):
                 matrices[number] = column, (layer, hidden, rope, mask)
             kwargs: dict[str, Any] = {"position_embeddings": rope, "past_key_values": None}
@@ -128,6 +130,7 @@ class Oracle:
         if method.positions == "keep":
             kept = kept.take(kept.signals[COLUMN].argsort())
         slots = kept.signals[COLUMN].sort().values
+        self.lost[m, number] = tokens.signals[COLUMN][~torch.isin(tokens.signals[COLUMN], slots)]
         gone = torch.zeros(len(s.embeds), dtype=torch.bool)
         gone[tokens.signals[COLUMN]] = True
         other = (~gone[column]).nonzero().squeeze(1)
@@ -171,6 +174,16 @@ class Oracle:
         found["keys"] = view.keys(True).transpose(0, 1).flatten(1)[at]
         return found if method.wants & found.keys() or method.looks else {}
 
+    def _let_go(self, number: int, column: Tensor, s: Sample, depth: int) -> Tensor:
+        """bool [n, n], prompt columns that left a lower layer's cache and generated rows therefore do not see."""
+        hidden = torch.zeros(len(column), len(column), dtype=torch.bool)
+        for m, method in enumerate(self.plan.inner):
+            for boundary in method.boundaries(depth) if method.cuts_cache else []:
+                if number < boundary and len(s.embeds) > s.prompt:
+                    lost = torch.isin(column, self.lost[m, boundary])
+                    hidden |= lost[None] & (column >= s.prompt)[:, None]
+        return hidden
+
     def _rope(self, decoder, number, hidden, place):
         ids = place[None] if place.dim() == 1 else place[:, None]
         kind = (
@@ -186,7 +199,10 @@ class Oracle:
         see = k <= q
         if s.block is not None:
             see = see | ((s.block[column][:, None] == s.block[column][None]) & (s.block[column] >= 0)[None])
-        window = getattr(getattr(layer, "self_attn", None), "sliding_window", None)
+        attention = getattr(layer, "self_attn", None)
+        window = getattr(attention, "sliding_window", None)
+        if type(attention).__name__ == "MistralAttention":
+            window = attention.config.sliding_window
         return see if window is None else see & (q - k < window)
 
 

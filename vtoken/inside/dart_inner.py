@@ -68,8 +68,7 @@ class DARTInner(Inner):
             pivots = torch.cat([pivots, norm(context.text[context.sample]).float()[words]])
         parts = len(pivots)
         if self.exact:
-            keep = self.share if self.keep is None else self.keep
-            quota = [int((self.tokens or len(tokens) * trim(keep)) // parts)] * parts
+            quota = [int((self.tokens or len(tokens) * trim(self.kept_share)) // parts)] * parts
             places = [*tokens.signals[PLACE][image].tolist(), *text[words].tolist()]
             pivots = pivots[[places.index(p) for p in set(places)]]
         else:

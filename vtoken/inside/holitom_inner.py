@@ -34,8 +34,7 @@ class HoliTomInner(Inner):
     layer: Layer | tuple[Layer, ...] = 0.643
 
     def published(self, n: int, context: LayerContext) -> int | None:
-        keep = self.keep if self.keep is not None else self.share
-        return round(n * trim(keep)) if self.own_budget() is None or self.keep else None
+        return round(n * trim(self.kept_share)) if self.own_budget() is None or self.keep else None
 
     def score(self, tokens: Tokens, context: LayerContext) -> Tensor:  # type: ignore[override]
         return checked(tokens, self.name, "last_attention")

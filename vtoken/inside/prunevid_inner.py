@@ -58,6 +58,5 @@ class PruneVidInner(Inner):
         sizes = torch.bincount(block)
         if not self.exact:
             return top_of_groups(score, block, shares(sizes, k))
-        keep = self.share if self.keep is None else self.keep
         parts = [(block == i).nonzero().squeeze(1) for i in range(len(sizes))]
-        return torch.cat([p[top(score[p], int(len(p) * keep))] for p in parts]).sort().values
+        return torch.cat([p[top(score[p], int(len(p) * self.kept_share))] for p in parts]).sort().values

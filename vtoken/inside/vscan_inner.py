@@ -34,8 +34,7 @@ class VScanInner(Inner):
         return not self.exact
 
     def published(self, n: int, context: LayerContext) -> int | None:
-        keep = self.share if self.keep is None else self.keep
-        return self.tokens if self.tokens is not None else int(keep * n)
+        return self.tokens if self.tokens is not None else int(self.kept_share * n)
 
     def score(self, tokens: Tokens, context: LayerContext) -> Tensor:  # type: ignore[override]
         return checked(tokens, self.name, "last_attention")

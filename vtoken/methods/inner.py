@@ -139,6 +139,12 @@ class Inner(Scorer):
         return True
 
     @property
+    def kept_share(self) -> float:
+        """The share kept: ``keep``, or the published one."""
+        given = self.keep if self.keep is not None else self.share
+        return 1.0 if given is None else given
+
+    @property
     def carried(self) -> frozenset[str]:
         """Signals of the encoder that it can use."""
         return frozenset()
@@ -170,9 +176,7 @@ class Inner(Scorer):
         for value in given:
             number = value if isinstance(value, int) else min(math.floor(Fraction(repr(value)) * depth), most)
             if not 0 <= number <= most:
-                raise InputError(
-                    f"{self}: layer {value} does not fit a model of {depth} layers; the last one is {most}"
-                )
+                raise InputError(f"{self}: layer {value} is not in 0..{most}, for a model of {depth} layers")
             found.append(number + self.behind)
         return sorted(set(found))
 

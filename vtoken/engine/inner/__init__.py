@@ -48,6 +48,7 @@ def installed(
         own = LayerContext(**given, depth=depth)
         own.extra = {**own.extra, "norm": model.get_decoder().norm}
         own.norm = model.get_decoder().norm
+        own.total = own.total or visual.tokens.batch.diff().tolist()
         stages = [Stage(method, plan.inner_count(method, own), visual, own) for method in plan.inner]
     run = Run(Setup(model, stages, visual, record))
     before = getattr(active, "run", None)

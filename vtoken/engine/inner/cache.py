@@ -119,11 +119,6 @@ def keep_rows(cache: Any, layer: int, rows: Tensor) -> None:
             setattr(own, name, n)
 
 
-def window_of(layer: Any) -> int | None:
-    """Window of a decoder layer's attention, None where it sees everything."""
-    return getattr(getattr(layer, "self_attn", None), "sliding_window", None)
-
-
 def places(at: Tensor | None, kept: Tensor) -> Tensor:
     """Where columns (int64 [B, n], -1 for padding) are among the rows ``at`` of a layer, stock rows if None: [B, n]."""
     if at is None:

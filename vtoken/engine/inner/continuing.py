@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from vtoken.engine.inner import masks
-from vtoken.engine.inner.cache import cache_of, length_of, window_of
-from vtoken.engine.inner.probe import attention_of
+from vtoken.engine.inner.cache import cache_of, length_of
+from vtoken.engine.inner.probe import attention_of, window_of
 from vtoken.engine.inner.record import Record
 from vtoken.engine.inner.setup import Setup
 from vtoken.errors import UnsupportedError
@@ -47,14 +47,17 @@ class Continuing:
         if shift is not None:
             moved = given["position_ids"] - fit_batch(shift, len(hidden))[:, None].to(hidden.device)
             out["position_embeddings"] = self.setup.decoder.rotary_emb(hidden, moved)
-        if attention_of(self.setup.layers[layer]) is not None:
-            out["attention_mask"] = self._mask(layer, at, hidden, cache_of(given), given.get("attention_mask"))
+        attention = attention_of(self.setup.layers[layer])
+        if attention is not None:
+            window, mask = window_of(attention), given.get("attention_mask")
+            out["attention_mask"] = self._mask(layer, at, window, hidden, cache_of(given), mask)
         return hidden, out
 
-    def _mask(self, layer: int, at: Tensor, hidden: Tensor, cache: Any, given: Any) -> Tensor | None:
+    def _mask(
+        self, layer: int, at: Tensor, window: int | None, hidden: Tensor, cache: Any, given: Any
+    ) -> Tensor | None:
         past = int(cache.layers[layer].get_seq_length())
         keys, offset = (int(v) for v in cache.get_mask_sizes(self.queries, layer))
-        window = window_of(self.setup.layers[layer])
         name = (id(at), past, keys, offset, window)
         if name not in self.made:
             late = self._late_padding(window is not None, given)

@@ -32,6 +32,14 @@ def attention_of(layer: Any) -> Any | None:
     return attention
 
 
+def window_of(attention: Any) -> int | None:
+    """Window of an attention; None where it sees everything. Some model files keep it in their config alone."""
+    if hasattr(attention, "sliding_window"):
+        return attention.sliding_window
+    config = getattr(attention, "config", None)
+    return None if getattr(config, "layer_types", None) else getattr(config, "sliding_window", None)
+
+
 @dataclass
 class Seen:
     """What a layer of the language model was given.
@@ -65,7 +73,7 @@ class Seen:
         everything = torch.arange(len(rows), device=rows.device)
         final = len(rows) - 1 if last is None else int(torch.searchsorted(column, last, right=True)) - 1
         text = everything[(column >= end) & (everything <= final)]
-        attention = attention_of(self.layer)
+        attention: Any = attention_of(self.layer)
         projected = _Projected(self, attention, b, rows)
         view = View(
             projected.queries,
@@ -82,7 +90,7 @@ class Seen:
 
     def _visible(self, attention: Any, b: int, rows: Tensor) -> Callable[[Tensor], Tensor] | None:
         """Which rows each row sees; None where that is all up to itself."""
-        window = getattr(attention, "sliding_window", None)
+        window = window_of(attention)
         n = len(rows)
         if self.mask is None or self.mask.dim() == 2:
             if not getattr(attention, "is_causal", True):
@@ -134,11 +142,12 @@ class _Projected:
 
     def _heads(self, x: Tensor, norm: str) -> Tensor:
         """Rows [r, H d] as float32 [H, r, d], normed as the layer does."""
-        module = getattr(self.attention, norm, None)
+        module: Any = getattr(self.attention, norm, None)
         whole = module is not None and getattr(module, "weight", x).shape[-1] != self.head
         x = module(x) if whole else x
         x = x.unflatten(-1, (-1, self.head))
-        x = module(x) if module is not None and not whole else x
+        if module is not None and not whole:
+            x = module(x)
         return x.transpose(0, 1).float()
 
     def turned(self, x: Tensor, rows: Tensor) -> Tensor:
