@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-STRIP = 1 << 22  # weights held at a time: 16 MiB in float32
+STRIP = 1 << 21  # weights held at a time: 8 MiB in float32
 
 
 @dataclass
@@ -88,9 +88,11 @@ class View:
             rows: int64 [R], ascending.
             temperature: the scores are divided by it.
         """
-        heads, place = self.heads, 0
+        room, place = STRIP // self.heads, 0
         while place < len(rows):
-            step = max(1, STRIP // (heads * (int(rows[place]) + 1 if self.visible is None else self.rows)))
+            start = int(rows[place])  # a strip of s neighbouring rows has about start + s columns, if causal
+            step = int(((start**2 + 4 * room) ** 0.5 - start) / 2) if self.visible is None else room // self.rows
+            step = max(1, step)
             part = rows[place : place + step]
             stop = int(part[-1]) + 1 if self.visible is None else self.rows
             score = self.logits(part, stop=stop)

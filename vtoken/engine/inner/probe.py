@@ -143,12 +143,12 @@ class _Projected:
     def _heads(self, x: Tensor, norm: str) -> Tensor:
         """Rows [r, H d] as float32 [H, r, d], normed as the layer does."""
         module: Any = getattr(self.attention, norm, None)
-        whole = module is not None and getattr(module, "weight", x).shape[-1] != self.head
+        if module is None:
+            return x.unflatten(-1, (-1, self.head)).transpose(0, 1).float()
+        whole = getattr(module, "weight", x).shape[-1] != self.head  # normed before the heads are split
         x = module(x) if whole else x
         x = x.unflatten(-1, (-1, self.head))
-        if module is not None and not whole:
-            x = module(x)
-        return x.transpose(0, 1).float()
+        return (x if whole else module(x)).transpose(0, 1).float()
 
     def turned(self, x: Tensor, rows: Tensor) -> Tensor:
         cos, sin = (r[rows][None] for r in self.rope)

@@ -91,6 +91,7 @@ class Record:
         visual: visual tokens that enter each layer, of all samples.
         rows: mean rows of a sample that enter each layer, without padding.
         held: mean rows of a sample in the cache of each layer.
+        stock_rows: mean rows of a sample in the stock model.
         shift: for every layer int64 [B], what is taken off the position of a generated token; None for nothing.
     """
 
@@ -99,13 +100,14 @@ class Record:
     visual: list[int] = field(default_factory=list)
     rows: list[float] = field(default_factory=list)
     held: list[float] = field(default_factory=list)
+    stock_rows: float = 0.0
     shift: list[Tensor | None] = field(default_factory=list)
 
     def start(self, depth: int, visual: int, at: Tensor) -> None:
         """Begin with the rows of the stock model (int64 [B, width], -1 for padding) in every layer."""
         self.at, self.shift = [None] * depth, [None] * depth
         self.visual, self.rows = [visual] * depth, [_mean_rows(at)] * depth
-        self.held = list(self.rows)
+        self.held, self.stock_rows = list(self.rows), self.rows[0]
 
     def leave(self, layer: int, visual: int, at: Tensor, shift: Tensor | None) -> None:
         """From a layer on, only these columns are left."""
