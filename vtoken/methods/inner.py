@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from vtoken.data.budget import Budget
 from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.topk import others, spread
+from vtoken.methods.fold import Decision, Fold, beside, folded
 from vtoken.methods.reducer import Context, Count, Scorer
 from vtoken.methods.view import View
 
@@ -63,25 +64,6 @@ class LayerContext(Context):
     def first(self, n: int) -> int:
         """Tokens that the sample at hand had at the first layer of the method, ``n`` where this is the first."""
         return self.memory.setdefault(("entered", self.sample), n)
-
-
-class Fold(NamedTuple):
-    """Where rows that leave are added to kept ones.
-
-    Attributes:
-        into: int64 [N], place among the kept rows, or -1 where a row leaves without a trace; a kept row has its own.
-        weight: float32 [N], how much of each row goes into the sum.
-    """
-
-    into: Tensor
-    weight: Tensor
-
-
-class Decision(NamedTuple):
-    """Rows of one sample that stay, int64 [k], and what is added to them."""
-
-    kept: Tensor
-    fold: Fold | None = None
 
 
 @dataclass(kw_only=True)
@@ -266,7 +248,7 @@ class Inner(Scorer):
         if self.needs_budget and not self.exact and len(kept) != k - len(anchors):
             raise InputError(f"{self.name} selected {len(kept)} rows for k={k - len(anchors)}")
         fold = self.merge(inner, kept, context)
-        return Decision(kept, fold) if len(anchors) == 0 else _beside(kept, fold, rest, anchors)
+        return Decision(kept, fold) if len(anchors) == 0 else beside(kept, fold, rest, anchors)
 
     def apply(self, tokens: Tokens, decisions: list[Any], context: Context) -> Tokens:
         starts = tokens.batch.tolist()
@@ -275,49 +257,7 @@ class Inner(Scorer):
         if plain and len(kept) == len(tokens) and torch.equal(kept, torch.arange(len(kept), device=kept.device)):
             return tokens
         out = tokens.take(kept)
-        return out if plain else _folded(tokens, out, decisions)
-
-
-def _beside(kept: Tensor, fold: Fold | None, rest: Tensor, anchors: Tensor) -> Decision:
-    """The decision about the other rows with the anchors between them."""
-    both = torch.cat([rest[kept], anchors])
-    order = both.argsort()
-    if fold is None:
-        return Decision(both[order])
-    number = torch.empty_like(order)
-    number[order] = torch.arange(len(order), device=order.device)
-    n = len(rest) + len(anchors)
-    into = torch.full((n,), -1, dtype=torch.long, device=rest.device)
-    into[rest] = torch.where(fold.into >= 0, number[fold.into.clamp(min=0)], -1)
-    into[anchors] = number[len(kept) :]
-    weight = torch.ones(n, device=rest.device).index_copy(0, rest, fold.weight.float())
-    return Decision(both[order], Fold(into, weight))
-
-
-def _folded(tokens: Tokens, out: Tokens, decisions: list[Any]) -> Tokens:
-    """``out``, the kept rows, with the weighted sums as features, their sizes added up and the source map moved."""
-    into, weight, start = [], [], 0
-    for b, decision in enumerate(decisions):
-        n = int(tokens.batch[b + 1] - tokens.batch[b])
-        own, fold = torch.full((n,), -1, device=out.x.device, dtype=torch.long), decision.fold
-        own[decision.kept] = torch.arange(len(decision.kept), device=own.device)
-        if fold is not None:
-            own = fold.into
-        into.append(torch.where(own >= 0, own + start, -1))
-        weight.append(torch.ones(n, device=own.device) if fold is None else fold.weight)
-        start += len(decision.kept)
-    target, share = torch.cat(into), torch.cat(weight)
-    member = (target >= 0).nonzero().squeeze(1)
-    changed = torch.zeros(len(out), dtype=torch.bool, device=target.device)
-    alone = torch.bincount(target[member], minlength=len(out)) == 1
-    changed[target[member[(share[member] != 1)]]] = True
-    changed |= ~alone
-    total = torch.zeros_like(out.x, dtype=torch.float32)
-    total = total.index_add(0, target[member], tokens.x[member].float() * share[member, None])
-    x = torch.where(changed[:, None], total.to(out.x.dtype), out.x)  # a row that stays alone keeps its bits
-    size = torch.zeros_like(out.size).index_add(0, target[member], tokens.size[member])
-    source = torch.cat([target, target.new_full((1,), -1)])[tokens.source]
-    return replace(out, x=x, size=size, source=source)
+        return out if plain else folded(tokens, out, decisions)
 
 
 def trim(keep: float) -> float:

@@ -12,6 +12,7 @@ from vtoken.data.budget import Budget
 from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.methods import registry
+from vtoken.methods.eviction import Eviction
 from vtoken.methods.gate import Gate
 from vtoken.methods.inner import Inner
 from vtoken.methods.pathway import Pathway
@@ -55,10 +56,11 @@ class Plan:
                 f"{others[1].name} may let leave inside the encoder; use methods that act after it, such as "
                 "divprune"
             )
-        late = [i for i, s in enumerate(others) if isinstance(s, Inner)]
-        if late and late[0] != len(others) - len(late):
+        late = [isinstance(s, (Inner, Eviction)) + isinstance(s, Eviction) for s in others]
+        if late != sorted(late) or late.count(2) > 1:
             raise InputError(
-                f"plan {str(self)!r}: methods inside the language model, such as {others[late[0]].name}, stand last"
+                f"plan {str(self)!r}: methods inside the language model stand last, and behind them at most one that "
+                "takes rows out of its cache"
             )
         given = [name for s in self.stages if isinstance(s, Pathway) for name in s.gives]
         if twice := sorted({name for name in given if given.count(name) > 1}):
@@ -153,6 +155,11 @@ class Plan:
     def inner(self) -> list[Inner]:
         """The methods inside the language model, in order."""
         return [s for s in self.stages if isinstance(s, Inner)]
+
+    @property
+    def evictions(self) -> list[Eviction]:
+        """The methods that take rows out of the cache once the prompt has been read."""
+        return [s for s in self.stages if isinstance(s, Eviction)]
 
     @property
     def sharing(self) -> list[Thinner | Reducer]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from vtoken.engine.inner.cache import active
 from vtoken.engine.inner.cut import Stage
+from vtoken.engine.inner.evict import Evictor
 from vtoken.engine.inner.record import LINE, Record, Visual
 from vtoken.engine.inner.run import Run
 from vtoken.engine.inner.setup import Setup
@@ -42,7 +43,7 @@ def installed(
     """
     depth = len(model.get_decoder().layers)
     record = Record(0 if visual is None else visual.width, [None] * depth, shift=[None] * depth)
-    stages = []
+    stages, evictors = [], []
     if plan is not None and visual is not None:
         given = {f.name: getattr(context, f.name) for f in fields(Context)} if context is not None else {}
         own = LayerContext(**given, depth=depth)
@@ -50,7 +51,8 @@ def installed(
         own.norm = model.get_decoder().norm
         own.total = own.total or visual.tokens.batch.diff().tolist()
         stages = [Stage(method, plan.inner_count(method, own), visual, own) for method in plan.inner]
-    run = Run(Setup(model, stages, visual, record))
+        evictors = [Evictor(method, visual, own) for method in plan.evictions]
+    run = Run(Setup(model, stages, evictors, visual, record))
     before = getattr(active, "run", None)
     handles = run.hooks()
     active.run = run

@@ -90,6 +90,7 @@ class Stage:
             self._ordered(method.apply(replace(given, x=rows.hidden[owner * repeats + j, place]), choices, context))
             for j in range(repeats)
         ]
+        context.view = context.text = None  # they hold the rows of a layer
         if len(kept[0]) == len(tokens) and _untouched(kept[0], tokens):
             return None
         return self._next(rows, tokens, kept, position)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ class Reading:
         self.shift: Tensor | None = None
         self.seen: dict[int, Seen] = {}  # inputs of layers at which methods will look
         self.fitted: dict[Any, tuple[Any, Any]] = {}  # what stock arguments became for the rows at hand
+        self.latest: tuple[int, Seen] | None = None  # the layer that ran last, for methods that empty the cache
         self.features: tuple[Tensor, list[Tensor]] | None = None
         if first:
             self.record.start(len(setup.layers), len(self.visual.tokens), stock[:, : self.visual.width])
@@ -53,16 +55,29 @@ class Reading:
         if layer > 0:
             hidden = self._featured(layer - 1, hidden)
         rows = self._rows(hidden)
+        self._evict(rows)
         if layer == 0:
             self._keep_start(rows)
         for stage in setup.stages:
             if layer in stage.boundaries:
                 rows = self._run(stage, layer, rows, given)
         kwargs = given if self.rows is None else self._fit(layer, rows, given)
+        if setup.evictors and self.cache is not None and attention_of(setup.layers[layer]) is not None:
+            self.latest = layer, self._as_seen(layer, rows, kwargs)
         if layer in setup.looked_at:
             self.seen[layer] = self._as_seen(layer, rows, kwargs)
         self.seen = {i: s for i, s in self.seen.items() if setup.looked_at[i] > layer}
         return rows.hidden, kwargs
+
+    def _evict(self, rows: Rows) -> None:
+        """Score what the layer before has put into the cache."""
+        if self.latest is None:
+            return
+        layer, seen = self.latest
+        self.latest = None
+        tokens = replace(rows, at=seen.at)  # rows of that layer: those that leave before the next one are still there
+        for evictor in self.setup.evictors:
+            evictor.look(layer, seen, tokens, self.cache, self.visual.samples)
 
     def _rows(self, hidden: Tensor) -> Rows:
         if self.rows is not None:
@@ -200,6 +215,10 @@ class Reading:
         by the token that really stands before.
         """
         hidden = self._featured(len(self.setup.layers) - 1, hidden)
+        self._evict(self._rows(hidden))
+        for evictor in self.setup.evictors if self.cache is not None else ():
+            evictor.apply(self.cache, self.record, self._prompt(self.stock), self.extra)
+            attach(self.cache, self.record)
         if self.rows is None:
             return hidden
         at = self.rows.at

@@ -136,4 +136,5 @@ class Record:
 
 
 def _mean_rows(at: Tensor) -> float:
+    """Mean rows of a sample, and of a kv head where each has its own."""
     return float((at >= 0).sum()) / (at.numel() // max(1, at.shape[-1])) if at.numel() else 0.0

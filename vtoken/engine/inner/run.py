@@ -65,7 +65,7 @@ class Run:
                 raise UnsupportedError(
                     "images and videos cannot join a conversation in a filled KV cache; pass the whole prompt"
                 )
-        elif setup.stages and self._reads_prompt(ids, samples, queries):
+        elif (setup.stages or setup.evictors) and self._reads_prompt(ids, samples, queries):
             real = masks.real_columns(given.get("attention_mask"), samples, queries, like.device)
             self.state = Reading(setup, torch.where(real, torch.arange(queries, device=like.device), -1), not self.read)
             self.read = True
@@ -88,10 +88,10 @@ class Run:
             if self.ids is not None and not torch.equal(prompt, self.ids):
                 return False
             self.ids = prompt
-        if self.read and any(s.method.cuts_cache for s in self.setup.stages):
+        if self.read and (self.setup.evictors or any(s.method.cuts_cache for s in self.setup.stages)):
             raise UnsupportedError(
-                "a method that cuts the cache of earlier layers cannot generate without one; use use_cache=True or "
-                "cut_cache=False"
+                "a method that takes rows out of the cache cannot generate without one; use use_cache=True"
+                + ("" if self.setup.evictors else ", or cut_cache=False")
             )
         return True
 

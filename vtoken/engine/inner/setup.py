@@ -7,6 +7,7 @@ from typing import Any
 
 from vtoken.engine.inner import masks
 from vtoken.engine.inner.cut import Stage
+from vtoken.engine.inner.evict import Evictor
 from vtoken.engine.inner.probe import attention_of
 from vtoken.engine.inner.record import Record, Visual
 from vtoken.errors import UnsupportedError
@@ -19,6 +20,7 @@ class Setup:
     Args:
         model: a model for conditional generation.
         stages: methods with their budgets, in order.
+        evictors: methods that take rows out of the cache afterwards.
         visual: the prompt's visual tokens; None where a cut cache is continued.
         record: what the run fills.
 
@@ -30,12 +32,14 @@ class Setup:
         UnsupportedError: the model or its attention is of a kind that the methods cannot run in.
     """
 
-    def __init__(self, model: Any, stages: list[Stage], visual: Visual | None, record: Record) -> None:
+    def __init__(
+        self, model: Any, stages: list[Stage], evictors: list[Evictor], visual: Visual | None, record: Record
+    ) -> None:
         self.decoder = model.get_decoder()
         self.base = model.base_model
         self.layers: list[Any] = list(self.decoder.layers)
         self.how: str = self.decoder.config._attn_implementation
-        self.stages, self.visual, self.record = stages, visual, record
+        self.stages, self.evictors, self.visual, self.record = stages, evictors, visual, record
         self.looked_at: dict[int, int] = {}
         if self.how not in ("eager", "sdpa") and not masks.is_flash(self.how):
             raise UnsupportedError(
@@ -88,7 +92,7 @@ class Setup:
     def first_layer(self) -> int:
         """The first layer that needs a hook."""
         early = any(s.method.cuts_cache or s.method.wants_start for s in self.stages)
-        if self.visual is None or early or self.adds_features:
+        if self.visual is None or self.evictors or early or self.adds_features:
             return 0
         needed = [*self.looked_at, *(b for s in self.stages for b in s.boundaries)]
         return min(needed, default=len(self.layers))
