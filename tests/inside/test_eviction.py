@@ -11,7 +11,7 @@ from tests.inside.test_published import load
 from tests.inside.views import projected
 from vtoken.engine.inner import installed
 from vtoken.errors import InputError, UnsupportedError
-from vtoken.inside.infinipot import InfiniPot
+from vtoken.inside.infinipot import InfiniPot, neighbourhood
 from vtoken.inside.snapkv import SnapKV
 from vtoken.methods.eviction import Held, layer_budgets, sparsity
 from vtoken.methods.plan import Plan
@@ -52,12 +52,33 @@ def test_infinipot(golden):
     cell, height = torch.arange(n), int(data["height"])
     place = cell % size
     position = torch.stack([cell // size, place // (size // height), place % (size // height)], 1)
-    method = InfiniPot(tokens=frames * size, tar_ratio=float(data["tar_ratio"]), query_ratio=float(data["query_ratio"]))
+    method = InfiniPot(
+        tokens=frames * size,
+        tar_ratio=float(data["tar_ratio"]),
+        query_ratio=float(data["query_ratio"]),
+        pooled=bool(data["pooled"]),
+    )
     for layer in range(len(data["keys"])):
         keys, values = (data[name][layer, 0][:, system:] for name in ("keys", "values"))
-        own = kept(method.score(Held(keys, values, position, cell, None)), frames * size)
+        held = Held(keys, values, position, cell, None, layer, len(data["keys"]))
+        own = kept(method.score(held), frames * size)
         system_rows = torch.arange(system).expand(len(own), -1)
         assert torch.equal(torch.cat([system_rows, own + system], 1), data["kept"][layer])
+
+
+def test_neighbours_of_value_norms_by_quarter_of_the_depth():
+    g = torch.Generator().manual_seed(0)
+    value = torch.rand(2, 3 * 4 * 5, generator=g)
+    cell = torch.arange(60)
+    position = torch.stack([cell // 20, cell % 20 // 5, cell % 5], 1)
+    for layer, (dt, dh, dw, size) in enumerate([(3, 3, 3, 343), (0, 2, 2, 25), (None, 0, 0, 3), (0, 0, 0, 1)]):
+        held = Held(value, value, position, cell, None, layer, 4)
+        found = neighbourhood(value, held)
+        for i in (0, 7, 33, 59):
+            near = (cell - i).abs() <= 1
+            if dt is not None:
+                near = ((position - position[i]).abs() <= torch.tensor([dt, dh, dw])).all(1)
+            torch.testing.assert_close(found[:, i], value[:, near].sum(1) / size)
 
 
 PLANS = [

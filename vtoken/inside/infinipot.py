@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import avg_pool1d, avg_pool2d, avg_pool3d, normalize, pad
 
 from vtoken.errors import InputError
 from vtoken.kernels.topk import cells
@@ -25,6 +25,8 @@ class InfiniPot(Eviction):
     Attributes:
         tar_ratio: share of the budget for the latest frames and what is unlike them; the rest goes by value norm.
         query_ratio: share of the frames that are the latest.
+        pooled: value norms are averaged over neighbours: over 7 x 7 x 7 cells in the first quarter of the layers, 5 x 5
+            cells of a frame in the second, 3 tokens of the sequence in the third; zeros beyond the ends count.
 
     Raises:
         InputError: a share out of range.
@@ -34,6 +36,7 @@ class InfiniPot(Eviction):
     asks: ClassVar[bool] = False
     tar_ratio: float = 0.5
     query_ratio: float = 0.25
+    pooled: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,6 +50,7 @@ class InfiniPot(Eviction):
         late = frames >= count - max(1, int(count * self.query_ratio))
         unlike = self._unlike(held, late)
         norm = held.values.float().norm(dim=-1)
+        norm = neighbourhood(norm, held) if self.pooled else norm
         k = self.budget().resolve(len(late), 0.0) if self.per_second is None else len(late) // 2
         forced = max(0, k - round((1 - self.tar_ratio) * k) - int(late.sum()))
         order = unlike.masked_fill(late, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :forced]
@@ -63,3 +67,18 @@ class InfiniPot(Eviction):
         total = total.index_add(1, place[late], unit[:, late])
         count = torch.bincount(place[late], minlength=total.shape[1]).clamp(min=1)
         return -((unit * total[:, place]).sum(-1) / count[place])
+
+
+def neighbourhood(value: Tensor, held: Held) -> Tensor:
+    """Values [G, N] averaged over neighbours, by the quarter of the depth in which the layer lies."""
+    quarter = held.layer * 4 // held.depth
+    if quarter == 3:
+        return value
+    if quarter == 2:
+        return avg_pool1d(value, 3, stride=1, padding=1)
+    t, h, w = (held.position - held.position.amin(0)).long().unbind(1)
+    grid = value.new_zeros(len(value), int(t.max()) + 1, int(h.max()) + 1, int(w.max()) + 1)
+    grid[:, t, h, w] = value
+    if quarter == 0:  # padded by hand: the pooling refuses a grid smaller than its kernel
+        return avg_pool3d(pad(grid, (3,) * 6), 7, stride=1)[:, t, h, w]
+    return avg_pool2d(pad(grid, (2,) * 4), 5, stride=1)[:, t, h, w]
