@@ -23,7 +23,7 @@ LEVELS = [
     ["reference"],
     ["encoders"],
     ["methods"],
-    ["tokenizers", "thinners", "pruners", "mergers", "pathways"],
+    ["tokenizers", "thinners", "pruners", "mergers", "inside", "pathways"],
     ["families"],
     ["engine"],
     ["qa"],

@@ -36,6 +36,8 @@ def verdict(method: type[Method], on: Family) -> str:
         return "no: its encoder cannot run on some patches only; evs drops repeats after it"
     if method.kind == "encoder" and not on.thins:
         return "no: tokens cannot leave inside its encoder; divprune drops them after it"
+    if method.kind in ("inner", "cache"):
+        return "yes"  # its signals come from the language model, not from the encoder
     pathways = map(registry.get, registry.names("pathway"))
     seen: frozenset[str] = frozenset().union(*(p.gives for p in pathways if issubclass(p, Pathway)))
     if (method.kind == "pathway" or method.needs & seen) and on.clip_modality not in on.sparse:

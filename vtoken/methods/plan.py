@@ -13,10 +13,12 @@ from vtoken.data.budget import Budget
 from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.methods import registry
+from vtoken.methods.eviction import Eviction
 from vtoken.methods.gate import Gate
 from vtoken.methods.hold import Hold
+from vtoken.methods.inner import Inner
 from vtoken.methods.pathway import Pathway
-from vtoken.methods.reducer import Context, Reducer
+from vtoken.methods.reducer import Context, Count, Reducer
 from vtoken.methods.registry import Method
 from vtoken.methods.signals import with_given
 from vtoken.methods.thinner import Thinner
@@ -26,7 +28,8 @@ PlanLike = Union[str, Method, Iterable[Method], "Plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """At most one gate (before the encoder) and one thinner (inside it), then pruners and mergers (after it).
+    """At most one gate (before the encoder) and one thinner (inside it), then pruners and mergers (after it), then
+    methods inside the language model.
 
     Pathways read all frames; they may appear anywhere after the gate.
 
@@ -55,6 +58,12 @@ class Plan:
                 f"plan {str(self)!r}: {self.gate} sends features of earlier cells again, which {others[1].name} may "
                 "drop inside the encoder; use methods that act after it, such as divprune"
             )
+        late = [isinstance(s, (Inner, Eviction)) + isinstance(s, Eviction) for s in others]
+        if late != sorted(late) or late.count(2) > 1:
+            raise InputError(
+                f"plan {str(self)!r}: methods inside the language model stand last, and behind them at most one that "
+                "takes rows out of its cache"
+            )
         given = [name for s in self.stages if isinstance(s, Pathway) for name in s.gives]
         if twice := sorted({name for name in given if given.count(name) > 1}):
             raise InputError(f"plan {str(self)!r}: two pathways give the signal {twice[0]!r}; leave one out")
@@ -64,6 +73,8 @@ class Plan:
                 f"'{self.gate.name if self.gate else 'evs'} | divprune'"
             )
         for stage in self.sharing if self.budget is None else []:
+            if isinstance(stage, Inner) and stage.optional_budget:
+                continue
             raise InputError(
                 f"plan {str(self)!r}: {stage.name} needs a budget; give keep=, tokens= or per_second= "
                 f"(for example keep=0.25), or write {stage.name}:keep=0.25"
@@ -121,7 +132,11 @@ class Plan:
             InputError: such a pathway must be written out, because it has an option without a default.
         """
         written = [s for s in self.stages if isinstance(s, Pathway)]
-        lacks = frozenset().union(*(p.needs for s in self.reducers for p in s.parts)) - Gate.gives - {"text"}
+        lacks = (
+            frozenset().union(*(p.needs for s in (*self.reducers, *self.inner) for p in s.parts))
+            - Gate.gives
+            - {"text"}
+        )
         lacks = lacks.difference(*(p.gives for p in written))
         known = [registry.get(name) for name in registry.names("pathway")] if lacks else []
         return [*written, *(self._implied(cls) for cls in known if issubclass(cls, Pathway) and cls.gives & lacks)]
@@ -146,7 +161,7 @@ class Plan:
     @cached_property
     def reducers(self) -> list[Reducer]:
         """The stages after the encoder: a gate's own second stage, unless the plan writes it out, and the others."""
-        written = [s for s in self.stages if isinstance(s, Reducer)]
+        written = [s for s in self.stages if isinstance(s, Reducer) and not isinstance(s, Inner)]
         second = self.gate.second_stage() if self.gate is not None else None
         if second is None or second[0] in {s.name for s in written}:
             return written
@@ -166,9 +181,19 @@ class Plan:
         return dataclasses.replace(self, stages=stages)
 
     @property
+    def inner(self) -> list[Inner]:
+        """The methods inside the language model, in order."""
+        return [s for s in self.stages if isinstance(s, Inner)]
+
+    @property
+    def evictions(self) -> list[Eviction]:
+        """The methods that take rows out of the cache once the prompt has been read."""
+        return [s for s in self.stages if isinstance(s, Eviction)]
+
+    @property
     def sharing(self) -> list[Thinner | Reducer]:
         """The stages that share the plan's budget, in order: those that need one and bring none."""
-        stages = [*([self.thinner] if self.thinner else []), *self.reducers]
+        stages = [*([self.thinner] if self.thinner else []), *self.reducers, *self.inner]
         return [s for s in stages if s.needs_budget and s.own_budget() is None]
 
     @property
@@ -184,7 +209,8 @@ class Plan:
     @property
     def wants(self) -> frozenset[str]:
         """Signals of the encoder that some stage can use."""
-        wants = frozenset().union(*(s.wants for s in self.reducers)) - {"text"} - Gate.gives
+        wants = frozenset().union(*(s.wants for s in self.reducers), *(s.carried for s in self.inner))
+        wants = wants - {"text"} - Gate.gives
         return wants - self.seen
 
     @property
@@ -241,6 +267,22 @@ class Plan:
             tokens = stage.reduce(tokens, partial(_towards, final, left), context)
             left -= 1
         return tokens
+
+    def inner_count(self, stage: Inner, context: Context) -> Count | None:
+        """Tokens that a method inside the language model is to leave, of the n that enter it: (unit, n) -> k.
+
+        None where it has a budget of its own, or the plan has none. ``context.total`` holds what the stock model would
+        have had, one entry a unit.
+        """
+        sharing = self.sharing
+        place = next((i for i, s in enumerate(sharing) if s is stage), None)
+        if self.budget is None or place is None:
+            return None
+        left = len(sharing) - place
+        if context.total is None:
+            return lambda u, n: _towards(self.budget.deal([n], [context.length(u)]), left, 0, n)  # type: ignore[union-attr]
+        final = context.deal(self.budget, context.total)
+        return lambda u, n: _towards(final, left, u, n)
 
     def __str__(self) -> str:
         text = " | ".join(str(s) for s in self.stages) or "none"

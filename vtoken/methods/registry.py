@@ -17,14 +17,16 @@ from vtoken.errors import InputError
 from vtoken.methods import options as rules
 
 GROUP = "vtoken.methods"
-PACKAGES = ("vtoken.tokenizers", "vtoken.thinners", "vtoken.pruners", "vtoken.mergers", "vtoken.pathways")
+PACKAGES = tuple(
+    f"vtoken.{folder}" for folder in ("tokenizers", "thinners", "pruners", "mergers", "inside", "pathways")
+)
 
 
 class Method:
     """Base of everything a plan can name; subclasses are dataclasses whose fields are the paper's hyper-parameters.
 
     Attributes:
-        kind: "gate", "encoder", "pruner", "merger" or "pathway".
+        kind: "gate", "encoder", "pruner", "merger", "inner", "cache" or "pathway".
         name: the name in plans, set by ``register``.
         paper: where the method was published.
         needs: signals it cannot run without, such as ``keys`` or ``text``.

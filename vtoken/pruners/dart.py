@@ -7,11 +7,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
-from vtoken.kernels.topk import top
+from vtoken.kernels.farthest import farthest
 from vtoken.methods.options import AtLeast0, AtLeast1
 from vtoken.methods.reducer import Context, Pruner
 from vtoken.methods.registry import register
@@ -79,18 +78,6 @@ class DART(Pruner):
             raise InputError(f"{self.name}: text is {list(text.shape)}, tokens are {list(tokens.x.shape)}")
         keys = given(KEYS, tokens, context)
         return text.float(), _norm(text if keys is None else keys)
-
-
-def farthest(x: Tensor, taken: Tensor, pivots: Tensor, quota: list[int]) -> Tensor:
-    """For each pivot [P, D] in turn, its quota of the rows of x [N, D] of lowest cosine that are not taken yet."""
-    cosine = normalize(pivots, dim=1) @ normalize(x.float(), dim=1).T
-    cosine[:, taken] = torch.inf
-    chosen = []
-    for row, count in enumerate(quota):
-        pick = top(-cosine[row], count)
-        chosen.append(pick)
-        cosine[:, pick] = torch.inf
-    return torch.cat(chosen)
 
 
 def _norm(keys: Tensor) -> Tensor:
