@@ -109,7 +109,16 @@ def _held(call: Call, ready: Prepared, inputs: dict[str, Any]) -> dict[str, Any]
     assert ready.hold is not None
     first = {n: v for n, v in ready.inputs.items() if n not in ("position_ids", "labels")}
     with call.report.stage("prefill", ready.inputs["input_ids"].device):
-        return generate_inputs(call.model, first, ready.hold, ready.stock) | {"use_cache": True}
+        found = generate_inputs(call.model, first, ready.hold, ready.stock)
+    _repeat(found["past_key_values"], config, len(found["input_ids"]))
+    return found | {"use_cache": True}
+
+
+def _repeat(cache: Any, config: Any, samples: int) -> None:
+    """Repeat a filled cache as ``generate`` repeats its other inputs; it leaves a cache that it is given as it is."""
+    copies = max(config.num_beams or 1, config.num_return_sequences or 1)
+    if copies > 1:  # linear attention layers have no batch_repeat_interleave
+        cache.reorder_cache(torch.arange(samples).repeat_interleave(copies))
 
 
 def _prefill(call: Call, ready: Prepared, config: Any, given: Any) -> tuple[Any, int]:
@@ -147,9 +156,7 @@ def _prefill(call: Call, ready: Prepared, config: Any, given: Any) -> tuple[Any,
     model(**arguments, return_dict=True)
     if call.family.prefix:
         cache.crop(-1)
-    if copies > 1:
-        rows = torch.arange(len(ids), device=ids.device).repeat_interleave(copies)
-        cache.reorder_cache(rows)  # linear attention layers have no batch_repeat_interleave
+    _repeat(cache, config, len(ids))
     return counting_dropped(cache, ready.width - kept), ready.width - min(len(s) for s in ready.cut.slots)
 
 
