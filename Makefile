@@ -6,10 +6,10 @@ OUT    ?= out
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.vtoken-installed
 # two worker processes share the cores, so torch gets one thread in each
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-demo lint bench clean
+.PHONY: help setup run test test-slow test-all test-demo lint bench fuzz clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -26,8 +26,14 @@ $(STAMP): pyproject.toml constraints.txt
 run: $(STAMP) ## the main job on a rendered lecture, or on VIDEO=path; results in $(OUT)/
 	@OMP_WAIT_POLICY=passive $(BIN)/python -m vtoken.cli.main_job $(if $(VIDEO),--video '$(VIDEO)') --out '$(OUT)'
 
-test: $(STAMP) ## the test suite; ARGS= is handed to pytest
-	@$(PYTEST) $(ARGS)
+test: $(STAMP) ## the tests of the library; ARGS= is handed to pytest
+	@$(PYTEST) 'not browser and not slow' $(ARGS)
+
+test-slow: $(STAMP) ## the tests of research, training, benchmarks and the page, and of the wheel
+	@$(PYTEST) 'slow and not browser' $(ARGS)
+
+test-all: $(STAMP) ## both
+	@$(PYTEST) 'not browser' $(ARGS)
 
 test-demo: $(STAMP) ## the page of vtoken demo in a real Chromium (CHROMIUM=path where it is not found)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt 'playwright>=1.50'
@@ -40,8 +46,11 @@ lint: $(STAMP) ## ruff and the type checker
 
 bench: $(STAMP) ## every benchmark that needs one clip at most: VIDEO=path, or the rendered lecture
 	@test -n '$(VIDEO)' || test -f '$(OUT)/lecture.mp4' || $(BIN)/python -c "from vtoken.cli.main_job import lecture; lecture('$(OUT)', 8.0)"
-	@for script in overhead encoder; do echo "== $$script"; $(BIN)/python benchmarks/$$script.py; done
-	@for script in pipeline gate_cost; do echo "== $$script"; $(BIN)/python benchmarks/$$script.py '$(or $(VIDEO),$(OUT)/lecture.mp4)'; done
+	@for name in overhead encoder; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
+	@for name in pipeline gate_cost; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name '$(or $(VIDEO),$(OUT)/lecture.mp4)'; done
+
+fuzz: $(STAMP) ## damaged files and odd arguments for 10 minutes; a second run goes on (CASES=10000 in all)
+	@OMP_NUM_THREADS=1 nice -n 19 $(BIN)/python -m benchmarks.fuzz --cases $(or $(CASES),10000) --log '$(OUT)/fuzz.jsonl' --summary docs/benchmarks/fuzz.md
 
 clean: ## remove build outputs, not $(VENV)
 	@rm -rf build dist out report *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,7 +1,7 @@
 """Encoder time on part of the cells, relative to the stock Hugging Face encoder on all of them.
 
-    python benchmarks/encoder.py                  # all towers, 1 and 2 threads, about a minute
-    python benchmarks/encoder.py --towers siglip --threads 1 --runs 5
+    python -m benchmarks.encoder                  # all towers, 1 and 2 threads, about a minute
+    python -m benchmarks.encoder --towers siglip --threads 1 --runs 5
 
 Mid-size random towers, CPU time (user and system, all threads), the smallest of several runs, stock and ours in turn.
 Kept cells are ragged from frame to frame: drawn at random, or clustered in one block a frame.

@@ -1,6 +1,6 @@
 """The default gate against the kept shares of the study it comes from, and what each of its parts adds.
 
-    python benchmarks/gate_agreement.py ../shared/videos
+    python -m benchmarks.gate_agreement FOLDER_OF_CLIPS
 
 The study (448 px, cells of 14 px, area resize, first frame excluded) ran the criterion alone. Every column is one pass
 over the same frames with one thing changed.
@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from vtoken.bench.gate import single_thread
+from vtoken.bench.gate import resized, single_thread
 from vtoken.bench.machine import processor
 from vtoken.data.frames import Frames, GateMap, Grid
-from vtoken.methods.gate import resized
 from vtoken.tokenizers.motion import Grt
 from vtoken.video import open_video
 

@@ -1,6 +1,6 @@
 """CPU time of every gate for one 448 x 448 frame, reference update included, on one thread.
 
-python benchmarks/gate_cost.py ../shared/videos/vtest.avi
+python -m benchmarks.gate_cost vtest.avi
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from itertools import islice
 
 import numpy as np
 
-from vtoken.bench.gate import single_thread
+from vtoken.bench.gate import resized, single_thread
 from vtoken.bench.machine import processor
 from vtoken.data.frames import Grid
-from vtoken.methods.gate import resized
 from vtoken.methods.plan import Plan
 from vtoken.video import open_video
 

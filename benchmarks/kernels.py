@@ -1,8 +1,8 @@
 """Every fused operation beside the limit of the device, the plain torch composition and the published form.
 
-    OMP_WAIT_POLICY=passive python benchmarks/kernels.py --out docs/benchmarks     # this machine's CPU
-    python benchmarks/kernels.py --profile --out docs/benchmarks                   # where the methods spend their time
-    python benchmarks/kernels.py --device cuda --out docs/benchmarks               # a GPU, with the end-to-end part
+    OMP_WAIT_POLICY=passive python -m benchmarks.kernels --out docs/benchmarks     # this machine's CPU
+    python -m benchmarks.kernels --profile --out docs/benchmarks                   # where the methods spend their time
+    python -m benchmarks.kernels --device cuda --out docs/benchmarks               # a GPU, with the end-to-end part
 
 The same as `vtoken bench kernels`, which has the options. Written to docs/benchmarks, the output is also pasted into
 docs/kernels.md.

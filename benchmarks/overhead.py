@@ -1,6 +1,6 @@
 """What wrapping costs when nothing is dropped: generate of a wrapped model (plan "none") over the stock model's.
 
-    python benchmarks/overhead.py                 # a random Qwen2.5-VL of about 100 M weights, 500-token prompt
+    python -m benchmarks.overhead                 # a random Qwen2.5-VL of about 100 M weights, 500-token prompt
 
 Stock and wrapped runs alternate, so that a busy machine slows both alike; each ratio is of two runs that stand side by
 side, and the median of the ratios is printed. Exits 1 where it is above --limit.

@@ -1,7 +1,7 @@
 """Decode, resize and gate on one core: frames per second, the gate's share, and memory over 18,000 frames.
 
-    python benchmarks/pipeline.py ../shared/videos/vtest.avi ../shared/videos/syn_slides.mp4
-    python benchmarks/pipeline.py ../shared/videos/skv_bigbuckbunny.mp4 --long 18000
+    python -m benchmarks.pipeline vtest.avi syn_slides.mp4
+    python -m benchmarks.pipeline skv_bigbuckbunny.mp4 --long 18000
 
 Stages are CPU time, so that other work on the machine does not count; the decoder's own threads count as decoding.
 """
@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vtoken.bench.gate import single_thread
+from vtoken.bench.gate import resized, single_thread
 from vtoken.bench.machine import processor
 from vtoken.data.frames import Frames, Grid
-from vtoken.methods.gate import Gate, resized
+from vtoken.methods.gate import Gate
 from vtoken.methods.plan import Plan
 from vtoken.video import open_video
 

@@ -1,8 +1,8 @@
 """Time and memory of every method that acts after the encoder, beside its published form and beside the encoder.
 
-    python benchmarks/reducers.py --json reducers.jsonl        # everything: about ten minutes on 2 idle cores
-    python benchmarks/reducers.py --quick                      # two sizes, narrow tokens, short loops: under 2 minutes
-    python benchmarks/reducers.py --methods divprune mmtok --sizes 2880 --widths 1152 --threads 1
+    python -m benchmarks.reducers --json reducers.jsonl        # everything: about ten minutes on 2 idle cores
+    python -m benchmarks.reducers --quick                      # two sizes, narrow tokens, short loops: under 2 minutes
+    python -m benchmarks.reducers --methods divprune mmtok --sizes 2880 --widths 1152 --threads 1
 
 Each method keeps 25 % of made tokens (``vtoken.bench.made``) of 1 image of 24 x 24, 5 tiles of 24 x 24, 32 and 64
 frames of 14 x 14. Time is the CPU time of the process (user and system, all threads), the smallest of several runs,

@@ -1,6 +1,6 @@
 """Which comparison of key frames tells a scene that repeats from one that does not, and what the comparison costs.
 
-    python benchmarks/scene_merge.py [--models llava-onevision-7b,qwen2.5-vl-7b] [--pictures 6]
+    python -m benchmarks.scene_merge [--models llava-onevision-7b,qwen2.5-vl-7b] [--pictures 6]
 
 Pairs of rendered key frames go through random encoders with the patches of real models. Alike are pairs that one would
 merge: sensor noise, a shift by two pixels, an object that came in, the next build of a slide, a light change. Different
@@ -147,6 +147,7 @@ def compare(model: str, pictures: int) -> None:
 def guard(x: list[Tensor], made: list[tuple[np.ndarray, np.ndarray]], grid: tuple[int, int], out: Guarded) -> None:
     """Which cells the merger would keep as changed, apart for those that changed and those that did not."""
     bar = Scene().cell_delta
+    assert bar is not None
     for (a, b), first, second in zip(made, x[::2], x[1::2], strict=True):
         kept = jensen_shannon(*feature_distributions(torch.stack([first, second]))) >= bar
         touched = written(a, b, grid)

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from vtoken.errors import VtokenError
+from vtoken.cli.main import guarded
 from vtoken.thinkjepa import features, plot
 from vtoken.thinkjepa.recipe import FPS, Recipe
 from vtoken.thinkjepa.settings import Design, Settings
@@ -159,25 +159,27 @@ def run(args: argparse.Namespace) -> None:
     print("\n" + report(found, recipe, cache, args.out))
 
 
+def parser(program: str = "benchmarks.study") -> argparse.ArgumentParser:
+    """The arguments of ``run``."""
+    made = argparse.ArgumentParser(prog=f"python -m {program}", description=__doc__)
+    made.add_argument("--out", type=Path, default=Path("out/thinkjepa"))
+    made.add_argument("--cache", type=Path, help="folder of the features (default OUT/features)")
+    made.add_argument("--encoder", help="V-JEPA 2 checkpoint (default the one in the package)")
+    made.add_argument("--thinker", help="vision-language checkpoint (default the one in training/thinker)")
+    made.add_argument("--plan", help="stages that cut the thinker's tokens (default none)")
+    made.add_argument("--episodes", type=int, nargs=3, metavar="N", help="train, validation, test")
+    made.add_argument("--seeds", type=int, default=3)
+    made.add_argument("--steps", type=int, default=Settings.steps)
+    made.add_argument("--loss", choices=("mse", "l1"), default="l1", help="of the latents; l1 norms them first")
+    made.add_argument("--only", nargs="+", choices=DESIGNS, metavar="MODEL", help=", ".join(DESIGNS))
+    made.add_argument("--jobs", type=int, default=1, help="models that train at once")
+    made.add_argument("--threads", type=int, default=1, help="of each")
+    return made
+
+
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.study", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("out/thinkjepa"))
-    parser.add_argument("--cache", type=Path, help="folder of the features (default OUT/features)")
-    parser.add_argument("--encoder", help="V-JEPA 2 checkpoint (default the one in the package)")
-    parser.add_argument("--thinker", help="vision-language checkpoint (default the one in the package)")
-    parser.add_argument("--plan", help="stages that cut the thinker's tokens (default none)")
-    parser.add_argument("--episodes", type=int, nargs=3, metavar="N", help="train, validation, test")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=Settings.steps)
-    parser.add_argument("--loss", choices=("mse", "l1"), default="l1", help="of the latents; l1 norms them first")
-    parser.add_argument("--only", nargs="+", choices=DESIGNS, metavar="MODEL", help=", ".join(DESIGNS))
-    parser.add_argument("--jobs", type=int, default=1, help="models that train at once")
-    parser.add_argument("--threads", type=int, default=1, help="of each")
-    try:
-        run(parser.parse_args(argv))
-    except VtokenError as error:
-        sys.exit(f"vtoken: error: {' '.join(str(error).split())}")
+    run(parser().parse_args(argv))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main))

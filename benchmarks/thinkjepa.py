@@ -1,32 +1,37 @@
 """The evidence for ThinkJEPA on the hand set: three seeds of every model, and the thinker with fewer tokens.
 
-    python benchmarks/thinkjepa.py --out out/thinkjepa --jobs 2
+    python -m benchmarks.thinkjepa --out out/thinkjepa --jobs 2
 
-The same as `python -m benchmarks.study`, which has the options and goes on where it was cut off. Table, figures
-and numbers are copied to docs/benchmarks/thinkjepa (another folder with --name) and shown in docs/thinkjepa.md.
+Runs `benchmarks.study`, which goes on where it was cut off, and copies table, figures and numbers to
+docs/benchmarks/thinkjepa (another folder with --name), where docs/thinkjepa.md shows them.
 """
 
 from __future__ import annotations
 
-import argparse
 import shutil
+import sys
 from pathlib import Path
 
+from benchmarks import study
 from benchmarks.pages import paste
-from benchmarks.study import main
+from vtoken.cli.main import guarded
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FILES = ("study.json", "study.md", "rollout.png", "ablations.png")
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--out", type=Path, default=Path("out/thinkjepa"))
-    parser.add_argument("--name", default="thinkjepa")
-    known, rest = parser.parse_known_args()
-    main(["--out", str(known.out), *rest])
-    target = DOCS / "benchmarks" / known.name
+
+def main(argv: list[str] | None = None) -> None:
+    parser = study.parser("benchmarks.thinkjepa")
+    parser.add_argument("--name", default="thinkjepa", help="folder in docs/benchmarks (default thinkjepa)")
+    arguments = parser.parse_args(argv)
+    study.run(arguments)
+    target = DOCS / "benchmarks" / arguments.name
     target.mkdir(parents=True, exist_ok=True)
     for name in FILES:
-        if (known.out / name).is_file():
-            shutil.copy(known.out / name, target / name)
+        if (arguments.out / name).is_file():
+            shutil.copy(arguments.out / name, target / name)
     paste(DOCS / "thinkjepa.md")
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

@@ -1,9 +1,9 @@
 """Encoder time when tokens leave inside it, relative to the stock Hugging Face encoder that keeps all to the end.
 
-    python benchmarks/thinning.py                       # all methods and towers, 1 thread, about two minutes
-    python benchmarks/thinning.py --towers siglip --methods tome --runs 5
+    python -m benchmarks.thinning                       # all methods and towers, 1 thread, about two minutes
+    python -m benchmarks.thinning --towers siglip --methods tome --runs 5
 
-Mid-size random towers as in ``encoder.py``, CPU time, the smallest of several runs, stock and ours in turn. Every frame
+Mid-size random towers as in ``encoder``, CPU time, the smallest of several runs, stock and ours in turn. Every frame
 ends on the given share of its cells. How early FlowCut's patches leave depends on how the attention gathers; that of a
 random tower is nearly even, which is its slowest case.
 """
@@ -18,11 +18,11 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # or a waiting thread counts as CPU time; before torch is imported
 
-import encoder
 import numpy as np
 import torch
 import transformers
 
+from benchmarks import encoder
 from vtoken.encoders.packed import Thinning
 from vtoken.methods import registry
 

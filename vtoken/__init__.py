@@ -18,8 +18,16 @@ if TYPE_CHECKING:
     from vtoken.data.frames import Frames, GateMap
     from vtoken.data.report import Report
     from vtoken.data.tokens import Tokens
+    from vtoken.encoders.signals import Tap, signal
     from vtoken.engine.wrap import unwrap, wrap, wrapped
-    from vtoken.errors import InputError, MissingExtraError, UnsupportedError, VideoError, VtokenError
+    from vtoken.errors import (
+        InputError,
+        MissingExtraError,
+        MissingFileError,
+        UnsupportedError,
+        VideoError,
+        VtokenError,
+    )
     from vtoken.methods.plan import Plan
     from vtoken.methods.registry import register
     from vtoken.qa.api import Answer, ask, ask_many
@@ -31,8 +39,9 @@ _HOMES = {
     "data.frames": ("Frames", "GateMap"),
     "data.report": ("Report",),
     "data.tokens": ("Tokens",),
+    "encoders.signals": ("Tap", "signal"),
     "engine.wrap": ("wrap", "unwrap", "wrapped"),
-    "errors": ("InputError", "MissingExtraError", "UnsupportedError", "VideoError", "VtokenError"),
+    "errors": ("InputError", "MissingExtraError", "MissingFileError", "UnsupportedError", "VideoError", "VtokenError"),
     "methods.plan": ("Plan",),
     "methods.registry": ("register",),
     "qa.api": ("ask", "ask_many", "Answer"),
@@ -48,8 +57,10 @@ __all__ = [
     "GateMap",
     "InputError",
     "MissingExtraError",
+    "MissingFileError",
     "Plan",
     "Report",
+    "Tap",
     "Tokens",
     "UnsupportedError",
     "VideoError",
@@ -60,6 +71,7 @@ __all__ = [
     "load",
     "open_video",
     "register",
+    "signal",
     "unwrap",
     "wrap",
     "wrapped",

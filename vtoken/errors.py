@@ -15,6 +15,10 @@ class VideoError(VtokenError, ValueError):
     """A file or array that cannot be read as video."""
 
 
+class MissingFileError(VideoError, FileNotFoundError):
+    """A video or picture that is not there."""
+
+
 class UnsupportedError(VtokenError, RuntimeError):
     """A combination of model, method and call that vtoken refuses because its answer would be wrong."""
 

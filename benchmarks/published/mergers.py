@@ -70,7 +70,7 @@ def holitom(tokens: Tokens, k: int, text: Tensor) -> Tensor:
 
 
 def fastvid(tokens: Tokens, k: int, text: Tensor) -> Tensor:
-    """Loops over frames for density peaks, over segments for anchors."""
+    """Loops over frames for density peaks, over segments and their anchor frames."""
     x, score = _grid(tokens, tokens.x), _grid(tokens, tokens.signals["received_attention"])
     frames, places = score.shape
     own = int(places * k / len(tokens))
@@ -90,13 +90,19 @@ def fastvid(tokens: Tokens, k: int, text: Tensor) -> Tensor:
             if (stop - 1 - frame) % 4 == 0:
                 paid = around * length // math.ceil(length / 4)
                 anchors.append(frame * places + rest[density_peaks(x[frame, rest], paid, 4).centre])
-        rows, heads = torch.cat(pool), torch.cat(anchors).sort().values
         flat = x.flatten(0, 1)
-        near = (normalize(flat[rows], dim=1) @ normalize(flat[heads], dim=1).T).argmax(1)
-        near[torch.searchsorted(rows, heads)] = torch.arange(len(heads))
-        weight = (1 / (torch.bincount(near, minlength=len(heads)) + 1)).clamp(min=0.6)[:, None]
-        value.view(-1, x.shape[2])[heads] = weight * flat[heads] + (1 - weight) * _means(flat[rows], near)
-        kept.view(-1)[heads] = True
+        for (
+            heads
+        ) in anchors:  # every anchor frame takes all other tokens of the segment, or its own where it pays alone
+            rows = torch.cat(pool)
+            if len(heads) == around:
+                rows = rows[rows // places == heads[0] // places]
+            heads = heads.sort().values
+            near = (normalize(flat[rows], dim=1) @ normalize(flat[heads], dim=1).T).argmax(1)
+            near[torch.searchsorted(rows, heads)] = torch.arange(len(heads))
+            weight = (1 / (torch.bincount(near, minlength=len(heads)) + 1)).clamp(min=0.6)[:, None]
+            value.view(-1, x.shape[2])[heads] = weight * flat[heads] + (1 - weight) * _means(flat[rows], near)
+            kept.view(-1)[heads] = True
     return value[kept]
 
 

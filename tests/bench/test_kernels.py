@@ -49,10 +49,7 @@ def test_other_forms_pick_the_same():
     assert torch.equal(last(case.published).label, case.run()[1][0])
 
 
-def test_the_plain_gate_and_the_plain_merges_give_the_same():
-    case = merging.pixels(QUICK)
-    ours, plain = case.run(), last(case.plain)
-    assert torch.equal(ours.keep, plain[0]) and torch.equal(ours.content, plain[2])
+def test_the_plain_merges_give_the_same():
     case = merging.merging(QUICK)
     for a, b in zip(case.run(), last(case.plain), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
@@ -97,7 +94,7 @@ def test_published_loops_are_scaled_only_where_the_row_says_so():
 
 
 def test_every_public_operation_has_a_row():
-    rows = {"patch_gate", "kcenter", "greedy_coverage", "greedy_dpp", "received_attention", "cls_attention"}
+    rows = {"kcenter", "greedy_coverage", "greedy_dpp", "received_attention", "cls_attention"}
     rows |= {"adjacent_cosine", "bipartite_match", "merge_tokens", "dpc_knn", "varlen_attention"}
     assert rows < CASES.keys()
 
@@ -142,7 +139,7 @@ def test_the_profile_counts_an_operation_once_by_its_outer_call():
 @pytest.mark.parametrize(
     "arguments, told",
     [
-        (["--op", "kcentre"], "known: patch_gate"),
+        (["--op", "kcentre"], "known: adjacent_cosine"),
         (["--device", "tpu"], "cpu, cuda or cuda:0"),
         (["--device", "cpu:1"], "cpu, cuda or cuda:0"),
         (["--device", "cuda:99"], "GPU"),
@@ -154,7 +151,7 @@ def test_bad_arguments_are_refused(arguments, told, capsys):
     assert told in capsys.readouterr().err
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="not applicable: there is a GPU")
 def test_a_missing_gpu_is_told():
     with pytest.raises(InputError, match="sees no GPU here; use --device cpu"):
         run(Request(Setting("cuda")))

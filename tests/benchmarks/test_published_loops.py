@@ -68,7 +68,7 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     words = ["--sizes", "576", "--widths", "32", "--methods", "divprune", "cls", "pool", "--json", str(rows)]
     told = subprocess.run(
-        [sys.executable, "benchmarks/reducers.py", *words],
+        [sys.executable, "-m", "benchmarks.reducers", *words],
         capture_output=True,
         text=True,
         cwd=ROOT,

@@ -97,3 +97,12 @@ def test_frames_and_grid_refuse():
     grid = Grid(30, 45, 14, 2)
     assert (grid.rows, grid.columns, grid.cells) == (2, 3, 6)
     assert [grid.steps(n) for n in (0, 1, 2, 3)] == [0, 1, 1, 2]
+
+
+def test_luma_of_rgb_is_bt601_within_one_level():
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 17, 33, 3), dtype=np.uint8)
+    luma = Frames(pixels, np.arange(3.0)).luma
+    assert luma.dtype == np.uint8 and luma.shape == (3, 17, 33)
+    assert np.abs(luma - pixels @ np.array([0.299, 0.587, 0.114])).max() <= 1
+    strided = Frames(pixels[:, ::2, ::-1], np.arange(3.0)).luma
+    assert np.array_equal(strided, luma[:, ::2, ::-1])

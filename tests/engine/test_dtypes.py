@@ -26,7 +26,7 @@ from vtoken.methods import registry
 from vtoken.methods.plan import Plan
 
 PLANS = ["none", "random:keep=0.4", "grt", "grt | divprune:keep=0.5", "tome:keep=0.5", "flowcut:keep=0.5"]
-PLANS += ["pitome:keep=0.5", "jepa_surprise | surprise:keep=0.5"]
+PLANS += ["pitome:keep=0.5", "jepa_surprise:encoder=tiny | surprise:keep=0.5"]
 NAMES = ["llava", "llava_onevision", "qwen2_5_vl", "qwen3_vl"]
 
 

@@ -47,7 +47,7 @@ def per_sample(model: Any, inputs: dict[str, Tensor]) -> list[int]:
 def test_exact_counts_and_positions(method: str, name: str, kind: str) -> None:
     """The count is exact in every sample, and what is left stands where its heaviest member stood."""
     if kind not in FAMILIES[name].modalities:
-        pytest.skip(f"{name} takes no {kind}")
+        pytest.skip(f"not applicable: {name} takes no {kind}")
     model, inputs = inputs_of(name, kind)
     with vtoken.wrapped(model, method, keep=0.3):
         ready = prepared(model, inputs)

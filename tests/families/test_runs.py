@@ -19,6 +19,7 @@ from vtoken.errors import InputError
 from vtoken.methods.plan import Plan
 
 GATE = "mad:threshold=8"
+STALE = "l2:threshold=112,apply=reuse"  # every token is sent, made of the patch embeddings last projected
 
 
 def prepared(name: str, plan: str) -> tuple[Any, dict[str, Tensor], GateMap, dict[str, Any], Any]:
@@ -139,7 +140,7 @@ def test_decisions_do_not_depend_on_where_tokens_stand() -> None:
 @pytest.mark.parametrize("name", [*QWEN, "llava"])
 @torch.no_grad()
 def test_anchors_may_skip_the_encoder(name: str) -> None:
-    model, inputs, gate, call, report = prepared(name, f"{GATE},anchors=2,anchor_source=reuse")
+    model, inputs, gate, call, report = prepared(name, f"{GATE},anchors=(2,reuse)")
     assert gate.repeated.any() and not (gate.repeated & gate.keep).any()
     assert report.encoded == gate.keep.sum() and report.tokens == gate.sent.sum()
     last = np.maximum.accumulate(np.where(gate.keep, np.arange(len(gate.keep))[:, None, None], 0))
@@ -153,12 +154,12 @@ def test_anchors_may_skip_the_encoder(name: str) -> None:
 @torch.no_grad()
 def test_anchors_of_pooled_families_may_skip_the_encoder(name: str) -> None:
     """The pooled cell of a repeated patch is what the last features there pool to; all of them are the whole clip's."""
-    plan = f"{GATE},anchors=100000,anchor_source=reuse"
+    plan = f"{GATE},anchors=(100000,reuse)"
     _, _, gate, call, report = prepared(name, plan)
     assert gate.sent.all() and not gate.keep.all()
     assert call["cut"].removed(call["input_ids"].shape[1]) == 0
     assert report.tokens == report.cells and report.encoded < report.cells
-    fewer = prepared(name, f"{GATE},anchors=1,anchor_source=reuse")[4]
+    fewer = prepared(name, f"{GATE},anchors=(1,reuse)")[4]
     assert prepared(name, f"{GATE},anchors=0")[4].tokens < fewer.tokens < report.tokens
 
 
@@ -184,7 +185,7 @@ def stale(name: str, model: Any, inputs: dict[str, Tensor], gate: GateMap) -> di
 @torch.no_grad()
 def test_reuse_is_the_stock_model_on_stale_patches(name: str) -> None:
     """The released code's behaviour: every token is there, made of patch embeddings as they were last projected."""
-    model, inputs, gate, call, report = prepared(name, f"{GATE},anchors=0,apply=reuse,run_position=end")
+    model, inputs, gate, call, report = prepared(name, f"{STALE},anchors=0,run_position=end")
     assert 0.05 < gate.keep.mean() < 0.9
     assert report.tokens == report.cells == report.encoded
     assert any("apply=reuse" in note and str(int(gate.keep.sum())) in note for note in report.notes)
@@ -192,7 +193,7 @@ def test_reuse_is_the_stock_model_on_stale_patches(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", ["anchors=2,anchor_source=reuse,run_position=end", "apply=reuse", "run_position=middle"]
+    "options", [f"{GATE},anchors=(2,reuse),run_position=end", STALE, f"{GATE},run_position=middle"]
 )
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "llava", "llava_onevision"])
 @torch.no_grad()
@@ -205,7 +206,7 @@ def test_clips_of_a_batch_fare_as_they_do_alone(name: str, options: str) -> None
         alone.append([("text", 5), *visual, ("text", 4)])
 
     def made(samples: list[Any]) -> tuple[list[Tensor], Tensor]:
-        with vtoken.wrapped(model, f"{GATE},{options}"):
+        with vtoken.wrapped(model, options):
             call, cut, _ = model.vtoken.prepare(model, dict(family.inputs(model, samples)), generating=False)
         (features,) = call["mm_encoder_outputs"].values()
         return cut.slots, torch.cat([p.flatten(0, -2) for p in features.pooler_output])
@@ -218,14 +219,14 @@ def test_clips_of_a_batch_fare_as_they_do_alone(name: str, options: str) -> None
 
 @torch.no_grad()
 def test_reuse_goes_with_reducers_and_generate() -> None:
-    model, inputs, _, _, report = prepared("qwen2_5_vl", f"{GATE},apply=reuse | divprune:keep=0.25")
+    model, inputs, _, _, report = prepared("qwen2_5_vl", f"{STALE} | divprune:keep=0.25")
     assert report.encoded == report.cells and report.tokens == round(report.cells / 4)
-    with vtoken.wrapped(model, "grt:apply=reuse"):
+    with vtoken.wrapped(model, "l2:apply=reuse"):
         out = model.generate(**inputs, max_new_tokens=3, do_sample=False)
     assert out.shape[1] == inputs["input_ids"].shape[1] + 3
 
 
-@pytest.mark.parametrize("option", ["apply=reuse", "anchor_source=reuse"])
+@pytest.mark.parametrize("option", ["l2:apply=reuse", "grt:anchors=(1,reuse)"])
 def test_features_of_earlier_cells_and_thinners_do_not_mix(option: str) -> None:
-    with pytest.raises(InputError, match="tome may let leave inside the encoder"):
-        Plan.parse(f"grt:{option} | tome", keep=0.5)
+    with pytest.raises(InputError, match="tome may drop inside the encoder"):
+        Plan.parse(f"{option} | tome", keep=0.5)

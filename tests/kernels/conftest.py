@@ -1,15 +1,29 @@
 """The three implementations of an operation, each test with all of them: reference, plain torch and Triton.
 
-Without a GPU the Triton twins run in Triton's interpreter, which tests/conftest.py switches on.
+Without a GPU the Triton twins run in Triton's interpreter, which tests/conftest.py switches on; these tests carry the
+marker ``slow``.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+FOLDER = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    """Programs that Triton interprets are slow; compiled for a GPU they are not."""
+    for item in items if not torch.cuda.is_available() else ():
+        values = item.callspec.params if hasattr(item, "callspec") else {}
+        if item.path.parent == FOLDER and ("triton" in item.fixturenames or values.get("backend") == "triton"):
+            item.add_marker("slow")
 
 
 @pytest.fixture

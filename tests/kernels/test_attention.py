@@ -43,23 +43,22 @@ def close(got: Tensor, expected: list[Tensor], tolerance: float = 2e-6) -> bool:
 @pytest.mark.parametrize("n, heads, d", SHAPES)
 def test_shapes(backend, device, n, heads, d):
     received, cls = scores(backend)
-    stride = 1 if n < 4097 else 64  # keeps the interpreter's share of work small
     q, k = torch.randn(2, n, heads, d, device=device)
-    expected = [w[:, ::stride].mean((0, 1)) for w in weights(q, k, [n], 0.3)] if n else [q.new_zeros(0)]
-    assert close(received(q, k, 0.3, None, stride), expected)
+    lengths = [257] * 15 + [242] if n == 4097 and backend == "triton" and device.type == "cpu" else [n]  # it is slow
+    expected = [w.mean((0, 1)) for w in weights(q, k, lengths, 0.3)] if n else [q.new_zeros(0)]
+    assert close(received(q, k, 0.3, offsets(lengths, device) if len(lengths) > 1 else None), expected)
     first = q.new_ones(1, heads, d)
     rows = (torch.einsum("hd,nhd->hn", first[0].double(), k.double()) * 0.3).softmax(-1).mean(0)
     assert close(cls(first, k, 0.3), [rows])
 
 
-@pytest.mark.parametrize("stride", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_ragged_segments_and_dtypes(backend, device, dtype, stride):
+def test_ragged_segments_and_dtypes(backend, device, dtype):
     received, cls = scores(backend)
     q, k = (2 * torch.randn(2, sum(RAGGED), 2, 24, device=device)).to(dtype)
     whole = weights(q, k, RAGGED, 0.4)
     cu = offsets(RAGGED, device)
-    assert close(received(q, k, 0.4, cu, stride), [w[:, ::stride].mean((0, 1)) for w in whole])
+    assert close(received(q, k, 0.4, cu), [w.mean((0, 1)) for w in whole])
     start = cu[:-1].long().clamp(max=len(q) - 1)
     assert close(cls(q[start], k, 0.4, cu), [w[:, :1].mean((0, 1)) for w in whole])
 
@@ -89,11 +88,10 @@ def test_extremes(backend, device, size):
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.sampled_from([0, 1, 2, 5, 5, 17]), min_size=1, max_size=8),
-    st.integers(1, 4),
     st.sampled_from([1, 7, 100, 2**18]),
     st.integers(0, 1000),
 )
-def test_any_lengths_however_the_work_is_cut(lengths, stride, block, seed):
+def test_any_lengths_however_the_work_is_cut(lengths, block, seed):
     received, cls = scores("torch")
     q, k = 2 * torch.randn(2, sum(lengths), 3, 8, generator=torch.Generator().manual_seed(seed))
     cu = offsets(lengths)
@@ -101,7 +99,7 @@ def test_any_lengths_however_the_work_is_cut(lengths, stride, block, seed):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "BLOCK", block)
         patch.setenv("VTOKEN_KERNELS", "torch")
-        assert close(received(q, k, 0.4, cu, stride), [w[:, ::stride].mean((0, 1)) for w in whole])
+        assert close(received(q, k, 0.4, cu), [w.mean((0, 1)) for w in whole])
         first = cu[:-1].long().clamp(max=max(0, len(q) - 1))
         query = q[first] if len(q) else q.new_zeros(len(lengths), 3, 8)
         assert close(cls(query, k, 0.4, cu), [w[:, :1].mean((0, 1)) for w in whole])
@@ -142,7 +140,7 @@ def test_logits_are_the_scores_before_the_softmax():
 
 def test_no_graph_is_kept(backend, device):
     if backend == "reference":
-        pytest.skip("the reference is differentiable")
+        pytest.skip("not applicable: the reference is differentiable")
     q = torch.randn(9, 2, 16, requires_grad=True, device=device)
     assert not attention.received_attention(q, q, 1.0).requires_grad
     assert not attention.cls_attention(q[:1], q, 1.0).requires_grad
@@ -153,7 +151,7 @@ def test_the_twins_are_whole_operators(triton, device):
 
     q, k = torch.randn(2, 20, 2, 16, device=device)
     cu = offsets([7, 13], device)
-    torch.library.opcheck(gpu.received_attention, (q, k, 0.3, cu, 2))
+    torch.library.opcheck(gpu.received_attention, (q, k, 0.3, cu))
     torch.library.opcheck(gpu.cls_attention, (q[:2], k, 0.3, cu))
 
     @torch.compile(fullgraph=True, backend="aot_eager")
@@ -192,7 +190,6 @@ def test_wrong_offsets_stay_within_memory(triton, device):
         (lambda q: attention.received_attention(q, q, 1.0, torch.tensor([0, 4, 2, 6])), "cu_seqlens"),
         (lambda q: attention.received_attention(q, q, 1.0, torch.tensor([0.0, 6.0])), "integers"),
         (lambda q: attention.received_attention(q, q, 1.0, torch.tensor(6)), "integers"),
-        (lambda q: attention.received_attention(q, q, 1.0, query_stride=0), "query_stride"),
         (lambda q: attention.cls_attention(q, q, 1.0), "q_cls"),
     ],
 )

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from vtoken.kernels.bipartite import bipartite_match, energy, energy_match, groups, unmerge
+from vtoken.kernels.bipartite import bipartite_match, energy, energy_match, groups
 from vtoken.kernels.flowcut import flow_score, prune_count
-from vtoken.kernels.merge import Folding
+from vtoken.kernels.merge import Merge
 from vtoken.thinners.tome import schedule
 
 
@@ -28,14 +28,14 @@ def rows(data: Tensor) -> Tensor:
 def test_tome_golden(golden: Path) -> None:
     d = load(golden, "tome_rand")
     group = groups(bipartite_match(d["metric"], d["r"].expand(2)), exact=True)
-    plain, sized = (Folding(group.flatten(), s.flatten(), True) for s in (torch.ones(2, 64), d["size_in"]))
+    plain, sized = (Merge(group.flatten(), s.flatten(), True) for s in (torch.ones(2, 64), d["size_in"]))
     torch.testing.assert_close(plain(rows(d["x"])), rows(d["out"]))
     torch.testing.assert_close(plain.size, d["size"].flatten())
     torch.testing.assert_close(sized(rows(d["x"])), rows(d["out_with_size"]))
     torch.testing.assert_close(sized.size, d["size_with_size"].flatten())
     source = one_hot(group - torch.tensor([[0], [48]]), 48).transpose(1, 2)
     assert torch.equal(source, d["source"].long())
-    torch.testing.assert_close(unmerge(plain(rows(d["x"])), plain.group), rows(d["unmerged_back"]))
+    torch.testing.assert_close(plain(rows(d["x"]))[plain.group], rows(d["unmerged_back"]))
 
 
 def test_tome_schedules(golden: Path) -> None:
@@ -51,7 +51,7 @@ def test_pitome_golden(golden: Path) -> None:
     torch.testing.assert_close(energy(unit @ unit.transpose(1, 2), float(d["margin"])), d["energy"])
     match = energy_match(d["x"], torch.tensor([16, 16]), float(d["margin"]))
     group = groups(match, exact=True)
-    fold = Folding(group.flatten(), torch.ones(128), True)
+    fold = Merge(group.flatten(), torch.ones(128), True)
     torch.testing.assert_close(fold(rows(d["x"])), rows(d["out"]))
     torch.testing.assert_close(fold.size, d["size"].flatten())
     assert torch.equal(one_hot(group - torch.tensor([[0], [48]]), 48).transpose(1, 2), d["source"].long())
@@ -127,15 +127,9 @@ def test_energy_match_of_ragged_counts(seed: int, n: int) -> None:
         assert stay == order[2 * most :] + b
 
 
-def test_a_distilled_token_is_merged_with_nobody() -> None:
-    metric = torch.ones(1, 6, 3)
-    into = bipartite_match(metric, torch.tensor([9]), class_token=True, distill_token=True).into
-    assert into.tolist() == [[0, 1, 3, 3, 3, 5]]
-
-
 def test_folding_keeps_lone_rows_and_takes_the_heaviest_place() -> None:
     x = torch.randn(5, 2, 3, dtype=torch.bfloat16).flatten(0, 1)  # two rows a number
-    fold = Folding(torch.tensor([1, 0, 1, -1, 2]), torch.tensor([1.0, 2, 3, 4, 5]))
+    fold = Merge(torch.tensor([1, 0, 1, -1, 2]), torch.tensor([1.0, 2, 3, 4, 5]))
     assert fold.group.tolist() == [1, 0, 1, -1, 2] and fold.head.tolist() == [1, 2, 4]
     assert fold.size.tolist() == [2, 4, 5]
     out = fold(x, unit=2).unflatten(0, (3, 2))
@@ -143,7 +137,6 @@ def test_folding_keeps_lone_rows_and_takes_the_heaviest_place() -> None:
     assert torch.equal(out[0], cells[1]) and torch.equal(out[2], cells[4])
     torch.testing.assert_close(out[1], ((cells[0].float() + 3 * cells[2].float()) / 4).bfloat16())
     assert fold(torch.arange(5)).tolist() == [1, 2, 4]
-    assert unmerge(fold(torch.arange(5.0)), fold.group)[3] == 0
 
 
 @pytest.mark.parametrize("function", [bipartite_match, lambda m, r: energy_match(m, r, 0.9)])

@@ -14,25 +14,24 @@ from vtoken.kernels.bipartite import Match, bipartite_match
 LONG = 4097
 
 
-def run(backend: str, metric: Tensor, r: Tensor, class_token: bool = False, distill_token: bool = False) -> Match:
+def run(backend: str, metric: Tensor, r: Tensor, class_token: bool = False) -> Match:
     if backend == "reference":
-        return Match(*reference.bipartite_match(metric, r, class_token, distill_token))
-    return bipartite_match(metric, r, class_token, distill_token)
+        return Match(*reference.bipartite_match(metric, r, class_token))
+    return bipartite_match(metric, r, class_token)
 
 
 def random(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def check(match: Match, metric: Tensor, r: Tensor, cls: bool, distill: bool, slack: float) -> None:
+def check(match: Match, metric: Tensor, r: Tensor, cls: bool, slack: float) -> None:
     """The right number of even rows merges, each into its nearest odd row, and those of the largest cosines."""
     for s, rows in enumerate(metric):
         n, into = len(rows), match.into[s]
         unit = normalize(rows.double(), dim=-1)
         score = unit[::2] @ unit[1::2].T
-        score[:, : int(distill)] = -torch.inf
         moved = (into != torch.arange(n, device=into.device)).nonzero().squeeze(1)
-        assert len(moved) == max(0, min(int(r[s]), (n - cls - distill) // 2))
+        assert len(moved) == max(0, min(int(r[s]), (n - cls) // 2))
         assert bool((moved % 2 == 0).all()) and bool((into[moved] % 2 == 1).all())
         if len(moved) == 0:
             continue
@@ -50,8 +49,8 @@ def check(match: Match, metric: Tensor, r: Tensor, cls: bool, distill: bool, sla
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 127, 128, 131, LONG])
-@pytest.mark.parametrize(("cls", "distill"), [(False, False), (True, False), (True, True)])
-def test_nearest_and_most_similar_first(backend, device, monkeypatch, n: int, cls: bool, distill: bool) -> None:
+@pytest.mark.parametrize("cls", [False, True])
+def test_nearest_and_most_similar_first(backend, device, monkeypatch, n: int, cls: bool) -> None:
     if n == LONG and backend == "triton" and device.type == "cpu":
         gpu = pytest.importorskip("vtoken.kernels.gpu.bipartite")
         for name, rows in (
@@ -63,10 +62,10 @@ def test_nearest_and_most_similar_first(backend, device, monkeypatch, n: int, cl
             monkeypatch.setattr(gpu, name, rows)
     metric = random(1 if n == LONG else 3, n, 4 if n == LONG else 72).to(device)
     r = torch.tensor([n // 3, n, 0], device=device)[: len(metric)]
-    match = run(backend, metric, r, cls, distill)
-    check(match, metric, r, cls, distill, slack=1e-6)
+    match = run(backend, metric, r, cls)
+    check(match, metric, r, cls, slack=1e-6)
     if n < LONG:
-        wanted = Match(*reference.bipartite_match(metric, r, cls, distill))
+        wanted = Match(*reference.bipartite_match(metric, r, cls))
         assert torch.equal(match.into, wanted.into) and torch.equal(match.rank, wanted.rank)
 
 
@@ -75,7 +74,7 @@ def test_halves_are_compared_as_they_are(backend, device, dtype: torch.dtype) ->
     metric, r = random(2, 131, 80).to(dtype).to(device), torch.tensor([40, 7], device=device)
     match, wide = run(backend, metric, r), run(backend, metric.float(), r)
     assert torch.equal(match.into, wide.into)
-    check(match, metric, r, False, False, slack=1e-6)
+    check(match, metric, r, False, slack=1e-6)
 
 
 def test_strides(backend, device) -> None:
@@ -101,7 +100,7 @@ def test_of_equals_the_first(backend, device, value: float) -> None:
 def test_scale_changes_nothing(backend, device) -> None:
     metric, r = random(1, 90, 16).to(device), torch.tensor([20], device=device)
     scale = 10.0 ** torch.randint(-12, 13, (1, 90, 1), generator=torch.Generator().manual_seed(0)).to(device)
-    check(run(backend, metric * scale, r), metric, r, False, False, slack=1e-6)
+    check(run(backend, metric * scale, r), metric, r, False, slack=1e-6)
 
 
 def test_blocks_of_rows_and_of_segments_decide_as_one(monkeypatch, device) -> None:
@@ -125,6 +124,6 @@ def test_a_custom_operator_that_compiles(triton, device) -> None:
     from vtoken.kernels.gpu.bipartite import bipartite_match as twin
 
     metric, r = random(1, 20, 8).to(device), torch.tensor([5], device=device)
-    torch.library.opcheck(twin, (metric, r, True, False))
+    torch.library.opcheck(twin, (metric, r, True))
     compiled = torch.compile(lambda m, r: bipartite_match(m, r).into, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(metric, r), bipartite_match(metric, r).into)

@@ -69,7 +69,7 @@ def test_cpu_path_does_not_depend_on_what_is_computed_together(batch, n, r, seed
         assert greedy_coverage(cover, n).tolist() == by_hand(cover, n)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU itself runs programs together")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="not applicable: the GPU itself runs programs together")
 def test_programs_work_as_a_team(triton, monkeypatch):
     from vtoken.kernels.gpu import coverage as twin
 

@@ -66,7 +66,7 @@ def test_cpu_path_in_blocks(monkeypatch, block, n, neighbours):
 
 
 def test_more_neighbours_than_a_program_keeps(triton, device, monkeypatch):
-    monkeypatch.setattr("vtoken.kernels.gpu.dpc_knn.MOST", 8)
+    monkeypatch.setattr("vtoken.kernels.dpc_knn.MOST", 8)
     check(kernel, device, random(1, 40, 6), 5, 9)
 
 

@@ -72,7 +72,7 @@ def test_the_scale_of_the_rows_does_not_matter(backend, device, scale):
     assert run(backend, (scale * v).to(device), 8) == by_determinant(v, 8)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU itself runs programs together")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="not applicable: the GPU itself runs programs together")
 def test_programs_work_as_a_team(triton, monkeypatch):
     from vtoken.kernels.gpu import dpp as twin
 

@@ -134,7 +134,7 @@ def test_rounds_of_bounded_candidates(triton, device, monkeypatch, candidates, e
     assert picks == by_hand(x, 12, x[:, 0], False)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU itself runs programs together")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="not applicable: the GPU itself runs programs together")
 def test_programs_work_as_a_team(triton, monkeypatch):
     """Three segments on two teams of four programs, all at the same time."""
     from vtoken.kernels.gpu import kcenter as twin

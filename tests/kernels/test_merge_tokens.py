@@ -1,4 +1,4 @@
-"""merge_tokens and Folding: reference, plain torch and Triton, their gradients, and what moves with the rows."""
+"""merge_tokens and Merge: reference, plain torch and Triton, their gradients, and what moves with the rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vtoken.errors import InputError
 from vtoken.kernels import merge, reference
-from vtoken.kernels.merge import Folding, merge_tokens
+from vtoken.kernels.merge import Merge, merge_tokens
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 
@@ -32,7 +32,7 @@ def groups_of(n: int, count: int, device: torch.device | str = "cpu") -> tuple[T
     g = torch.Generator().manual_seed(n)
     group = torch.randint(-1, max(count, 1), (n,), generator=g)
     group[torch.randperm(n, generator=g)[:count]] = torch.arange(count)  # no gaps
-    fold = Folding(group.to(device), (torch.rand(n, generator=g) + 0.1).to(device), ordered=True)
+    fold = Merge(group.to(device), (torch.rand(n, generator=g) + 0.1).to(device), ordered=True)
     return fold.rows, fold.offsets, fold.share, fold.head
 
 
@@ -70,7 +70,7 @@ def test_means_and_heads(backend, device, monkeypatch, n: int, count: int, dtype
 def test_lone_rows_keep_their_bits(backend, device, dtype: torch.dtype) -> None:
     x = torch.tensor([[1e-7, 3.0], [65504, -7e-5], [0.1, 0.3], [0.7, 1.1], [2.0, 1e-3]], device=device).to(dtype)
     group = torch.tensor([1, 0, 2, 2, -1], device=device)
-    fold = Folding(group, torch.tensor([3.0, 5, 1, 3, 1], device=device), ordered=True)
+    fold = Merge(group, torch.tensor([3.0, 5, 1, 3, 1], device=device), ordered=True)
     out = run(backend, [x], (fold.rows, fold.offsets, fold.share, fold.head))[0]
     assert torch.equal(out[0], x[1]) and torch.equal(out[1], x[0])
     mean = (x[2].double() + 3 * x[3].double()) / 4
@@ -89,7 +89,7 @@ def test_weights_of_lone_rows_count(backend, device) -> None:
 def test_a_long_group_is_summed_in_float32(backend, device) -> None:
     n = 1500
     x = torch.full((n, 1), 1.001, dtype=torch.float16, device=device)
-    fold = Folding(torch.zeros(n, dtype=torch.long, device=device), torch.ones(n, device=device))
+    fold = Merge(torch.zeros(n, dtype=torch.long, device=device), torch.ones(n, device=device))
     assert run(backend, [x], (fold.rows, fold.offsets, fold.share, fold.head))[0].item() == x[0].item()
 
 
@@ -153,7 +153,7 @@ def test_folding_against_a_loop(raw: list[int], seed: int, weighted: bool) -> No
     size = torch.randint(1, 4, (len(raw),), generator=g).float()
     weight = torch.randint(1, 4, (len(raw),), generator=g) / 4.0 if weighted else None
     x = torch.randn(len(raw), 3, generator=g)
-    fold = Folding(group, size, ordered=True, weight=weight)
+    fold = Merge(group, size, ordered=True, weight=weight)
     by_weight = fold.all([x], by_weight=True)[0]
     for k in range(len(used)):
         rows = [i for i, other in enumerate(group.tolist()) if other == k]
@@ -166,7 +166,7 @@ def test_folding_against_a_loop(raw: list[int], seed: int, weighted: bool) -> No
         torch.testing.assert_close(fold(x)[k].double(), mean, atol=1e-6, rtol=1e-5)
         part = mean if weight is None else sum(x[i].double() * w for i, w in zip(rows, given, strict=True))
         torch.testing.assert_close(by_weight[k].double(), part, atol=1e-6, rtol=1e-5)
-    raster = Folding(group, size)
+    raster = Merge(group, size)
     assert raster.head.tolist() == sorted(fold.head.tolist()) if weight is None else True
     assert [int(raster.group[h]) for h in raster.head] == list(range(len(used)))
     assert torch.equal(raster(torch.arange(len(raw))), raster.head)

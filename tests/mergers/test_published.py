@@ -125,12 +125,57 @@ def test_fastvid(golden, exact):
     x = data["sequence"][0, start : start + frames * cells].view(frames, cells, -1)
     kept = data["keep_indices"]
     inside = (kept >= start) & (kept < start + frames * cells)
-    context = Context(extra={"frame_features": [data["frame_global"]]})
+    context = Context(given={"frame_features": [data["frame_global"]]})
     method = build("fastvid", exact=exact, keep=float(data["retention_ratio"]), c=int(data["DySeg_c"]))
     tokens = video(x, pooling_attention=data["frame_attn"].flatten(), row=torch.arange(frames * cells))
     out = method.reduce(tokens, None, context)
     assert torch.equal(out.signals["row"] + start, kept[inside])
     torch.testing.assert_close(out.x, data["out"][0][inside], atol=1e-5, rtol=1e-5)
+
+
+def published_fastvid(x: Tensor, score: Tensor, ratio: float, d: float, p: int, beta: float) -> dict[int, Tensor]:
+    """One segment of frames [T, n, D] as published: every kept row and its value."""
+    frames, n, width = x.shape
+    flat = x.reshape(-1, width)
+    own = int(n * ratio)
+    around = int(own * d)
+    out: dict[int, Tensor] = {}
+    pool: list[int] = []
+    anchors: list[list[int]] = []
+    for t in range(frames):
+        salient = score[t].argsort(descending=True, stable=True)[: own - around].tolist()
+        out |= {t * n + i: x[t, i] for i in salient}
+        rest = [i for i in range(n) if i not in salient]
+        pool += [t * n + i for i in rest]
+        if (frames - 1 - t) % p == 0:
+            count = around * frames // -(-frames // p)
+            peaks = dpc_scores(x[t, rest][None], 4)[0].argsort(descending=True, stable=True)[:count]
+            anchors.append(sorted(t * n + rest[i] for i in peaks.tolist()))
+    for heads in anchors:
+        mine = [r for r in pool if r // n == heads[0] // n] if len(heads) == around else pool
+        groups: dict[int, list[int]] = {h: [] for h in heads}
+        for r in mine:
+            near = torch.cosine_similarity(flat[r][None], flat[heads]).argmax()
+            groups[r if r in heads else heads[int(near)]].append(r)
+        for head, members in groups.items():
+            weight = max(1 / (len(members) + 1), beta)
+            out[head] = weight * flat[head] + (1 - weight) * flat[members].mean(0)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("steps", "p", "ratio"),
+    [(5, 4, 0.25), (8, 4, 0.25), (9, 4, 0.3), (3, 2, 0.25), (3, 2, 0.1), (6, 1, 0.25), (7, 3, 0.3)],
+)
+def test_fastvid_fuses_a_token_once_for_every_anchor_frame(steps: int, p: int, ratio: float):
+    g = torch.Generator().manual_seed(steps)
+    x, score = torch.randn(steps, 36, 16, generator=g), torch.rand(steps, 36, generator=g)
+    tokens = video(x, cls_attention=score.flatten(), row=torch.arange(steps * 36))
+    out = build("fastvid", exact=True, keep=ratio, c=1, tau=-1.0, p=p).reduce(tokens, None, Context())
+    wanted = published_fastvid(x, score, ratio, 0.4, p, 0.6)
+    assert out.signals["row"].tolist() == sorted(wanted)
+    torch.testing.assert_close(out.x, torch.stack([wanted[r] for r in sorted(wanted)]), atol=1e-5, rtol=1e-5)
+    assert float(out.size.sum()) == len(tokens)
 
 
 def test_sparsevlm_cluster_merge(golden):

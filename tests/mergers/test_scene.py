@@ -238,7 +238,7 @@ def test_the_plan_brings_stage_two():
     written = Plan.parse("grt | scene:delta=0.2,neighbours=all")
     assert [str(s) for s in written.reducers] == ["scene:delta=0.2,neighbours=all"]
     assert Plan.parse("mad | scene").reducers and not Plan.parse("mad").reducers
-    with pytest.raises(InputError, match="a gate tells"):
+    with pytest.raises(InputError, match="only a gate gives"):
         Plan.parse("scene")
     with pytest.raises(InputError, match="takes the budget"):
         Plan.parse("grt", keep=0.5)

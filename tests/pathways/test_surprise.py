@@ -18,14 +18,16 @@ from torch import Tensor
 
 from tests.families.tiny import moving_block
 from tests.thinkjepa.tiny import vjepa
-from vtoken.data.frames import Frames, Grid
+from vtoken.data.frames import Grid
 from vtoken.data.report import Report
 from vtoken.data.tokens import Tokens
 from vtoken.encoders.foresight import Foresight, on_grid
 from vtoken.encoders.vjepa import Dense
 from vtoken.errors import InputError
+from vtoken.methods import registry
+from vtoken.methods.pathway import Pathway
 from vtoken.methods.plan import Plan
-from vtoken.methods.reducer import Context
+from vtoken.methods.reducer import Context, Scorer
 from vtoken.methods.registry import build
 from vtoken.pathways.surprise import JepaSurprise
 from vtoken.pruners.surprise import Surprise
@@ -126,7 +128,7 @@ def oracle(frames: np.ndarray, grid: Grid, clip: int, past: int) -> np.ndarray:
 @pytest.mark.parametrize(("clip", "past", "count"), [(8, 8, 16), (4, 8, 11), (4, 2, 13), (3, 1, 9), (8, 8, 1)])
 def test_surprise_is_that_of_the_stock_model(encoder: str, grid: Grid, clip: int, past: int, count: int) -> None:
     frames = noise(count, grid)
-    found = JepaSurprise(encoder=encoder, clip=clip, past=past, usual=0).cells(frames, grid)
+    found = JepaSurprise(encoder=encoder, clip=clip, past=past, baseline_decay=0).cells(frames, grid)
     want = oracle(frames, grid, clip, past)
     assert list(found) == ["surprise"] and found["surprise"].dtype == np.float32
     assert found["surprise"].shape == (grid.steps(count), grid.rows, grid.columns)
@@ -139,8 +141,8 @@ def test_surprise_is_that_of_the_stock_model(encoder: str, grid: Grid, clip: int
 @pytest.mark.parametrize(("clip", "rate"), [(2, 0.5), (4, 1.0), (8, 0.1)])
 def test_what_is_usual_in_a_place_is_taken_off(encoder: str, clip: int, rate: float) -> None:
     frames = noise(14, GRID)
-    own = JepaSurprise(encoder=encoder, clip=clip, usual=0).cells(frames, GRID)["surprise"]
-    found = JepaSurprise(encoder=encoder, clip=clip, usual=rate).cells(frames, GRID)["surprise"]
+    own = JepaSurprise(encoder=encoder, clip=clip, baseline_decay=0).cells(frames, GRID)["surprise"]
+    found = JepaSurprise(encoder=encoder, clip=clip, baseline_decay=rate).cells(frames, GRID)["surprise"]
     mean = own[1]  # a step of this grid is one of the model's
     for step in range(1, len(own)):
         np.testing.assert_allclose(found[step], own[step] - mean, atol=1e-5)
@@ -200,7 +202,7 @@ def test_chunk_borders_change_nothing(encoder: str, grid: Grid, cuts: list[int],
 
 @pytest.mark.parametrize(("plan", "end"), [("", 3.8), ("", 4.0), ("grt | ", 4.0), ("mad:threshold=4 | ", 3.8)])
 def test_chunks_of_a_file_change_nothing(
-    encoder: str, plan: str, end: float, clips: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: str, plan: str, end: float, street: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = Plan.parse(f"{plan}jepa_surprise:encoder={encoder},clip=6")
     preprocess = read_processor("qwen2.5-vl", max_pixels=90 * 120)
@@ -208,13 +210,13 @@ def test_chunks_of_a_file_change_nothing(
     for chunk in (1, 7, 16, 64):
         monkeypatch.setattr(reading, "CHUNK", chunk)
         sampling = reading.Sampling(5.0, end=end)
-        found.append(reading.read_clip(clips / "vtest.avi", preprocess, chosen, Report(), sampling))
+        found.append(reading.read_clip(street, preprocess, chosen, Report(), sampling))
     one = found[0]
     assert len(one.pts) == round(5 * end) and one.signals["surprise"].shape == one.gate.keep.shape == (10, 3, 4)
     for other in found[1:]:
         assert np.array_equal(one.signals["surprise"], other.signals["surprise"])
         assert np.array_equal(one.gate.keep, other.gate.keep) and torch.equal(one.rows, other.rows)
-    with reading.open_video(clips / "vtest.avi", fps=5.0, end=end) as reader:
+    with reading.open_video(street, fps=5.0, end=end) as reader:
         planes = [preprocess.resize(part.rgb(i), one.grid) for part in reader for i in range(len(part))]
     assert np.array_equal(chosen.pathways[0].cells(np.stack(planes), one.grid)["surprise"], one.signals["surprise"])
 
@@ -244,16 +246,49 @@ def test_the_pruner_keeps_what_was_foreseen_least() -> None:
         assert score.sort().values.equal(tokens.signals["surprise"].sort().values[-count:])
 
 
-def test_a_plan_brings_the_pathway_that_it_needs(encoder: str) -> None:
-    for text in ("grt | surprise:keep=0.5", "surprise:keep=0.5", "quota:keep=0.5,inner=surprise"):
-        plan = Plan.parse(text)
-        assert plan.pathways == [JepaSurprise()] and "surprise" not in plan.wants and str(plan) == text
+def test_a_plan_writes_its_pathway_out(encoder: str) -> None:
     own = Plan.parse(f"grt | jepa_surprise:encoder={encoder},clip=4,past=6 | surprise", keep=0.5)
     assert own.pathways == [JepaSurprise(encoder=encoder, clip=4, past=6)] and own.takes_budget
+    assert "surprise" not in own.wants and own.notes == []
     after = Plan.parse(f"mad | surprise:keep=0.5 | jepa_surprise:encoder={encoder}")
     assert after.pathways == [JepaSurprise(encoder=encoder)]
-    assert Plan.parse("jepa_surprise").pathways == [JepaSurprise()] and not Plan.parse("jepa_surprise").takes_budget
+    assert not Plan.parse("jepa_surprise:encoder=tiny").takes_budget
     assert Plan.parse("grt | divprune:keep=0.5").pathways == []
+
+
+@pytest.mark.parametrize("text", ["grt | surprise:keep=0.5", "surprise:keep=0.5", "quota:keep=0.5,inner=surprise"])
+def test_a_plan_without_a_checkpoint_is_refused_with_both_ways_out(text: str) -> None:
+    with pytest.raises(InputError) as refused:
+        Plan.parse(text)
+    for words in (text, "jepa_surprise:encoder=tiny |", "encoder=facebook/vjepa2-vitl-fpc64-256", "toy"):
+        assert words in str(refused.value)
+    for name in ("jepa", "jepa_surprise"):
+        with pytest.raises(InputError, match=f"{name}:encoder= must name .*{name}:encoder=tiny"):
+            Plan.parse(name)
+
+
+def test_a_plan_says_that_the_encoder_of_the_package_is_a_toy() -> None:
+    plan = Plan.parse("jepa:encoder=tiny | jepa_surprise:encoder=tiny | surprise:keep=0.5")
+    assert [note.partition(":")[0] for note in plan.notes] == ["jepa_surprise", "jepa"]
+    assert all("encoder=tiny is a toy" in note for note in plan.notes)
+    tokens, context = Tokens.of(torch.randn(6, 3), surprise=torch.rand(6), scene=torch.zeros(6).long()), Context()
+    plan.reduce(tokens, context)
+    assert context.notes == plan.notes
+
+
+def test_a_pathway_without_required_options_comes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Depth(Pathway):
+        """A pathway of a plug-in."""
+
+        name, gives = "depth", frozenset({"depth"})
+
+    class Near(Scorer):
+        """A pruner of a plug-in."""
+
+        name, needs = "near", frozenset({"depth"})
+
+    monkeypatch.setitem(registry._methods, "depth", Depth)
+    assert [type(p) for p in Plan.parse(Near(keep=0.5)).pathways] == [Depth]
 
 
 @pytest.mark.parametrize(
@@ -270,12 +305,12 @@ def test_plan_text_comes_back(name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"clip": 0}, r"jepa_surprise: clip=0 must be a whole number of frames, at least 1"),
-        ({"past": -1}, r"jepa_surprise: past=-1 must be a whole number of frames, at least 1"),
-        ({"clip": 2.5}, r"jepa_surprise:clip=2\.5 is no int"),
-        ({"past": True}, r"jepa_surprise:past=True is no int"),
-        ({"usual": 1.5}, r"jepa_surprise: usual=1\.5 must be a rate from 0 to 1"),
-        ({"encoder": 3}, r"jepa_surprise:encoder=3 is no str"),
+        ({"clip": 0}, r"jepa_surprise:clip=0 must be a whole number of at least 1"),
+        ({"past": -1}, r"jepa_surprise:past=-1 must be a whole number of at least 1"),
+        ({"clip": 2.5}, r"jepa_surprise:clip=2\.5 must be a whole number"),
+        ({"past": True}, r"jepa_surprise:past=True must be a whole number"),
+        ({"baseline_decay": 1.5}, r"jepa_surprise:baseline_decay=1\.5 must be a finite number from 0 to 1"),
+        ({"encoder": 3}, r"jepa_surprise:encoder=3 must be text"),
         ({"layers": 3}, r"no option 'layers'; it has: encoder, clip, past"),
     ],
 )
@@ -294,11 +329,3 @@ def test_bad_input_is_refused(encoder: str, tmp_path: Path) -> None:
         path.cells(frames[:0], GRID)
     with pytest.raises(InputError, match=r"frames are \[56, 70\], the grid \[56, 84\] pixels"):
         path.cells(frames[:, :, :70], GRID)
-
-
-def test_tokens_get_the_surprise_of_their_place(encoder: str) -> None:
-    frames, path = noise(6, GRID), JepaSurprise(encoder=encoder, clip=2)
-    position = torch.tensor([[2, 1, 0], [0, 0, 0], [1, 0, 2], [2, 1, 2]])
-    found = path.signals(Frames(frames, np.arange(6.0)), Tokens.of(torch.zeros(4, 3), position), GRID)
-    whole = path.cells(frames, GRID)["surprise"]
-    assert found["surprise"].tolist() == [whole[t, h, w] for t, h, w in position.tolist()]

@@ -11,7 +11,7 @@ from tests.tokens import pack, sample
 from vtoken.data.budget import Budget
 from vtoken.data.tokens import Tokens
 from vtoken.methods import registry
-from vtoken.methods.anchors import anchor_rows
+from vtoken.methods.anchors import Anchors
 from vtoken.methods.reducer import Context, Pruner, Reducer
 
 
@@ -122,14 +122,14 @@ def test_anchors_are_the_last_cells_of_every_step():
 
 def test_anchors_in_other_places():
     position = clip(4, 2, 3).position
-    assert anchor_rows(position, 2, "first").tolist() == [0, 1, 6, 7, 12, 13, 18, 19]
-    assert anchor_rows(position, 2, "spread").tolist() == [1, 4, 7, 10, 13, 16, 19, 22]
-    assert anchor_rows(position, 9, "spread").tolist() == list(range(24))
-    drawn = [anchor_rows(position, 1, "random", seed).tolist() for seed in range(20)]
+    assert Anchors(2, "first").rows(position).tolist() == [0, 1, 6, 7, 12, 13, 18, 19]
+    assert Anchors(2, "spread").rows(position).tolist() == [1, 4, 7, 10, 13, 16, 19, 22]
+    assert Anchors(9, "spread").rows(position).tolist() == list(range(24))
+    drawn = [Anchors(1, "random", seed).rows(position).tolist() for seed in range(20)]
     assert all([row // 6 for row in rows] == [0, 1, 2, 3] for rows in drawn)
-    assert drawn[3] == anchor_rows(position, 1, "random", 3).tolist() and len({tuple(rows) for rows in drawn}) > 10
+    assert drawn[3] == Anchors(1, "random", 3).rows(position).tolist() and len({tuple(rows) for rows in drawn}) > 10
     assert {row % 6 for rows in drawn for row in rows} == set(range(6))
-    assert kept("random", clip(4, 2, 3), 4, anchors=1, anchor_at="random", anchor_seed=3) == drawn[3]
+    assert kept("random", clip(4, 2, 3), 4, anchors="random:1,seed=3") == drawn[3]
 
 
 @given(st.integers(0, 40), st.integers(1, 5), st.integers(0, 9))
@@ -141,7 +141,7 @@ def test_spread_anchors_are_the_middles_of_what_a_step_has(n, count, seed):
         rows = [i for i in range(n) if position[i, 0] == t]
         m = min(count, len(rows))
         wanted += [rows[(2 * i + 1) * len(rows) // (2 * m)] for i in range(m)]
-    assert anchor_rows(position, count, "spread").tolist() == wanted
+    assert Anchors(count, "spread").rows(position).tolist() == wanted
 
 
 def test_per_second_budget_uses_each_samples_length():

@@ -122,7 +122,7 @@ def test_cdpruner_prefers_what_is_like_the_question_and_differs():
     assert kept(build("cdpruner").reduce(tokens, Budget(tokens=2), asked)) == [0, 3]
     everything = build("cdpruner").reduce(tokens, Budget(tokens=5), asked)
     assert kept(everything) == [0, 1, 3, 4, 5]  # all that is independent, then the most relevant copy
-    opposite = Context(text=[torch.eye(8)[:1]], extra={"text_embeds": torch.eye(8)[:1]})
+    opposite = Context(text=[torch.eye(8)[:1]], given={"text_embeds": torch.eye(8)[:1]})
     exact = build("cdpruner", exact=True).reduce(tokens.with_signals(image_embeds=x), Budget(tokens=1), opposite)
     assert kept(exact) == [5]  # the published sign
 
@@ -131,7 +131,7 @@ def test_cdpruner_exact_scales_over_the_batch_and_refuses_what_is_missing():
     parts = [sample(20, 1), sample(12, 2)]
     batch = pack(parts)
     image = torch.randn(32, 5, generator=torch.Generator().manual_seed(0))
-    given_context = Context(text=context().text, extra={"text_embeds": torch.ones(1, 5)})
+    given_context = Context(text=context().text, given={"text_embeds": torch.ones(1, 5)})
     method = build("cdpruner", exact=True)
     out = method.reduce(batch.with_signals(image_embeds=image), Budget(tokens=4), given_context)
     assert out.batch.tolist() == [0, 4, 8]

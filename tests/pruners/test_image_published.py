@@ -61,7 +61,7 @@ def test_vtc_cls(golden):
 def test_cdpruner(golden):
     data = load(golden, "cdpruner_rand")
     tokens = Tokens.of(data["features"][0], image_embeds=data["image_embeds"][0])
-    context = Context(text=[torch.ones(1, tokens.x.shape[1])], extra={"text_embeds": data["text_embeds"]})
+    context = Context(text=[torch.ones(1, tokens.x.shape[1])], given={"text_embeds": data["text_embeds"]})
     out = reduce("cdpruner", tokens, Budget(tokens=int(data["k"])), context, exact=True)
     assert torch.equal(out.source >= 0, data["index_mask"][0])
     assert set(out.signals) == {"image_embeds"}
@@ -90,6 +90,42 @@ def test_hired(golden):
     options = {"exact": True, "keep": float(data["token_budget_rate"]), "alpha": float(data["alpha"])}
     out = reduce("hired", tokens, None, **options)
     assert torch.equal(out.source >= 0, data["mask"].flatten())
+
+
+def published_hired(late: Tensor, early: Tensor, rate: float, alpha: float) -> list[int]:
+    """Rows kept of an overview and its crops, attention [P, N] each, by the published counts."""
+    parts, n = late.shape
+    total = int(parts * n * rate)
+    full = min(int(total * alpha), n)
+    left = min(total - full, (parts - 1) * n)
+    marks = early[0].argsort(descending=True, stable=True)[: int(n * (1 - alpha))].tolist()
+    strip = n // (parts - 1)
+    counts = [sum(m // strip == p for m in marks) for p in range(parts - 1)]
+    rows = late[0].argsort(descending=True, stable=True)[: total - left].tolist()
+    for p, count in enumerate(counts):
+        own = min(int(count / sum(counts) * left), n)
+        rows += [(p + 1) * n + i for i in late[p + 1].argsort(descending=True, stable=True)[:own].tolist()]
+    return sorted(rows)
+
+
+@pytest.mark.parametrize("crops", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize(("rate", "alpha"), [(0.2, 0.5), (0.1, 0.3), (0.4, 0.8)])
+def test_hired_counts_the_crops_whatever_their_grid(crops: int, rate: float, alpha: float):
+    g, side = torch.Generator().manual_seed(crops), 12
+    late, early = torch.rand(2, crops + 1, side * side, generator=g)
+    tokens = Tokens.of(torch.zeros(late.numel(), 2), grid(*[(side, side)] * (crops + 1)), cls_attention=late.flatten())
+    tokens = tokens.with_signals(**{"cls_attention@0": early.flatten()})
+    out = reduce("hired", tokens, None, exact=True, keep=rate, alpha=alpha)
+    assert kept(out) == published_hired(late, early, rate, alpha)
+
+
+@pytest.mark.parametrize(
+    ("crops", "shape"), [(1, (1, 1)), (2, (1, 2)), (3, (1, 3)), (4, (2, 2)), (6, (2, 3)), (7, (1, 7))]
+)
+def test_crops_without_a_canvas_fill_their_grid(crops: int, shape: tuple[int, int]):
+    (image,) = images(grid(*[(3, 3)] * (crops + 1)), torch.zeros(9 * (crops + 1)), columns=0)
+    assert image.grid == shape and image.crops == crops and image.sizes.tolist() == [9] * crops
+    assert set(image.region.tolist()) <= set(range(crops))
 
 
 def globalcom2(data: dict[str, Tensor]) -> Tokens:
@@ -137,7 +173,7 @@ def test_dart(golden):
     x, keys = data["last_layer_state"][0], data["key_states"][0].transpose(0, 1)
     start, stop = int(data["vision_start"]), int(data["vision_start"] + data["vision_len"])
     tokens = Tokens.of(x[start:stop], keys=keys[start:stop])
-    context = Context(text=[x[stop:]], extra={"text_keys": [keys[stop:]]})
+    context = Context(text=[x[stop:]], given={"text_keys": [keys[stop:]]})
     options = {"exact": True, "vision_start": start, "keep": 1 - float(data["reduction_ratio"])}
     out = reduce("dart", tokens, None, context, **options)
     assert [i + start for i in kept(out)] == data["retained_sorted"].tolist()

@@ -89,7 +89,7 @@ def test_whole_budget_is_the_identity(row):
 
 def test_stage_budget_wins(row):
     if not build(row).needs_budget:
-        pytest.skip("takes no budget")
+        pytest.skip("not applicable: takes no budget")
     own = registry.build(row["name"], **row["options"], keep=0.25)
     assert isinstance(own, Pruner)
     assert len(own.reduce(sample(40, 0, row["signals"]), Budget(tokens=K), context())) == 10
@@ -130,7 +130,7 @@ def test_broken_features_are_refused(row, value):
 
 def test_broken_or_missing_signals_are_refused(row):
     if not row["signals"]:
-        pytest.skip("reads no signals")
+        pytest.skip("not applicable: reads no signals")
     part = sample(40, 0, row["signals"])
     for name in row["signals"]:
         part.signals[name][3:6] = float("nan")  # an anchor is not looked at, its neighbours are
@@ -153,7 +153,7 @@ def test_gradients_flow_through_what_is_kept(row):
 
 def test_anchors_are_kept(row):
     if not build(row).needs_budget:
-        pytest.skip("keeps all")
+        pytest.skip("not applicable: keeps all")
     part = sample(67, 2, row["signals"])
     steps = part.position[:, 0]
     last = [max(i for i in range(67) if steps[i] == t) for t in steps.unique().tolist()]

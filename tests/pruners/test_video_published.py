@@ -43,6 +43,24 @@ def test_vidcom2_gives_the_mask_of_vllm(golden: Path):
         assert torch.equal(out.source >= 0, data["mask"])
 
 
+@pytest.mark.parametrize(
+    ("budget", "count"),
+    [
+        ({"keep": 0.25}, 24),
+        ({"keep": 0.26}, 24),  # 24.96, rounded down
+        ({"keep": 0.01}, 8),  # one token a frame at least
+        ({"tokens": 3}, 8),
+        ({"tokens": 50}, 50),
+        ({"keep": 1.0}, 96),
+    ],
+)
+def test_vidcom2_exact_counts_as_published(budget: dict, count: int):
+    out = build("vidcom2", exact=True, **budget).reduce(video(8), None, Context())
+    assert len(out) == count
+    if count == 8:
+        assert out.position[:, 0].tolist() == list(range(8))
+
+
 def test_vidcom2_gives_unusual_frames_more():
     tokens = video(8)
     tokens.x[48:60] = torch.randn(12, 16, generator=torch.Generator().manual_seed(9)) * 3  # frame 4 is like no other
@@ -99,7 +117,7 @@ def counts(name: str, tokens: Tokens, k: int, context: Context | None = None, **
 
 def test_quota_follows_given_scores():
     tokens = video(4)
-    context = Context(text=[torch.ones(1, 16)], extra={"frame_scores": [[0.1, 0.2, 0.0, 0.3]]})
+    context = Context(text=[torch.ones(1, 16)], given={"frame_scores": [[0.1, 0.2, 0.0, 0.3]]})
     assert counts("quota", tokens, 14, context) == [1, 4, 0, 9]  # squares 1 : 4 : 0 : 9
     assert counts("quota", tokens, 12, context, power=1) == [2, 4, 0, 6]
     assert counts("quota", tokens, 30, context) == [6, 12, 0, 12]  # full frames pass on what they cannot take
@@ -108,7 +126,7 @@ def test_quota_follows_given_scores():
 
 @pytest.mark.parametrize("scores", [[0.1, 0.2], [0.1, 0.2, -1.0, 0.1], [0.1, float("nan"), 0.1, 0.1]])
 def test_quota_refuses_scores_that_do_not_fit(scores):
-    context = Context(text=[torch.ones(1, 16)], extra={"frame_scores": [scores]})
+    context = Context(text=[torch.ones(1, 16)], given={"frame_scores": [scores]})
     with pytest.raises(InputError, match="each of 4 time steps"):
         counts("quota", video(4), 8, context)
 
@@ -129,7 +147,7 @@ def test_quota_finds_the_frame_that_the_text_names():
 
 def test_inner_pruners_choose_within_frames():
     tokens = video(4).with_signals(cls_attention=torch.arange(48.0))
-    context = Context(text=[torch.ones(1, 16)], extra={"frame_scores": [[1.0, 1.0, 1.0, 1.0]]})
+    context = Context(text=[torch.ones(1, 16)], given={"frame_scores": [[1.0, 1.0, 1.0, 1.0]]})
     for inner in ("cls", "cls:per_frame=False", build("cls")):
         out = build("quota", inner=inner).reduce(tokens, Budget(tokens=8), context)
         assert kept(out) == [10, 11, 22, 23, 34, 35, 46, 47]

@@ -14,7 +14,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers.video_utils import VideoMetadata
 
 from tests.families.tiny import model_of
-from vtoken.families.base import Clip
+from vtoken.families.features import Clip
 
 BEGIN, END, TURN, CLOSE, THINK = 2, 1, 20, 21, 22
 NAMES = {BEGIN: "<s>", END: "</s>", TURN: "<|im_start|>", CLOSE: "<|im_end|>", THINK: "<think>"}

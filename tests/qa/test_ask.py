@@ -86,8 +86,8 @@ def test_budget_per_second_counts_the_clips_seconds() -> None:
     assert answer.report.tokens == 12
 
 
-def test_real_clip_streams_and_reports(clips: Path) -> None:
-    answer = ask("qwen2_5_vl", clips / "vtest.avi", fps=5, end=3, plan="grt")
+def test_real_clip_streams_and_reports(street: Path) -> None:
+    answer = ask("qwen2_5_vl", street, fps=5, end=3, plan="grt")
     assert len(answer.report.frames[0]) == 15
     assert answer.report.tokens / answer.report.cells < 0.5
     assert answer.clip.gate.keep.shape[0] == 8 and len(answer.clip.rows) == 0
@@ -95,8 +95,8 @@ def test_real_clip_streams_and_reports(clips: Path) -> None:
     assert len(str(answer.report).splitlines()) >= 4 and answer.report.to_dict()["tokens"] == answer.report.tokens
 
 
-def test_frame_cap_is_reported(clips: Path) -> None:
-    answer = ask("qwen2_5_vl", clips / "vtest.avi", fps=10, end=4, max_frames=10)
+def test_frame_cap_is_reported(street: Path) -> None:
+    answer = ask("qwen2_5_vl", street, fps=10, end=4, max_frames=10)
     assert len(answer.report.frames[0]) == 10
     assert any("max_frames=10" in note for note in answer.report.notes)
 

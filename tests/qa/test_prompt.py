@@ -18,7 +18,7 @@ from tests.qa.test_ask import ASKED
 from vtoken import families
 from vtoken.data.report import Report
 from vtoken.errors import InputError
-from vtoken.families.base import Clip
+from vtoken.families.features import Clip
 from vtoken.methods.plan import Plan
 from vtoken.qa.prompt import Chat, prompts, question_ids
 from vtoken.qa.read import Sampling, read_clip

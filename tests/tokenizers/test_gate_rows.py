@@ -55,8 +55,8 @@ def test_rates_a_clip_does_not_have_are_told() -> None:
     assert math.isnan(exponent([5, math.nan], [1, 2])) and exponent([1, math.nan, 2], [1, 9, 2]) == pytest.approx(1)
 
 
-def test_bench_refuses_what_is_no_gate(clips: Path) -> None:
+def test_bench_refuses_what_is_no_gate(street: Path) -> None:
     with pytest.raises(InputError, match="fps is empty"):
-        gate_rows([clips / "vtest.avi"], [])
+        gate_rows([street], [])
     with pytest.raises(InputError, match="no gate"):
-        gate_rows([clips / "vtest.avi"], [1], "none")
+        gate_rows([street], [1], "none")

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tokenizers.scenes import BARE, GATES, blocks, check_invariants, gate, noisy, rebuild, run, static
-from vtoken.data.frames import Frames, GateMap, Grid
+from vtoken.data.frames import GateMap, Grid
 from vtoken.errors import InputError
-from vtoken.kernels.patch_gate import block_max, block_mean, cell_max, copy_cells, side
+from vtoken.kernels.blocks import block_max, block_mean, cell_max, copy_cells, side
 from vtoken.methods.gate import Gate
 from vtoken.methods.plan import Plan
 
@@ -34,8 +34,8 @@ def test_static_clip_keeps_its_first_step_and_the_anchors(name: str) -> None:
     ("options", "cells"),
     [
         ({"anchors": 3}, [21, 22, 23]),
-        ({"anchors": 2, "anchor_at": "first"}, [0, 1]),
-        ({"anchors": 4, "anchor_at": "spread"}, [3, 9, 15, 21]),
+        ({"anchors": "first:2"}, [0, 1]),
+        ({"anchors": "spread:4"}, [3, 9, 15, 21]),
         ({"anchors": 0}, []),
         ({"anchors": 99}, list(range(24))),
     ],
@@ -48,18 +48,20 @@ def test_anchors_are_kept_in_every_step(options: dict, cells: list[int]) -> None
 
 def test_random_anchors_are_drawn_anew_for_each_step_and_always_the_same() -> None:
     clip, other = (static(blocks(np.random.default_rng(i), 56, 84), 30) for i in (0, 1))
-    options = {"refresh_seconds": None, "anchors": 2, "anchor_at": "random"}
+    options = {"refresh_seconds": None, "anchors": "random:2"}
     made = run(gate("grt", **options), clip, GRID)
     assert (made.keep[1:].sum(axis=(1, 2)) == 2).all() and len(np.unique(made.forced[1:], axis=0)) > 20
     assert np.array_equal(made.keep, run(gate("mad", **options), other, GRID).keep)
-    assert not np.array_equal(made.keep, run(gate("grt", **options, anchor_seed=1), clip, GRID).keep)
+    assert not np.array_equal(
+        made.keep, run(gate("grt", **(options | {"anchors": "random:2,seed=1"})), clip, GRID).keep
+    )
 
 
 def test_anchors_that_skip_the_encoder_are_repeated_not_kept() -> None:
     clip = static(blocks(np.random.default_rng(0), 56, 84), 12)
     clip[6:, 44:56, 72:84] ^= 64  # the last cell, the anchor, changes once
     clip[8:, :14, :14] ^= 64
-    made = run(gate("grt", refresh_seconds=None, anchor_source="reuse"), clip, GRID)
+    made = run(gate("grt", refresh_seconds=None, anchors="1,reuse"), clip, GRID)
     check_invariants(made, GRID, 12)
     assert np.argwhere(made.keep[1:]).tolist() == [[5, 3, 5], [7, 0, 0]]
     assert np.argwhere(made.repeated).tolist() == [[t, 3, 5] for t in range(1, 12) if t != 6]
@@ -70,7 +72,7 @@ def test_anchors_that_skip_the_encoder_are_repeated_not_kept() -> None:
     assert np.array_equal(encoded.keep, made.sent) and not encoded.repeated.any()
     # a drifting anchor is judged against what was encoded, not against what was sent again
     drift = np.clip(60 + np.arange(40)[:, None, None] + np.zeros((40, 56, 84)), 0, 255).astype(np.float32)
-    drifting = run(gate("mad", **(BARE | {"anchors": 1}), anchor_source="reuse"), drift, GRID)
+    drifting = run(gate("mad", **(BARE | {"anchors": "1,reuse"})), drift, GRID)
     assert drifting.keep[:, 3, 5].sum() == drifting.keep[:, 0, 0].sum() > 1
 
 
@@ -106,7 +108,7 @@ def test_chunk_borders_change_nothing(name: str, grid: Grid, data: st.DataObject
     clip = noisy(blocks(rng, grid.height, grid.width), 13, 5, rng)
     clip[5:, 10:30, 10:40] = 250
     clip[9:] = 255 - clip[9:]
-    options = data.draw(st.sampled_from([{}, {"anchor_at": "random", "anchors": 2}, {"anchor_source": "reuse"}]))
+    options = data.draw(st.sampled_from([{}, {"anchors": "random:2"}, {"anchors": "1,reuse"}]))
     made = gate(name, refresh_seconds=0.5, **options)
     whole = run(made, clip, grid)
     check_invariants(whole, grid, 13)
@@ -178,13 +180,13 @@ def test_a_last_step_that_is_not_full_repeats_the_last_frame() -> None:
     assert run(gate("grt"), clip, grid).keep.shape == (4, 2, 3)
 
 
-def test_frames_are_resized_to_the_grid_and_one_frame_is_a_clip() -> None:
-    pixels = np.random.default_rng(0).integers(0, 255, (1, 33, 47, 3), dtype=np.uint8)
+def test_one_frame_is_a_clip() -> None:
+    plane = np.random.default_rng(0).integers(0, 255, (1, 56, 84), dtype=np.uint8)
     for name in GATES:
-        made = gate(name).gate(Frames(pixels, np.zeros(1)), GRID)
+        made = run(gate(name), plane, GRID)
         assert made.kept == 1 and made.scene.tolist() == [0]
-    tiny = np.zeros((3, 1, 1, 3), np.uint8)
-    assert gate("grt").gate(Frames(tiny, np.arange(3.0)), Grid(14, 14, 14)).keep.shape == (3, 1, 1)
+    tiny = np.zeros((3, 14, 14), np.uint8)
+    assert run(gate("grt"), tiny, Grid(14, 14, 14)).keep.shape == (3, 1, 1)
 
 
 def test_a_gate_of_ones_own_is_a_few_lines() -> None:
@@ -211,10 +213,9 @@ def test_a_gate_of_ones_own_is_a_few_lines() -> None:
         ({"refresh_seconds": -2.0}, "None switches"),
         ({"cut_kept": -0.1}, "cut_kept=-0.1"),
         ({"noise_cap": float("inf")}, "noise_cap=inf"),
-        ({"anchor_at": "middle"}, "middle"),
-        ({"anchor_seed": -1}, "anchor_seed=-1"),
-        ({"anchor_source": "keep"}, "keep"),
-        ({"apply": "drop"}, "drop"),
+        ({"anchors": "middle:1"}, "middle"),
+        ({"anchors": "random:1,seed=-1"}, "seed must be"),
+        ({"anchors": "1,keep"}, "keep"),
         ({"run_position": "late"}, "late"),
         ({"reference": "next"}, "next"),
         ({"motion": "raft"}, "raft"),
@@ -228,7 +229,7 @@ def test_bad_options_are_refused(options: dict, words: str) -> None:
 
 
 def test_bad_published_options_are_refused() -> None:
-    for options in ({"normalize": "zscore"}, {"patch": 0}, {"refresh_interval": -1}):
+    for options in ({"normalize": "zscore"}, {"patch": 0}, {"refresh_interval": -1}, {"apply": "drop"}):
         with pytest.raises(InputError, match=next(iter(options))):
             gate("ssim", **options)
     with pytest.raises(InputError, match="refresh_interval"):

@@ -35,7 +35,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def raw(**options: Any) -> Gate:
     """The gate by the surprise itself, as the oracle tells it."""
-    return gate("jepa", **({"usual": 0.0} | options))
+    return gate("jepa", **({"baseline_decay": 0.0, "encoder": "tiny"} | options))
 
 
 def by_step(frames: np.ndarray, grid: Grid, past: int) -> np.ndarray:
@@ -86,7 +86,7 @@ def test_chunk_borders_change_nothing(
     frames = noise(13, grid, seed)
     frames[6:] //= 3  # a cut by histogram
     frames[9:] = 255 - frames[9:]
-    options = data.draw(st.sampled_from([{}, {"anchor_source": "reuse"}, {"cut_histogram": 1.0}]))
+    options = data.draw(st.sampled_from([{}, {"anchors": "1,reuse"}, {"cut_histogram": 1.0}]))
     made = raw(encoder=encoder, threshold=1.1, refresh_seconds=0.5, **options)
     whole, stream, parts = run(made, frames, grid), made.stream(grid), []
     check_invariants(whole, grid, 13)
@@ -116,8 +116,8 @@ def test_a_later_step_changes_no_earlier_decision(encoder: str, grid: Grid, step
 def test_what_is_usual_in_a_place_is_taken_off(encoder: str, rate: float) -> None:
     """As the pathway does it, step by step."""
     frames, free = noise(12, GRID), BARE | {"threshold": 1e6}
-    found = run(gate("jepa", encoder=encoder, usual=rate, **free), frames, GRID).score
-    want = JepaSurprise(encoder=encoder, clip=TUBE, usual=rate).cells(frames, GRID)["surprise"]
+    found = run(gate("jepa", encoder=encoder, baseline_decay=rate, **free), frames, GRID).score
+    want = JepaSurprise(encoder=encoder, clip=TUBE, baseline_decay=rate).cells(frames, GRID)["surprise"]
     np.testing.assert_allclose(found, want, atol=1e-6)
     assert not np.allclose(found[1:], run(raw(encoder=encoder, **free), frames, GRID).score[1:])
 
@@ -180,15 +180,15 @@ def test_a_gated_clip_reaches_the_language_model(name: str, encoder: str) -> Non
     visual = [("video", clip)] if "video" in family.modalities else [("image", f[None]) for f in clip]
     inputs = family.inputs(model, [[("text", 5), *visual, ("text", 4)]])
     stock, options = model(**inputs).logits, {"max_new_tokens": 3, "do_sample": False}
-    with vtoken.wrapped(model, f"jepa:encoder={encoder},usual=0,threshold=0"):
+    with vtoken.wrapped(model, f"jepa:encoder={encoder},baseline_decay=0,threshold=0"):
         torch.testing.assert_close(model(**inputs).logits, stock, atol=1e-5, rtol=1e-4)
-        model.vtoken.plan = f"jepa:encoder={encoder},usual=0,threshold=1.1,cut_kept=1 | divprune:keep=0.5"
+        model.vtoken.plan = f"jepa:encoder={encoder},baseline_decay=0,threshold=1.1,cut_kept=1 | divprune:keep=0.5"
         out = model.generate(**inputs, **options)
         assert torch.equal(out, model.generate(**inputs, **options, use_cache=False))
         report = model.vtoken.report
     assert report.encoded < report.cells and report.tokens < report.encoded
     video = moving_block(9, 84, 112, seed=3)
-    plan = f"jepa:encoder={encoder},usual=0,threshold=1.1,cut_kept=1"
+    plan = f"jepa:encoder={encoder},baseline_decay=0,threshold=1.1,cut_kept=1"
     answer = vtoken.ask(model, tokenizer_of(model), video, "what?", native_fps=4, plan=plan, max_new_tokens=2)
     assert answer.report.encoded < answer.report.cells and 0 < answer.clip.gate.kept < 1
     assert "gate" in answer.report.milliseconds and "pathway" not in answer.report.milliseconds
@@ -196,22 +196,25 @@ def test_a_gated_clip_reaches_the_language_model(name: str, encoder: str) -> Non
 
 def test_it_goes_with_the_pruner_of_the_same_score(encoder: str) -> None:
     model, video = model_of("qwen2_5_vl"), moving_block(9, 84, 112, seed=3)
-    plan = f"jepa:encoder={encoder},usual=0,threshold=1.1 | jepa_surprise:encoder={encoder} | surprise:tokens=40"
+    plan = (
+        f"jepa:encoder={encoder},baseline_decay=0,threshold=1.1 | jepa_surprise:encoder={encoder} | surprise:tokens=40"
+    )
     answer = vtoken.ask(model, tokenizer_of(model), video, "what?", native_fps=4, plan=plan, max_new_tokens=2)
     assert answer.report.tokens == 40 and {"gate", "pathway"} <= set(answer.report.milliseconds)
     with pytest.raises(UnsupportedError, match="so jepa cannot gate it; 'evs' drops"):
-        vtoken.wrap(model_of("internvl"), "jepa")
+        vtoken.wrap(model_of("internvl"), "jepa:encoder=tiny")
 
 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"past": 0}, r"jepa: past=0 must be a whole number of frames, at least 1"),
-        ({"past": -1}, r"jepa: past=-1 must be"),
-        ({"usual": -0.1}, r"jepa: usual=-0\.1 must be a rate from 0 to 1"),
-        ({"past": 1.5}, r"jepa:past=1\.5 is no int"),
-        ({"threshold": -0.5}, r"jepa: threshold=-0\.5 must be a finite number of 0 or more; 0 keeps every cell"),
-        ({"threshold": float("nan")}, r"jepa:threshold=nan is no float"),
+        ({"past": 0}, r"jepa:past=0 must be a whole number of at least 1"),
+        ({"past": -1}, r"jepa:past=-1 must be"),
+        ({"baseline_decay": -0.1}, r"jepa:baseline_decay=-0\.1 must be a finite number from 0 to 1"),
+        ({"past": 1.5}, r"jepa:past=1\.5 must be a whole number"),
+        ({"threshold": -0.5}, r"jepa:threshold=-0\.5 must be a finite number of at least 0; 0 keeps every cell"),
+        ({"threshold": float("nan")}, r"jepa:threshold=nan must be a finite number"),
+        ({"encoder": ""}, r"jepa:encoder= must name .*jepa:encoder=tiny, the toy"),
         ({"cut_kept": -1}, r"cut_kept=-1"),
         ({"anchors": -1}, r"anchors=-1"),
         ({"clip": 4}, r"jepa has no option 'clip'; it has: .*encoder, past"),
@@ -219,7 +222,7 @@ def test_it_goes_with_the_pruner_of_the_same_score(encoder: str) -> None:
 )
 def test_bad_options_are_refused(options: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError, match=told):
-        gate("jepa", **options)
+        gate("jepa", **({"encoder": "tiny"} | options))
 
 
 def test_bad_input_is_refused(encoder: str, tmp_path: Path) -> None:

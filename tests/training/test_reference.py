@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from training import program
 from training.reference import batches, train
 from training.reference.guide import HEADS, earlier, targets
 from training.reference.labels import IGNORE, LANGUAGE, VISION, language_labels, vision_labels
@@ -142,7 +143,7 @@ def test_images_are_one_step_without_a_time_stamp() -> None:
 
 
 def test_learning_rate_warms_up_and_falls() -> None:
-    rates = [train.rate(s, 1000, 1.0) for s in range(1000)]
+    rates = [program.rate(s, 1000, 1.0) for s in range(1000)]
     assert rates[0] < 0.05
     assert max(rates) == rates[500] == 1.0
     assert rates[-1] < 0.05
@@ -155,3 +156,27 @@ def test_an_earlier_checkpoint_is_never_overwritten(module: str, tmp_path: Path)
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 2 and "is there already: go on with --resume" in ended.stderr
     assert "Traceback" not in ended.stderr and (tmp_path / "checkpoint.pt").read_bytes() == b"hours of work"
+
+
+def test_the_program_goes_on_after_the_tower_and_writes_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train, "ROUNDS", ({2: 4}, {2: 4}, {2: 4}))
+    monkeypatch.setattr(train, "ROWS", {2: 4})
+    monkeypatch.setattr(train, "start", lambda seed, start=train.start: start(seed, **SIZES))
+    monkeypatch.setattr(batches, "SPAN", 8)
+    ready = train.start(0)
+    train.vision_step(ready, 0, clips=2, each=2)
+    ready.last = ready.seen  # the first stage is over
+    out, weights = tmp_path / "out", tmp_path / "weights"
+    out.mkdir()
+    train.save(ready, out / "checkpoint.pt")
+    words = ["--out", str(out), "--weights", str(weights), "--threads", "1"]
+    train.main([*words, "--steps", "3", "--resume"])
+    found = train.load(train.start(1), out / "checkpoint.pt")
+    assert found.step == 4 and found.round == 2  # whole rounds of two steps
+    assert [row["step"] for row in found.log] == [2, 4] and "step=4" in capsys.readouterr().out
+    assert len((out / "curves.csv").read_text().splitlines()) == 3 and (weights / "model.safetensors").is_file()
+    before = (weights / "model.safetensors").read_bytes()
+    train.main([*words, "--export"])
+    assert (weights / "model.safetensors").read_bytes() == before and not list(tmp_path.glob(".*"))

@@ -7,7 +7,6 @@ moves on by accuracy. See docs/reference.md.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from dataclasses import dataclass, field
@@ -19,10 +18,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from training import program
+from training.optimizer import Optimizer
 from training.reference import batches, language
-from training.reference.checkpoint import checkpoint
 from training.reference.labels import IGNORE, LANGUAGE, VISION
-from training.reference.optimizer import Optimizer
 from training.reference.pairs import pairs
 from vtoken.output import curves
 from vtoken.reference import model as shape
@@ -72,25 +71,19 @@ def start(seed: int = 0, **sizes: int) -> State:
     return State(model, words, eyes, minds)
 
 
+PARTS = ("model", "eyes", "minds")
 PLAIN = ("step", "seen", "level", "entered", "round", "loose", "sight", "last", "score", "log")
 
 
 def save(state: State, path: Path) -> None:
-    """Write a checkpoint under a temporary name, then rename it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    parts = {n: getattr(state, n).state_dict() for n in ("model", "eyes", "minds")}
-    optimizer = state.optimizer.state_dict() if state.optimizer else None
-    torch.save(parts | {n: getattr(state, n) for n in PLAIN} | {"optimizer": optimizer}, part)
-    os.replace(part, path)
+    """Write a checkpoint."""
+    program.save(state, path, (*PARTS, *PLAIN, "optimizer"))
 
 
 def load(state: State, path: Path) -> State:
     """Continue from a checkpoint."""
-    held = torch.load(path, weights_only=True)
-    for name in ("model", "eyes", "minds"):
-        getattr(state, name).load_state_dict(held[name])
-    for name in PLAIN:
-        setattr(state, name, held[name])
+    held = program.read(path)
+    program.restore(state, held, (*PARTS, *PLAIN))
     if held["optimizer"] is not None:
         state.optimizer = optimizer(state, vision=held["step"] == 0 and held["seen"] > 0)
         state.optimizer.load_state_dict(held["optimizer"])
@@ -111,12 +104,6 @@ def optimizer(state: State, vision: bool) -> Optimizer:
     return Optimizer(list(inner.language_model.layers.parameters()), rest)
 
 
-def rate(step: int, steps: int, peak: float, warm: int = 40) -> float:
-    """Warm up, stay, and fall over the last third."""
-    fall = min(1.0, max(0.0, (steps - step) / (steps / 3)))
-    return peak * min(1.0, (step + 1) / warm) * (0.03 + 0.97 * fall)
-
-
 def vision_step(state: State, seed: int, clips: int = 16, each: int = 6) -> dict[str, float]:
     """One step of the tower under dense labels; gives the accuracy on cells that show something."""
     if state.seen == 0:
@@ -133,7 +120,7 @@ def vision_step(state: State, seed: int, clips: int = 16, each: int = 6) -> dict
         share = 2.0 if name.startswith("symbol") else 1.0
         losses.append(share * (loss * (shown + 0.05)).sum() / (shown + 0.05).sum())
         right[name] = float((logits.argmax(1) == goal)[shown].float().mean()) if shown.any() else 1.0
-    state.optimizer.step(torch.stack(losses).sum(), rate(state.seen, state.last or 1 << 20, 2e-3))
+    state.optimizer.step(torch.stack(losses).sum(), program.rate(state.seen, state.last or 1 << 20, 2e-3))
     state.seen += 1
     now = ((right["symbol_a"] + right["symbol_b"]) / 2, right["shape"])
     loose, sight = list(state.loose), list(state.sight)
@@ -199,7 +186,7 @@ def language_step(
     if behind is not None:
         state.score["behind"] = 0.9 * state.score.get("behind", 5.0) + 0.1 * float(behind.detach())
         loss = loss + GUIDE * behind
-    state.optimizer.step(loss, rate(state.step, steps, 1.5e-3))
+    state.optimizer.step(loss, program.rate(state.step, steps, 1.5e-3))
     state.step += 1
     state.score["loss"] = float(loss.detach())
     if keep == 1.0 and items[0].fps >= 4:
@@ -224,74 +211,67 @@ def validate(state: State, packer: batches.Packer, fps: int, clips: int = 24, of
 
 
 def run(args: argparse.Namespace) -> None:
-    torch.set_flush_denormal(True)
-    torch.set_num_threads(args.threads)
+    path = program.begin(args)
     torch.set_float32_matmul_precision("medium")  # bfloat16 inside matrix products where the CPU has it
-    path = checkpoint(args.out, args.resume, args.export)
     state = start(args.seed)
     if path.is_file():
-        state = load(state, path)
-    if args.export:
-        shape.save(state.model, state.words, args.weights)
-        return
+        load(state, path)
+    if not args.export:
+        if state.step == 0:
+            _train_vision(state, args, path)
+        _train_language(state, args, path)
+        curves.draw(state.log, args.out / "curves.png", TASKS)
+    shape.save(state.model, state.words, args.weights)
+
+
+def _train_vision(state: State, args: argparse.Namespace, path: Path) -> None:
+    """The first stage, which ends by its own measure."""
     began = time.time()
-    while state.step == 0 and not 0 < state.last <= state.seen:
+    while not 0 < state.last <= state.seen:
         right = vision_step(state, args.seed)
         if state.seen % 20 == 0:
             print(f"[{time.time() - began:6.0f} s] vision {state.seen}: {curves.told(right)}", flush=True)
         if state.seen % 40 == 0:
             save(state, path)
-    if state.step == 0 and state.optimizer is not None:
+    if state.optimizer is not None:  # else a checkpoint between the stages
         state.optimizer = None
         shape.settle(state.model, pairs(args.seed, 8, 4)[0])
         save(state, path)
+
+
+def _train_language(state: State, args: argparse.Namespace, path: Path) -> None:
     packer = batches.Packer(state.model, state.words)
-    saved = time.time()
-    while state.step < args.steps:
+
+    def advance() -> None:
+        """One round: every clip of it ``REUSE`` times."""
         clips = round_of(state, args.seed, state.round)
         for fps, which in schedule(args.seed, state.round, state.level):
             items = [clips[fps][i] for i in which]
             language_step(state, items, packer, args.seed, args.steps, args.dense)
         state.round += 1
-        _report(state, packer, args, began)
-        if time.time() - saved > 90 or state.step >= args.steps:
-            save(state, path)
-            saved = time.time()
-    shape.save(state.model, state.words, args.weights)
-    curves.draw(state.log, args.out / "curves.png", TASKS)
+
+    program.loop(state, args, advance, lambda: _report(state, packer), lambda: save(state, path))
 
 
-def _report(state: State, packer: batches.Packer, args: argparse.Namespace, began: float) -> None:
-    """Tell and keep the running accuracies; move on to the next level where they suffice."""
+def _report(state: State, packer: batches.Packer) -> dict[str, Any]:
+    """The running accuracies, now and then those on validation clips; moves on to the next level where they suffice."""
     mean = float(np.mean([state.score.get(t, 0.0) for t in TASKS]))
-    row: dict[str, Any] = {"step": state.step, "level": state.level, "seconds": round(time.time() - began)}
-    row |= {k: round(v, 3) for k, v in state.score.items()}
-    told = curves.told(state.score)
-    print(f"[{row['seconds']:6} s] step {state.step} level {state.level} mean {mean:.2f}: {told}", flush=True)
+    row: dict[str, Any] = {"level": state.level} | {k: round(v, 3) for k, v in state.score.items()}
     if len(state.log) % 8 == 7:
         for fps in ((4,), (8,), (8, 16))[state.level]:
-            found = validate(state, packer, fps, 12)
-            row |= {f"val{fps}_{k}": round(v, 3) for k, v in found.items()}
-            print(f"    validation at {fps} fps: {curves.told(found)}", flush=True)
-    state.log.append(row)
-    curves.write(state.log, args.out / "curves.csv")
+            row |= {f"val{fps}_{k}": round(v, 3) for k, v in validate(state, packer, fps, 12).items()}
     if mean > PASS and state.level < len(batches.LEVELS) - 1:
         state.level, state.entered = state.level + 1, state.step
         state.score = {}
+    return row
 
 
 def main(argv: list[str] | None = None) -> None:
     from vtoken.reference import WEIGHTS
 
-    parser = argparse.ArgumentParser(prog="python -m training.reference.train", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("out/reference"), help="checkpoint and curves")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the finished model is written")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=2500)
+    parser = program.parser("training.reference.train", __doc__, "out/reference", steps=2500, threads=2)
+    program.add_export(parser, WEIGHTS)
     parser.add_argument("--dense", type=float, default=0.3, help="weight of the dense labels of the language model")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--export", action="store_true", help="write the weights of the checkpoint, and no more")
     run(parser.parse_args(argv))
 
 

@@ -8,9 +8,7 @@ With peft installed low-rank adapters are trained and merged in the end, else al
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import time
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,9 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from training.reference.checkpoint import checkpoint
+from training import program
 from training.reference.labels import IGNORE
-from training.reference.train import rate
 from vtoken import families
 from vtoken.data.report import Report
 from vtoken.engine import run as engine
@@ -32,7 +29,6 @@ from vtoken.engine.check import check
 from vtoken.errors import InputError
 from vtoken.families.compat import core
 from vtoken.methods.plan import Plan
-from vtoken.output import curves
 from vtoken.qa import load as loading
 from vtoken.qa.prompt import prompts, stack, tokenizer_of
 from vtoken.qa.read import Sampling, read_clip
@@ -41,7 +37,8 @@ from vtoken.reference import model as shape
 from vtoken.reference.world import SPAN
 
 RATES = {True: 1e-3, False: 2e-4}  # learning rate of adapters, of all weights
-SAVE_EVERY = 90.0  # seconds
+TELL = 10  # steps between reports
+HELD = ("optimizer", "step", "log")  # parts of a checkpoint, beside weights and settings
 
 
 @dataclass(frozen=True)
@@ -170,7 +167,7 @@ def train_step(run: Run, inputs: dict[str, Any], labels: Tensor) -> dict[str, fl
     weights = [p for group in run.optimizer.param_groups for p in group["params"]]
     nn.utils.clip_grad_norm_(weights, 1.0)
     for group in run.optimizer.param_groups:
-        group["lr"] = rate(run.step, run.settings.steps, run.settings.lr)
+        group["lr"] = program.rate(run.step, run.settings.steps, run.settings.lr)
     run.optimizer.step()
     run.step += 1
     return {"loss": float(loss.detach()), "right": right}
@@ -186,12 +183,9 @@ def validate(run: Run, batches: int = 4) -> float:
 
 
 def save(run: Run, path: Path) -> None:
-    """Write a checkpoint under a temporary name, then rename it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    """Write a checkpoint."""
     weights = {n: p for n, p in run.model.named_parameters() if p.requires_grad}
-    held = {"weights": weights, "optimizer": run.optimizer.state_dict(), "step": run.step, "log": run.log}
-    torch.save(held | {"settings": run.settings.key()}, part)
-    os.replace(part, path)
+    program.save(run, path, HELD, weights=weights, settings=run.settings.key())
 
 
 def resume(run: Run, path: Path) -> Run:
@@ -200,7 +194,7 @@ def resume(run: Run, path: Path) -> Run:
     Raises:
         InputError: it was made under other settings.
     """
-    held = torch.load(path, weights_only=True)
+    held = program.read(path)
     mine = run.settings.key()
     if changed := [
         f"{n}={held['settings'].get(n)} there, {v} here" for n, v in mine.items() if held["settings"].get(n) != v
@@ -209,8 +203,7 @@ def resume(run: Run, path: Path) -> Run:
             f"{path} is of a run with other settings ({'; '.join(changed)}); give the same, or another --out"
         )
     run.model.load_state_dict(held["weights"], strict=False)
-    run.optimizer.load_state_dict(held["optimizer"])
-    run.step, run.log = held["step"], held["log"]
+    program.restore(run, held, HELD)
     return run
 
 
@@ -220,34 +213,29 @@ def export(run: Run, folder: Path) -> None:
     shape.save(model, tokenizer_of(run.words), folder)
 
 
-def tune(run: Run, out: Path) -> None:
-    """Train to the last step, with a checkpoint and a table of losses in ``out``."""
-    began = saved = time.time()
-    window: list[dict[str, float]] = []
+def tune(run: Run, args: argparse.Namespace, path: Path) -> None:
+    """Train to the last step, with a checkpoint and a table of losses in ``--out``."""
+    since: list[dict[str, float]] = []  # steps since the last report
+
+    def advance() -> None:
+        since.append(train_step(run, *batch(run, run.step)))
+
+    def report() -> dict[str, float]:
+        means = {name: round(float(np.mean([one[name] for one in since])), 4) for name in since[0]}
+        since.clear()
+        return means
+
     if run.step == 0:
         print(f"validation before: {validate(run):.3f} of the answers right under {run.settings.plan}", flush=True)
-    while run.step < run.settings.steps:
-        window.append(train_step(run, *batch(run, run.step)))
-        last = run.step == run.settings.steps
-        if run.step % 10 == 0 or last:
-            row = {n: round(float(np.mean([w[n] for w in window])), 4) for n in window[0]}
-            run.log.append({"step": run.step, **row})
-            print(f"[{time.time() - began:6.0f} s] step {run.step}: {curves.told(row)}", flush=True)
-            window = []
-        if time.time() - saved > SAVE_EVERY or last:
-            save(run, out / "checkpoint.pt")
-            curves.write(run.log, out / "curves.csv")
-            saved = time.time()
+    program.loop(run, args, advance, report, lambda: save(run, path), TELL)
     print(f"validation after: {validate(run):.3f} of the answers right under {run.settings.plan}", flush=True)
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.reference.tune", description=__doc__)
+    parser = program.parser("training.reference.tune", __doc__, "out/tuned", steps=500, threads=2)
     parser.add_argument("--plan", default="grt", help="the plan in the loop (default grt)")
     parser.add_argument("--keep", type=float, help="its budget, where it takes one")
     parser.add_argument("--model", default=loading.REFERENCE, help="reference checkpoint to start from")
-    parser.add_argument("--out", type=Path, default=Path("out/tuned"), help="checkpoint, losses, and weights/")
-    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--rank", type=int, help="rank of the adapters, 0 for all weights (default 16 with peft)")
     parser.add_argument(
         "--lr", type=float, help=f"peak learning rate (default {RATES[True]} for adapters, else {RATES[False]})"
@@ -255,23 +243,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--fps", default="4,8,16", help="rates of the clips (default 4,8,16)")
     parser.add_argument("--clips", type=int, default=3, help="clips a step")
     parser.add_argument("--questions", type=int, default=6, help="questions about each clip")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     args = parser.parse_args(argv)
-    torch.set_flush_denormal(True)
-    torch.set_num_threads(args.threads)
+    path = program.begin(args)
     rank = args.rank if args.rank is not None else 16 if find_spec("peft") else 0
     fps = tuple(int(f) for f in args.fps.split(","))
     plan, lr = Plan.parse(args.plan, args.keep), args.lr or RATES[rank > 0]
     settings = Settings(plan, args.steps, args.seed, rank, lr, fps, args.clips, args.questions)
     model, processor = loading.load(args.model, args.device, "float32")
     run = start(model, processor, settings)
-    path = checkpoint(args.out, args.resume)
     if path.is_file():
-        run = resume(run, path)
-    tune(run, args.out)
+        resume(run, path)
+    tune(run, args, path)
     export(run, args.out / "weights")
     print(f"wrote {args.out / 'weights'}; try vtoken.load({str(args.out / 'weights')!r})")
 

@@ -7,9 +7,7 @@ all before the future begins. Resumable.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,18 +16,18 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from training.reference.checkpoint import checkpoint
-from training.reference.optimizer import Optimizer
+from training import program
+from training.optimizer import Optimizer
 from training.reference.train import GUIDE
 from training.thinker.lessons import Lesson, Packer, accuracy, answers, lesson, looks
 from vtoken.errors import InputError
-from vtoken.output import curves
 from vtoken.reference import WEIGHTS as REFERENCE
 from vtoken.reference import model as reference
 from vtoken.thinkjepa import hands
 
 WEIGHTS = Path(__file__).parent / "weights"
-SAVE, TELL = 60.0, 20  # seconds between checkpoints, steps between reports
+TELL = 20  # steps between reports
+HELD = ("model", "optimizer", "step", "score", "log")  # parts of a checkpoint
 END = 0.1  # weight of the token that ends an answer
 HELD_OUT = 64  # validation episodes in a report
 
@@ -53,10 +51,7 @@ def start(folder: Path) -> State:
         InputError: there is no checkpoint of the reference model.
     """
     from transformers import AutoTokenizer, Qwen3VLForConditionalGeneration
-    from transformers.utils.logging import disable_progress_bar
 
-    if not sys.stderr.isatty():
-        disable_progress_bar()
     if not (folder / "config.json").is_file():
         raise InputError(f"--from {folder}: no checkpoint there; train one with python -m training.reference.train")
     model: Any = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
@@ -71,12 +66,6 @@ def optimizer(model: Any) -> Optimizer:
     return Optimizer(list(inner.layers.parameters()), rest)
 
 
-def rate(step: int, steps: int, peak: float = 1e-3, warm: int = 20) -> float:
-    """Warm up, stay, and fall over the second half."""
-    fall = min(1.0, max(0.0, (steps - step) / (steps / 2)))
-    return peak * min(1.0, (step + 1) / warm) * (0.03 + 0.97 * fall)
-
-
 def train_step(state: State, lessons: list[Lesson], packer: Packer, seed: int, steps: int, size: int) -> None:
     """One step; which lessons it takes comes from the seed and the step's number."""
     each = max(1, len(lessons) // size)
@@ -89,10 +78,10 @@ def train_step(state: State, lessons: list[Lesson], packer: Packer, seed: int, s
     loss = (functional.cross_entropy(found, goals, reduction="none") * weight).sum() / weight.sum()
     assert away is not None
     loss = loss + GUIDE * away
-    state.optimizer.step(loss, rate(state.step, steps))
+    state.optimizer.step(loss, program.rate(state.step, steps, 1e-3, warm=20, fall=1 / 2))
     state.step += 1
     now = {"loss": float(loss.detach()), "away": float(away.detach())} | accuracy(batch, found.argmax(1) == goals)
-    state.score = {k: 0.9 * state.score.get(k, v) + 0.1 * v for k, v in now.items()}
+    program.blend(state.score, now)
 
 
 @torch.no_grad()
@@ -124,29 +113,21 @@ def answered(folder: Path, episodes: int, split: str = "validation") -> float:
 
 
 def save(state: State, path: Path) -> None:
-    """Write a checkpoint under a temporary name, then rename it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    held = {"model": state.model.state_dict(), "optimizer": state.optimizer.state_dict()}
-    torch.save(held | {name: getattr(state, name) for name in ("step", "score", "log")}, part)
-    os.replace(part, path)
+    """Write a checkpoint."""
+    program.save(state, path, HELD)
 
 
 def load(state: State, path: Path) -> State:
     """Continue from a checkpoint."""
-    held = torch.load(path, weights_only=True)
-    state.model.load_state_dict(held["model"])
-    state.optimizer.load_state_dict(held["optimizer"])
-    state.step, state.score, state.log = held["step"], held["score"], held["log"]
+    program.restore(state, program.read(path), HELD)
     return state
 
 
 def run(args: argparse.Namespace) -> None:
-    torch.set_num_threads(args.threads)
-    torch.set_flush_denormal(True)
-    path = checkpoint(args.out, args.resume, args.export)
+    path = program.begin(args)
     state = start(args.source)
     if path.is_file():
-        state = load(state, path)
+        load(state, path)
     if not args.export:
         _train(state, args, path)
     args.weights.parent.mkdir(parents=True, exist_ok=True)
@@ -159,32 +140,23 @@ def _train(state: State, args: argparse.Namespace, path: Path) -> None:
     lessons = [lesson(state.model, seed, "train") for seed in range(args.episodes)]
     held_out = [lesson(state.model, seed, "validation") for seed in range(min(HELD_OUT, args.episodes))]
     packer = Packer(state.model, state.words)
-    saved = began = time.time()
-    while state.step < args.steps:
+
+    def advance() -> None:
         train_step(state, lessons, packer, args.seed, args.steps, args.batch)
-        if state.step % TELL == 0 or state.step == args.steps:
-            found = validate(state.model, held_out, packer)
-            state.log.append({"step": state.step, "seconds": round(time.time() - began)} | state.score | found)
-            print(" ".join(f"{k}={v:.3g}" for k, v in state.log[-1].items()), flush=True)
-            curves.write(state.log, args.out / "curves.csv")
-        if time.time() - saved > SAVE or state.step == args.steps:
-            save(state, path)
-            saved = time.time()
+
+    def report() -> dict[str, float]:
+        return state.score | validate(state.model, held_out, packer)
+
+    program.loop(state, args, advance, report, lambda: save(state, path), TELL)
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.thinker.think", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("out/thinker"), help="checkpoint")
+    parser = program.parser("training.thinker.think", __doc__, "out/thinker", steps=300)
+    program.add_export(parser, WEIGHTS)
     parser.add_argument("--from", dest="source", type=Path, default=REFERENCE, help="folder of the reference model")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the finished model is written")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--episodes", type=int, default=640, help="of the training split")
     parser.add_argument("--asked", type=int, default=100, help="validation episodes asked about at the end")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--export", action="store_true", help="write the weights of the checkpoint, and no more")
     run(parser.parse_args(argv))
 
 

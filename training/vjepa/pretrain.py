@@ -16,7 +16,6 @@ import math
 import os
 import shutil
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.reference.checkpoint import checkpoint
-from training.reference.optimizer import Optimizer
+from training import program
+from training.optimizer import Optimizer
 from training.vjepa import masks, probe
 from training.vjepa.corpus import Pool
-from vtoken.output import curves
 from vtoken.reference import VJEPA
 from vtoken.thinkjepa.hands.inputs import CROP, MEAN, STD
 
@@ -41,7 +39,8 @@ MOMENTUM = 0.99  # of the teacher
 FLOOR = 64.0  # variance of patches under which whitening fades: finer detail is noise that nothing predicts
 SPREAD, NARROW, ALIKE = 0.7, 1.0, 0.01  # deviation that is enough, and the weights of the two terms of ``apart``
 PROBE = (120, 40)  # episodes that the probe of the hands is fitted to and measured on
-SAVE, TELL = 60.0, 100  # seconds between checkpoints, steps between reports
+TELL = 100  # steps between reports
+HELD = ("model", "teacher", "optimizer", "step", "score", "log")  # parts of a checkpoint
 
 
 @dataclass
@@ -188,24 +187,17 @@ def train_step(state: State, pool: Pool, seed: int, steps: int, size: int) -> No
         for slow, fast in zip(state.teacher.parameters(), state.model.encoder.parameters(), strict=True):
             slow.lerp_(fast, 1 - MOMENTUM)
     state.step += 1
-    for name, now in ((kind, float(value.detach())), ("apart", float(more.detach()))):
-        state.score[name] = 0.95 * state.score.get(name, now) + 0.05 * now
+    program.blend(state.score, {kind: float(value.detach()), "apart": float(more.detach())}, 0.95)
 
 
 def save(state: State, path: Path) -> None:
-    """Write a checkpoint under a temporary name, then rename it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    held = {name: getattr(state, name).state_dict() for name in ("model", "teacher", "optimizer")}
-    torch.save(held | {name: getattr(state, name) for name in ("step", "score", "log")}, part)
-    os.replace(part, path)
+    """Write a checkpoint."""
+    program.save(state, path, HELD)
 
 
 def load(state: State, path: Path) -> State:
     """Continue from a checkpoint."""
-    held = torch.load(path, weights_only=True)
-    for name in ("model", "teacher", "optimizer"):
-        getattr(state, name).load_state_dict(held[name])
-    state.step, state.score, state.log = held["step"], held["score"], held["log"]
+    program.restore(state, program.read(path), HELD)
     return state
 
 
@@ -232,12 +224,10 @@ def write(state: State, folder: Path) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    torch.set_num_threads(args.threads)
-    torch.set_flush_denormal(True)
-    path = checkpoint(args.out, args.resume, args.export)
+    path = program.begin(args)
     state = start(args.seed)
     if path.is_file():
-        state = load(state, path)
+        load(state, path)
     if not args.export:
         _train(state, args, path)
     write(state, args.weights)
@@ -251,30 +241,21 @@ def _train(state: State, args: argparse.Namespace, path: Path) -> None:
         rng = np.random.default_rng((args.seed, 1))
         whiten(state.model, torch.from_numpy(pool.batch(rng, 64, FRAMES)))
         state.teacher.load_state_dict(state.model.encoder.state_dict())
-    saved = began = time.time()
-    while state.step < args.steps:
+
+    def advance() -> None:
         train_step(state, pool, args.seed, args.steps, args.batch)
-        if state.step % TELL == 0 or state.step == args.steps:
-            found = probe.wrists(released(state), train, test)
-            state.log.append({"step": state.step, "seconds": round(time.time() - began)} | state.score | found)
-            print(" ".join(f"{k}={v:.4g}" for k, v in state.log[-1].items()), flush=True)
-            curves.write(state.log, args.out / "curves.csv")
-        if time.time() - saved > SAVE or state.step == args.steps:
-            save(state, path)
-            saved = time.time()
+
+    def report() -> dict[str, float]:
+        return state.score | probe.wrists(released(state), train, test)
+
+    program.loop(state, args, advance, report, lambda: save(state, path), TELL)
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.vjepa.pretrain", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("out/vjepa"), help="checkpoint and curves")
-    parser.add_argument("--weights", type=Path, default=VJEPA, help="where the finished model is written")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser = program.parser("training.vjepa.pretrain", __doc__, "out/vjepa", steps=3000)
+    program.add_export(parser, VJEPA)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--pool", type=int, nargs=2, default=POOL, help="episodes with hands, clips of DenseQA")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--export", action="store_true", help="write the weights of the checkpoint, and no more")
     run(parser.parse_args(argv))
 
 

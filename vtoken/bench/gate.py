@@ -13,8 +13,8 @@ import numpy as np
 
 from vtoken.data.frames import Frames, GateMap, Grid
 from vtoken.errors import InputError
-from vtoken.kernels.patch_gate import copy_cells
-from vtoken.methods.gate import Gate, resized
+from vtoken.kernels.blocks import copy_cells
+from vtoken.methods.gate import Gate
 
 
 @dataclass(frozen=True)
@@ -223,3 +223,15 @@ def _rebuild(
         error += float(np.square(shown.astype(np.float32) - frame).sum(dtype=np.float64))
     assert shown is not None
     return shown, error
+
+
+def resized(frames: Frames, grid: Grid, signal: str) -> Iterator[np.ndarray]:
+    """Planes of the frames at the size of the grid, one at a time: uint8 [H, W] or [H, W, 3], linear resize."""
+    import cv2
+
+    luma = frames.luma if signal == "luma" else None
+    for i in range(len(frames)):
+        plane = luma[i] if luma is not None else frames.rgb(i)
+        if plane.shape[:2] != (grid.height, grid.width):
+            plane = cv2.resize(plane, (grid.width, grid.height), interpolation=cv2.INTER_LINEAR)
+        yield plane

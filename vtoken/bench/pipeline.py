@@ -16,7 +16,8 @@ from torch import Tensor
 
 from vtoken.data.frames import GateMap, Grid
 from vtoken.data.tokens import Tokens
-from vtoken.families.base import Clip, Family, Features
+from vtoken.families.family import Family
+from vtoken.families.features import Clip, Features
 from vtoken.methods.gate import Gate
 from vtoken.methods.pathway import Cells, Pathway, joined
 from vtoken.qa.read import pieces
@@ -59,10 +60,8 @@ class Encoder:
 
 
 def expected_frames(reader: VideoReader) -> int:
-    """Frames that the sampling will give by the file's header; 1 where it does not say."""
-    seconds = span(reader)
-    rate = min(r for r in (reader.fps, reader.native_fps, 1e9) if r is not None)
-    return max(1, math.floor(seconds * rate + 0.5)) if math.isfinite(seconds) and rate < 1e9 else 1
+    """Frames that the sampling will give; 1 where nobody knows."""
+    return reader.expected or 1
 
 
 def span(reader: VideoReader) -> float:

@@ -11,12 +11,14 @@ from vtoken.families.support import needs, short, verdict
 from vtoken.methods import registry
 from vtoken.output.console import terminal
 
-KINDS = ("gate", "encoder", "pruner", "merger", "pathway")
+KINDS = ("gate", "encoder", "pruner", "merger", "inner", "cache", "pathway")
 PLACES = {
     "gate": "Gates: before the encoder; skipped cells are not encoded and not sent",
     "encoder": "Inside the encoder: tokens leave while its layers run, so its time falls too",
     "pruner": "Pruners: after the encoder, drop",
     "merger": "Mergers: after the encoder, fuse",
+    "inner": "Inside the language model: tokens leave or fuse between its layers",
+    "cache": "In the KV cache: visual rows leave once the prompt has been read",
     "pathway": "Pathways: second streams that guide",
 }
 

@@ -109,9 +109,13 @@ class Frames:
     @property
     def luma(self) -> np.ndarray:
         if self._luma is None:
+            import cv2
+
             # BT.601, as the gate's thresholds were set on decoder luma
-            weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-            self._luma = np.rint(self.pixels @ weights).astype(np.uint8)
+            whole = np.empty((len(self), *self.size), np.uint8)
+            for plane, picture in zip(whole, self.pixels, strict=True):
+                cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY, dst=plane)
+            self._luma = whole
         return self._luma
 
     def rgb(self, index: int) -> np.ndarray:

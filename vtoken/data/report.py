@@ -17,7 +17,7 @@ from torch import Tensor
 from vtoken.errors import InputError
 
 STAGES = ("decode", "gate", "pathway", "prepare", "encode", "reduce", "prefill", "generate")
-FATES = ("skipped", "dropped", "merged", "kept")  # what becomes of a cell; its number is its place here
+FATES = ("skipped", "dropped", "merged", "kept", "held")  # what becomes of a cell; its number is its place here
 
 
 log = logging.getLogger("vtoken")

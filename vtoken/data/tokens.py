@@ -1,14 +1,15 @@
-"""Tokens: a ragged batch of visual tokens in which features, positions and signals always move together."""
+"""Tokens: a ragged batch of visual tokens whose features, positions and signals always move together."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vtoken.errors import InputError
-from vtoken.kernels.merge import Folding
+from vtoken.kernels.merge import Merge
 
 
 @dataclass
@@ -19,8 +20,8 @@ class Tokens:
         x: [N, D] features.
         position: int32 [N, 3], (t, h, w) in the grid of the language model's tokens.
         time: float32 [N], seconds.
-        size: float32 [N], how many source cells the token stands for.
-        source: int64 [C], for every source cell the row of the token that stands for it, -1 if dropped.
+        size: float32 [N], how many source cells the token represents.
+        source: int64 [C], for every source cell the row of the token that represents it, -1 if dropped.
         batch: int64 [B + 1], offsets of the samples in the rows.
         signals: row-aligned tensors [N, ...], such as ``cls_attention`` or ``deepstack.0``.
 
@@ -44,7 +45,7 @@ class Tokens:
                 raise InputError(f"Tokens.{name} has {len(value)} rows, features have {n}")
         if self.position.shape != (n, 3):
             raise InputError(f"Tokens.position must be [{n}, 3], got {list(self.position.shape)}")
-        ends = self.batch.tolist()
+        ends = self.ends
         if not ends or ends[0] != 0 or ends[-1] != n or any(b < a for a, b in zip(ends, ends[1:], strict=False)):
             raise InputError(f"Tokens.batch must rise from 0 to {n}, got {ends}")
 
@@ -69,19 +70,29 @@ class Tokens:
         return len(self.x)
 
     @property
+    def ends(self) -> list[int]:
+        """The offsets of ``batch`` as numbers, read from the device once."""
+        known = self.__dict__.get("_ends")
+        if known is None or known[0] is not self.batch:
+            known = self.__dict__["_ends"] = (self.batch, self.batch.tolist())
+        return known[1]
+
+    @property
     def samples(self) -> int:
         return len(self.batch) - 1
 
     @property
     def sample_of(self) -> Tensor:
         """int64 [N], the sample of each row."""
-        return torch.repeat_interleave(torch.arange(self.samples, device=self.batch.device), self.batch.diff())
+        numbers = torch.arange(self.samples, device=self.batch.device)
+        return torch.repeat_interleave(numbers, self.batch.diff(), output_size=len(self))
 
     def sample(self, b: int) -> Tokens:
         """The tokens of one sample, as a batch of one that shares memory; source cells keep their numbers."""
-        start, stop = self.batch[b : b + 2].tolist()
+        start, stop = self.ends[b : b + 2]
         inside = (self.source >= start) & (self.source < stop)
-        return Tokens(
+        return _unchecked(
+            [0, stop - start],
             self.x[start:stop],
             self.position[start:stop],
             self.time[start:stop],
@@ -99,12 +110,17 @@ class Tokens:
         """
         if index.dtype not in (torch.int64, torch.int32) or index.dim() != 1:
             raise InputError(f"take: index must be int64 [k], got {index.dtype} {list(index.shape)}")
-        if index.numel() and (int(index.min()) < 0 or int(index.max()) >= len(self)):
-            raise InputError(f"take: index outside 0..{len(self) - 1}")
-        if index.numel() and int(torch.bincount(index).max()) > 1:
-            raise InputError("take: a row is taken twice; a token cannot stand in two places")
-        owner = self.sample_of[index]
-        if bool((owner.diff() < 0).any()):
+        n = len(self)
+        inside = index.clamp(0, max(n - 1, 0))
+        owner = self.sample_of[inside] if n else inside
+        times = torch.zeros(n, dtype=torch.long, device=index.device).index_add_(0, inside, torch.ones_like(inside))
+        wrong = [(inside != index).any(), (times > 1).any(), (owner.diff() < 0).any()]
+        outside, twice, mixed = torch.stack(wrong).tolist() if n else [len(index) > 0, False, False]
+        if outside:
+            raise InputError(f"take: index outside 0..{n - 1}")
+        if twice:
+            raise InputError("take: a row is taken twice; one token cannot have two places")
+        if mixed:
             raise InputError("take: rows of one sample must stay together, samples in their order")
         return self._rows(index, _offsets(owner, self.samples))
 
@@ -128,19 +144,20 @@ class Tokens:
             raise InputError(f"merge: weight must be {list(group.shape)}, got {list(weight.shape)}")
         if group.dtype != torch.int64 or group.shape != (len(self),):
             raise InputError(f"merge: group must be int64 [{len(self)}], got {group.dtype} {list(group.shape)}")
-        kept = group >= 0
         count = int(group.max()) + 1 if group.numel() else 0
-        target, members = group[kept], kept.nonzero().squeeze(1)
+        members = (group >= 0).nonzero().squeeze(1)
+        target, sample = group[members], self.sample_of[members]
         owner = torch.full((count,), -1, dtype=torch.long, device=group.device)
-        owner[target] = self.sample_of[members]
-        if bool((owner < 0).any()) or bool((owner[target] != self.sample_of[members]).any()):
+        owner[target] = sample
+        joined = (owner < 0).any() | (owner[target] != sample).any()
+        wrong = torch.stack([joined, (owner.diff() < 0).any(), (self.size[members] <= 0).any()]).tolist()
+        if wrong[0]:
             raise InputError("merge: group numbers must be 0..K-1 and must not join two samples")
-        if bool((owner.diff() < 0).any()):
+        if wrong[1]:
             raise InputError("merge: group numbers must rise with the samples")
-        size = self.size[members].float()
-        if bool((size <= 0).any()):
+        if wrong[2]:
             raise InputError("merge: every size must be above 0")
-        fold = Folding(group, self.size.float(), ordered=True, weight=None if weight is None else weight.float())
+        fold = Merge(group, self.size.float(), ordered=True, weight=None if weight is None else weight.float())
         features = [n for n in self.signals if weight is None or n.startswith("deepstack.")]
         others = [n for n in self.signals if n not in features]
         stacks, rest = [self.signals[n] for n in features], [self.signals[n] for n in others]
@@ -174,6 +191,14 @@ class Tokens:
         return replace(self, signals=self.signals | signals)
 
 
+def _unchecked(ends: list[int], *fields: Any) -> Tokens:
+    """Tokens that need no check, because they are rows of checked ones."""
+    made = object.__new__(Tokens)
+    made.__dict__.update(zip(Tokens.__dataclass_fields__, fields, strict=True))
+    made.__dict__["_ends"] = made.batch, ends
+    return made
+
+
 def _offsets(owner: Tensor, samples: int) -> Tensor:
-    count = torch.bincount(owner, minlength=samples)
+    count = torch.zeros(samples, dtype=torch.long, device=owner.device).index_add_(0, owner, torch.ones_like(owner))
     return torch.cat([count.new_zeros(1), count.cumsum(0)])

@@ -43,10 +43,13 @@ PRESETS = {
 }
 START = PRESETS["Balanced"]
 
+WRITTEN = ("jepa", "surprise")  # need a V-JEPA 2 checkpoint by name: a plan that is written out can name it
+
 
 def methods(family: Family, *kinds: str) -> list[str]:
-    """Names of the methods of some kinds that run on a family."""
-    return [n for kind in kinds for n in registry.names(kind) if verdict(registry.get(n), family).startswith("yes")]
+    """Names of the methods of some kinds that run on a family and need no checkpoint of their own."""
+    names = [n for kind in kinds for n in registry.names(kind) if n not in WRITTEN]
+    return [n for n in names if verdict(registry.get(n), family).startswith("yes")]
 
 
 def gates(family: Family) -> list[str]:

@@ -6,9 +6,6 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-# also of one layer, as in "cls_attention@5", see names.py
-SIGNALS = frozenset({"received_attention", "cls_attention", "cls_logits", "keys"})
-
 
 @dataclass
 class Encoded:

@@ -1,13 +1,16 @@
 """CLIP and SigLIP towers on the kept patches: frames of different length run packed, never padded.
 
-The towers' own layers do the work, called one submodule at a time, so a model is neither changed nor switched, and
-several threads may encode with it at once.
+With every patch kept the tower's own embeddings and layers run, so the result is bit-identical. Otherwise the
+submodules of its layers do the work, one at a time; a model is neither changed nor switched, and several threads may
+encode with it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -15,41 +18,22 @@ import torch
 from torch import Tensor, nn
 
 from vtoken.encoders import Encoded
+from vtoken.encoders.compat import has_cls as has_cls_token
+from vtoken.encoders.compat import inner as inner_of
+from vtoken.encoders.compat import layers_of, scale_of
 from vtoken.encoders.dense import last_kept, packed_rows
-from vtoken.encoders.names import by_layer, check_signals
+from vtoken.encoders.frames import flags, held_keys, images_of, patches_of, with_cls
+from vtoken.encoders.held import shown_steps
+from vtoken.encoders.names import by_layer, check_signals, layer_index
 from vtoken.encoders.packed import Packed, Step, Thinning, begin, ended, run_block, thinned
 from vtoken.encoders.project import project
-from vtoken.encoders.signals import layer_index, measure
+from vtoken.encoders.taps import tap
 from vtoken.errors import InputError, UnsupportedError
-from vtoken.kernels.varlen import Segments, varlen_attention
+from vtoken.kernels.varlen import Segments
+
+__all__ = ["encode", "encode_reuse", "patches_of"]
 
 Layer = int | Sequence[int]
-
-
-def patches_of(pixel_values: Tensor, patch: int, keep: Tensor | np.ndarray) -> Tensor:
-    """The kept patches of frames as rows, in the order in which a convolution reads them (channel, row, column).
-
-    Args:
-        pixel_values: [T, C, H, W]; rows and columns beyond the last whole patch are left out, as the convolution does.
-        patch: side of a patch in pixels.
-        keep: bool [T, n], n patches of a frame in raster order.
-
-    Returns:
-        [K, C * patch * patch], frames one after another.
-
-    Raises:
-        InputError: ``keep`` does not fit the frames.
-    """
-    frames, channels, height, width = pixel_values.shape
-    rows, columns = height // patch, width // patch
-    kept = _flags(keep)
-    if kept.shape != (frames, rows * columns):
-        raise InputError(f"keep is {list(kept.shape)}, the frames have [{frames}, {rows * columns}] patches")
-    t, place = kept.nonzero(as_tuple=True)
-    cut = pixel_values[:, :, : rows * patch, : columns * patch]
-    cut = cut.unflatten(3, (columns, patch)).unflatten(2, (rows, patch)).permute(0, 2, 4, 1, 3, 5)
-    t, i, j = (x.to(cut.device) for x in (t, place // columns, place % columns))
-    return cut[t, i, j].reshape(-1, channels * patch * patch)
 
 
 def encode(
@@ -60,8 +44,9 @@ def encode(
     signals: Collection[str] = frozenset(),
     cls: Literal["drop", "keep"] = "drop",
     thin: Thinning | None = None,
+    reference: Tensor | np.ndarray | None = None,
 ) -> Encoded:
-    """Hidden states of the kept patches, as if the skipped ones did not exist.
+    """Hidden states of the kept patches: as if the skipped ones did not exist, or with hold (``reference``).
 
     Args:
         tower: CLIPVisionModel or SiglipVisionModel.
@@ -71,6 +56,9 @@ def encode(
         signals: names as in ``names.py``; without a number, of the layer whose output is the last hidden state used.
         cls: "keep" puts the CLS row of every frame that has kept patches before them (CLIP only, not with ``thin``).
         thin: what lets patches leave on the way, None for nothing; its goals are those of the T frames.
+        reference: integers, shaped as ``keep``: the frame whose patch each patch repeats, its own where kept. Kept
+            patches then attend to the keys and values that skipped patches of their frame had when last computed (see
+            ``held.py``). Not with ``thin``.
 
     Returns:
         ``x`` [K, D] in the tower's dtype, before post-layernorm and projector. A frame with nothing kept has no rows.
@@ -81,11 +69,15 @@ def encode(
         UnsupportedError: a tower of another build, or CLS asked of one without it.
     """
     embed = _embeddings(tower)
-    kept = _flags(keep)
+    kept = flags(keep)
     _check(embed, patches, kept)
     if thin is not None and cls == "keep":
         raise UnsupportedError(f"{thin.method.name} inside the encoder needs cls='drop'")
-    return _run(tower, project(embed.patch_embedding, patches), kept, layer, signals, cls, thin)
+    plan = _plan(tower, layer, signals, cls, thin)
+    shown = None if reference is None else shown_steps([kept], [_flat(reference)], thin)[0]
+    if len(kept) and thin is None and bool(kept.all()):
+        return _stock(tower, patches.view(*kept.shape, -1), plan, cls)
+    return _run(tower, project(embed.patch_embedding, patches), kept, plan, cls, thin, shown)
 
 
 def encode_reuse(
@@ -107,57 +99,94 @@ def encode_reuse(
         ``x`` [T * n, D].
     """
     embed = _embeddings(tower)
-    kept = _flags(keep)
+    kept = flags(keep)
     _check(embed, patches, kept)
     index = torch.from_numpy(packed_rows(kept.numpy(), last_kept(kept.numpy()))).flatten()
     x = project(embed.patch_embedding, patches)
     x = x[index.to(x.device)]
-    return _run(tower, x, torch.ones_like(kept), layer, signals, cls)
+    return _run(tower, x, torch.ones_like(kept), _plan(tower, layer, signals, cls), cls)
+
+
+@dataclass
+class _Plan:
+    """What a call reads of a tower.
+
+    Attributes:
+        chosen: hidden states, counted from 0, the embedding.
+        wanted: signals of each layer, see ``by_layer``.
+        last: layers that run.
+    """
+
+    chosen: list[int]
+    wanted: dict[int, dict[str, str]]
+    last: int
+
+
+def _plan(
+    tower: nn.Module, layer: Layer, signals: Collection[str], cls: Literal["drop", "keep"], thin: Any = None
+) -> _Plan:
+    layers, has_cls = len(layers_of(tower)), has_cls_token(tower)
+    check_signals(signals, has_cls)
+    if cls == "keep" and not has_cls:
+        raise UnsupportedError(f"{type(tower).__name__} has no CLS token to keep; use cls='drop'")
+    chosen = [layer_index(n, layers) for n in ([layer] if isinstance(layer, int) else layer)]
+    if max(chosen) == 0 and any("@" not in name for name in signals):
+        raise InputError(f"feature layer {layer} is the patch embedding, which has no attention scores")
+    if max(chosen) == 0 and thin is not None:
+        raise InputError(f"feature layer {layer} is the patch embedding: {thin.method.name} has no layer to act in")
+    wanted = by_layer(signals, max(chosen) - 1, layers)
+    return _Plan(chosen, wanted, max(*chosen, 1 + max(wanted, default=-1)))
+
+
+def _stock(tower: nn.Module, patches: Tensor, plan: _Plan, cls: Literal["drop", "keep"]) -> Encoded:
+    """Whole frames [T, n, C * p * p] through the tower's own embeddings and layers."""
+    inner, cut = inner_of(tower), int(has_cls_token(tower) and cls == "drop")
+    x = inner.embeddings(images_of(patches, inner.embeddings.patch_size, inner.embeddings.image_size))
+    x = inner.pre_layrnorm(x) if has_cls_token(tower) else x
+    states, found = {0: x}, {}
+    for i, block in enumerate(layers_of(tower)[: plan.last]):
+        names = plan.wanted.get(i, {})
+        with tap(block.self_attn, set(names.values())) if names else nullcontext({}) as seen:
+            x = block(x, attention_mask=None)
+        found.update({name: seen[base] for name, base in names.items()})
+        if i + 1 in plan.chosen:
+            states[i + 1] = x
+    out = torch.cat([states[i][:, cut:] for i in plan.chosen], dim=-1)
+    return Encoded(out.flatten(0, 1), found)
 
 
 def _run(
     tower: nn.Module,
     x: Tensor,
     kept: Tensor,
-    layer: Layer,
-    signals: Collection[str],
+    plan: _Plan,
     cls: Literal["drop", "keep"],
     thin: Thinning | None = None,
+    shown: Tensor | None = None,
 ) -> Encoded:
     """The tower from its patch embeddings [K, D], without positions, to the wanted hidden states."""
-    inner: Any = getattr(tower, "vision_model", tower)
-    layers = inner.encoder.layers
-    has_cls = hasattr(inner.embeddings, "class_embedding")
-    check_signals(signals, has_cls)
-    if cls == "keep" and not has_cls:
-        raise UnsupportedError(f"{type(tower).__name__} has no CLS token to keep; use cls='drop'")
-    chosen = [layer_index(n, len(layers)) for n in ([layer] if isinstance(layer, int) else layer)]
-    last = max(chosen)
-    if last == 0 and any("@" not in name for name in signals):
-        raise InputError(f"feature layer {layer} is the patch embedding, which has no attention scores")
-    if last == 0 and thin is not None:
-        raise InputError(f"feature layer {layer} is the patch embedding: {thin.method.name} has no layer to act in")
-    wanted = by_layer(signals, last - 1, len(layers))
-
+    inner, layers, has_cls = inner_of(tower), layers_of(tower), has_cls_token(tower)
     place = kept.nonzero()[:, 1].to(x.device)
     x = x + inner.embeddings.position_embedding(place + has_cls)
     count = kept.sum(dim=1)
-    present = count[count > 0]
-    segments = Segments(present + has_cls, x.device)
+    lengths = count[count > 0]
+    segments = Segments(lengths + has_cls, x.device)
     patch = torch.ones(len(x), dtype=torch.bool, device=x.device)
     if has_cls:
-        x, rows = _with_cls(x, inner.embeddings, present)
+        x, rows = with_cls(x, inner.embeddings, lengths)
         x = inner.pre_layrnorm(x)
         patch = torch.zeros(len(x), dtype=torch.bool, device=x.device).index_fill(0, rows, True)
-    state = Packed(x, segments, segments, has_cls=has_cls)
+    held = None if shown is None else held_keys(kept, shown, has_cls, x.device)
+    state = Packed(x, segments, segments, has_cls=has_cls, held=None if held is None else (held, held))
     begin(state, thin, count)
-    for i in range(max(last, 1 + max(wanted, default=-1)) + 1):
+    last = max(plan.chosen)
+    for i in range(plan.last + 1):
         if i > 0:
-            _block(layers[i - 1], state, wanted.get(i - 1, {}), i, last)
-        if i in chosen:
+            _block(layers[i - 1], state, plan.wanted.get(i - 1, {}), i, last)
+        if i in plan.chosen:
             state.cells[f"_state.{i}"] = state.x
     found = state.cells
-    out = torch.cat([found[f"_state.{i}"] for i in chosen], dim=-1)
+    out = torch.cat([found[f"_state.{i}"] for i in plan.chosen], dim=-1)
     found = {name: value for name, value in found.items() if not name.startswith("_")}
     index, group = ended(state, patch)
     if has_cls and cls == "drop":
@@ -166,40 +195,26 @@ def _run(
     return Encoded(out, found, index, group)
 
 
-def _with_cls(x: Tensor, embeddings: Any, count: Tensor) -> tuple[Tensor, Tensor]:
-    """CLS rows put before the rows of each frame, and where the patch rows are now."""
-    frames = torch.arange(len(count))
-    rows = torch.arange(len(x)) + torch.repeat_interleave(frames, count) + 1
-    first = count.cumsum(0) - count + frames
-    order = torch.cat([first, rows]).argsort().to(x.device)
-    zero = torch.zeros(1, dtype=torch.long, device=x.device)
-    token = embeddings.class_embedding.to(x) + embeddings.position_embedding(zero)
-    return torch.cat([token.expand(len(count), -1), x])[order], rows.to(x.device)
-
-
 def _block(block: Any, state: Packed, wanted: dict[str, str], layer: int, last: int) -> None:
     """One layer, with its signals and, up to the last feature layer, the step in which cells leave."""
 
     def forward(x: Tensor) -> Tensor:
         attention = block.self_attn
-        inside = block.layer_norm1(x)
+        inside, scale = block.layer_norm1(x), scale_of(attention)
         layers = (attention.q_proj, attention.k_proj, attention.v_proj)
         q, k, v = (p(inside).unflatten(-1, (attention.num_heads, -1)) for p in layers)
-        if wanted:
-            found = measure(q, k, attention.scale, state.frames, set(wanted.values()), state.has_cls)
-            state.cells.update({name: found[base] for name, base in wanted.items()})
-        mixed = varlen_attention(q, k, v, state.frames, attention.scale, state.key_bias)
+        mixed, found = state.attend(q, k, v, inside, scale, set(wanted.values()), windowed=False)
+        state.cells.update({name: found[base] for name, base in wanted.items()})
         x = x + attention.out_proj(mixed.flatten(1))
         if layer <= last:
-            x = thinned(x, Step(state, layer, last, q, k, v, k, attention.scale))
+            x = thinned(x, Step(state, layer, last, q, k, v, k, scale))
         return x + block.mlp(block.layer_norm2(x))
 
     run_block(block, forward, state)
 
 
 def _embeddings(tower: nn.Module) -> Any:
-    inner: Any = getattr(tower, "vision_model", tower)
-    embed: Any = getattr(inner, "embeddings", None)
+    embed: Any = getattr(inner_of(tower), "embeddings", None)
     if not hasattr(embed, "patch_embedding") or not hasattr(embed, "position_embedding"):
         raise UnsupportedError(
             f"{type(tower).__name__} is no CLIP or SigLIP tower; its skipped patches cannot be left out"
@@ -207,9 +222,8 @@ def _embeddings(tower: nn.Module) -> Any:
     return embed
 
 
-def _flags(keep: Tensor | np.ndarray) -> Tensor:
-    """Keep flags as bool [T, n] on the CPU."""
-    return torch.as_tensor(keep).to("cpu", torch.bool).flatten(1)
+def _flat(reference: Tensor | np.ndarray) -> Tensor:
+    return torch.as_tensor(reference).flatten(1)
 
 
 def _check(embed: Any, patches: Tensor, kept: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from vtoken.encoders.held import measure_held
+from vtoken.encoders.signals import Tap, measure
 from vtoken.errors import InputError
-from vtoken.kernels.merge import Folding
-from vtoken.kernels.varlen import Segments
+from vtoken.kernels.gathered import Lookup, gathered_attention
+from vtoken.kernels.merge import Merge
+from vtoken.kernels.varlen import Segments, varlen_attention
 
 
 @dataclass
@@ -29,6 +32,7 @@ class Packed:
         rotary: cos and sin [N * unit, d], or None.
         cells: what goes with each cell [N, ...]: signals, DeepStack rows, hidden states of layers.
         thin: present where cells may leave.
+        held: with hold, the keys of frames and of windows; see ``held.py``.
     """
 
     x: Tensor
@@ -39,6 +43,19 @@ class Packed:
     rotary: tuple[Tensor, Tensor] | None = None
     cells: dict[str, Tensor] = field(default_factory=dict)
     thin: Thin | None = None
+    held: tuple[Lookup, Lookup] | None = None
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, scale: float, wanted: Collection[str], windowed: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Attention of one layer [N * unit, H, d] and the wanted signals of it; see ``Tap`` for the arguments."""
+        if self.held is not None:
+            held = self.held[windowed]
+            found = measure_held(q, k, v, hidden, held, scale, wanted, self.has_cls) if wanted else {}
+            return gathered_attention(q, k, v, held, scale), found
+        segments = self.windows if windowed else self.frames
+        found = measure(Tap(q, k, v, hidden, segments, scale, self.has_cls), wanted) if wanted else {}
+        return varlen_attention(q, k, v, segments, scale, self.key_bias), found
 
     @property
     def key_bias(self) -> Tensor | None:
@@ -48,10 +65,10 @@ class Packed:
         return self.thin.size.log().repeat_interleave(self.unit)
 
     def leave(self, group: Tensor, ordered: bool = False) -> None:
-        """Let cells join or go: int64 [N] as in ``Folding``; everything that goes with them follows."""
+        """Let cells join or go: int64 [N] as in ``Merge``; everything that goes with them follows."""
         thin = self.thin
         assert thin is not None
-        fold = Folding(group, thin.size, ordered)
+        fold = Merge(group, thin.size, ordered)
         self.x = fold(self.x, self.unit)
         self.cells = {name: fold(value) for name, value in self.cells.items()}
         if self.rotary is not None:
@@ -98,7 +115,7 @@ class Thin:
     def proportional(self) -> bool:
         return getattr(self.method, "prop_attn", False)
 
-    def follow(self, fold: Folding) -> None:
+    def follow(self, fold: Merge) -> None:
         """Sizes and places after a step."""
         self.size, self.cell = fold.size, self.cell[fold.head]
         moved = torch.cat([fold.group, fold.group.new_full((1,), -1)])  # source -1 reads the last slot

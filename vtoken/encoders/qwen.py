@@ -1,12 +1,14 @@
 """The vision towers of Qwen2-VL, Qwen2.5-VL, Qwen3-VL and Qwen3.5 on the kept cells only.
 
-With every cell kept the stock tower runs, so the result is bit-identical. Otherwise its own submodules run on the
-packed rows with the rotary positions, position embeddings, frames and windows of the kept cells.
+With every cell kept the stock tower runs, so the result is bit-identical. Otherwise its own blocks run on the packed
+rows with the rotary positions, position embeddings, frames and windows of the kept cells: forward hooks, offloaded
+weights, checkpointing and the model's attention implementation apply as they do on whole images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,26 +16,17 @@ import torch
 from torch import Tensor
 
 from vtoken.encoders import Encoded
+from vtoken.encoders.compat import is_qwen, rotary_of, scale_of
 from vtoken.encoders.dense import last_kept, packed_rows
-from vtoken.encoders.layout import Layout, layout
-from vtoken.encoders.names import by_layer, check_signals
+from vtoken.encoders.held import shown_steps
+from vtoken.encoders.names import by_layer, check_signals, usual_layer
 from vtoken.encoders.packed import Packed, Step, Thinning, begin, ended, run_block, thinned
+from vtoken.encoders.places import Places, places
 from vtoken.encoders.project import project
-from vtoken.encoders.signals import collect, measure, merge_cells, rotary_of, usual_layer
+from vtoken.encoders.taps import collect, merge_cells, tap
 from vtoken.errors import InputError, UnsupportedError
-from vtoken.kernels.varlen import varlen_attention
 
 Keep = Sequence[Tensor | np.ndarray]
-TOWERS = frozenset(
-    {
-        "Qwen2VisionTransformerPretrainedModel",
-        "Qwen2_5_VisionTransformerPretrainedModel",
-        "Qwen3VLVisionModel",
-        "Qwen3VLMoeVisionModel",
-        "Qwen3_5VisionModel",
-        "Qwen3_5MoeVisionModel",
-    }
-)
 
 
 def encode(
@@ -43,8 +36,9 @@ def encode(
     keep: Keep,
     signals: Collection[str] = frozenset(),
     thin: Thinning | None = None,
+    reference: Sequence[Tensor | np.ndarray] | None = None,
 ) -> Encoded:
-    """Merged tokens of the kept cells, as if the skipped ones did not exist.
+    """Merged tokens of the kept cells: as if the skipped ones did not exist, or with hold (``reference``).
 
     Args:
         visual: the model's vision module.
@@ -54,6 +48,9 @@ def encode(
         signals: ``received_attention`` or ``keys``, of the last layer with full attention or of one layer
             (``keys@5``), mean of a cell's patches.
         thin: what lets cells leave on the way, None for nothing; its goals are those of all time steps of all items.
+        reference: integers [t, h / merge, w / merge] for each item, the time step whose cell each cell repeats, its own
+            where kept. Kept cells then attend to the keys and values that skipped cells of their step had when last
+            computed (see ``held.py``). Not with ``thin``.
 
     Returns:
         ``x`` [K, D] after the merger, in raster order, items one after another; Qwen3-VL's DeepStack rows are the
@@ -70,9 +67,10 @@ def encode(
         raise UnsupportedError(
             f"{thin.method.name}:exact=True is for single patches; cells of {type(visual).__name__} leave whole"
         )
+    shown = None if reference is None else shown_steps(kept, reference, thin)
     if len(rows) and thin is None and all(bool(k.all()) for k in kept):
         return _stock(visual, rows, grid_thw, signals)
-    x, where = project(visual.patch_embed.proj, rows), layout(visual, grid_thw, kept, rows.device)
+    x, where = _embed(visual, rows), places(visual, grid_thw, kept, rows.device, shown)
     return _run(visual, x, where, signals, thin, kept)
 
 
@@ -96,10 +94,10 @@ def encode_reuse(
     for k in kept:
         index.append(base + packed_rows(k.numpy(), last_kept(k.numpy())).ravel())
         base += int(k.sum())
-    cells = project(visual.patch_embed.proj, rows).unflatten(0, (base, -1))
+    cells = _embed(visual, rows).unflatten(0, (base, -1))
     full = cells[torch.from_numpy(np.concatenate(index)).to(cells.device)].flatten(0, 1)
     kept = [torch.ones_like(k) for k in kept]
-    return _run(visual, full, layout(visual, grid_thw, kept, rows.device), signals, None, kept)
+    return _run(visual, full, places(visual, grid_thw, kept, rows.device), signals, None, kept)
 
 
 def _stock(visual: Any, rows: Tensor, grid_thw: Tensor, signals: Collection[str]) -> Encoded:
@@ -113,7 +111,7 @@ def _stock(visual: Any, rows: Tensor, grid_thw: Tensor, signals: Collection[str]
 
 
 def _run(
-    visual: Any, x: Tensor, where: Layout, signals: Collection[str], thin: Thinning | None, kept: list[Tensor]
+    visual: Any, x: Tensor, where: Places, signals: Collection[str], thin: Thinning | None, kept: list[Tensor]
 ) -> Encoded:
     """The tower from its patch embeddings [K * merge**2, D] to merged tokens."""
     unit = visual.config.spatial_merge_size**2
@@ -123,13 +121,18 @@ def _run(
     if where.order is not None:
         x = x.unflatten(0, (-1, unit))[where.order].flatten(0, 1)
     patches = torch.ones(len(x) // unit, dtype=torch.bool, device=x.device)
-    state = Packed(x, where.frames, where.windows, unit, rotary=visual.rotary_pos_emb(x, where.positions))
+    rotary = visual.rotary_pos_emb(x, where.positions)
+    state = Packed(x, where.frames, where.windows, unit, rotary=rotary, held=where.held)
     begin(state, thin, torch.cat([k.flatten(1).sum(dim=1) for k in kept]))
     full = getattr(visual, "fullatt_block_indexes", range(len(visual.blocks)))
     deep_at = list(getattr(visual, "deepstack_visual_indexes", []))
     wanted = by_layer(signals, usual_layer(visual), len(visual.blocks))
     for i, block in enumerate(visual.blocks):
-        _block(block, state, wanted.get(i, {}), i + 1, len(visual.blocks), i not in full)
+        names, windowed = wanted.get(i, {}), i not in full
+        if state.thin is None and state.held is None and len(x):
+            _stock_block(block, state, names, windowed)
+        else:
+            _block(block, state, names, i + 1, len(visual.blocks), windowed)
         if i in deep_at:
             number = deep_at.index(i)
             state.cells[f"deepstack.{number}"] = visual.deepstack_merger_list[number](state.x)
@@ -147,20 +150,37 @@ def _run(
     return Encoded(out, found, index, group)
 
 
+def _embed(visual: Any, rows: Tensor) -> Tensor:
+    return project(visual.patch_embed.proj, rows, visual.patch_embed)
+
+
+def _stock_block(block: Any, state: Packed, wanted: dict[str, str], windowed: bool) -> None:
+    """One layer as it is, with its signals."""
+    segments = state.windows if windowed else state.frames
+    with tap(block.attn, set(wanted.values())) if wanted else nullcontext({}) as found:
+        state.x = block(
+            state.x,
+            cu_seqlens=segments.cu_seqlens,
+            max_seqlen=segments.longest,
+            position_embeddings=state.rotary,
+        )
+    cells = merge_cells(found, state.unit)
+    state.cells.update({name: cells[base] for name, base in wanted.items()})
+
+
 def _block(block: Any, state: Packed, wanted: dict[str, str], layer: int, last: int, windowed: bool) -> None:
-    """One layer, with its signals and the step in which cells leave."""
+    """One layer from its submodules, with its signals and the step in which cells leave."""
 
     def forward(x: Tensor) -> Tensor:
-        attention, segments = block.attn, state.windows if windowed else state.frames
-        q, keys, v = attention.qkv(block.norm1(x)).unflatten(-1, (3, attention.num_heads, -1)).unbind(1)
+        attention, inside, scale = block.attn, block.norm1(x), scale_of(block.attn)
+        q, keys, v = attention.qkv(inside).unflatten(-1, (3, attention.num_heads, -1)).unbind(1)
         assert state.rotary is not None
         q, k = rotary_of(attention)(q, keys, *state.rotary)
-        if wanted:
-            found = measure(q, k, attention.scaling, segments, set(wanted.values()), has_cls=False)
-            found = merge_cells(found, state.unit)
-            state.cells.update({name: found[base] for name, base in wanted.items()})
-        x = x + attention.proj(varlen_attention(q, k, v, segments, attention.scaling, state.key_bias).flatten(1))
-        x = thinned(x, Step(state, layer, last, q, k, v, keys, attention.scaling, windowed))
+        mixed, found = state.attend(q, k, v, inside, scale, set(wanted.values()), windowed)
+        found = merge_cells(found, state.unit)
+        state.cells.update({name: found[base] for name, base in wanted.items()})
+        x = x + attention.proj(mixed.flatten(1))
+        x = thinned(x, Step(state, layer, last, q, k, v, keys, scale, windowed))
         return x + block.mlp(block.norm2(x))
 
     run_block(block, forward, state)
@@ -168,7 +188,7 @@ def _block(block: Any, state: Packed, wanted: dict[str, str], layer: int, last: 
 
 def _check(visual: Any, rows: Tensor, grid_thw: Tensor, keep: Keep) -> list[Tensor]:
     """Keep flags as bool on the CPU, checked against grids and rows."""
-    if TOWERS.isdisjoint(cls.__name__ for cls in type(visual).__mro__):
+    if not is_qwen(visual):
         raise UnsupportedError(f"{type(visual).__name__} is no Qwen vision tower; its skipped cells cannot be left out")
     merge = visual.config.spatial_merge_size
     if grid_thw.dim() != 2 or grid_thw.shape[1] != 3 or len(grid_thw) != len(keep):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vtoken.encoders.compat import device_of, dtype_of
 from vtoken.errors import InputError
 from vtoken.reference import VJEPA
 
@@ -66,7 +67,7 @@ class Dense:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return device_of(self.model)
 
     def pixels(self, frames: np.ndarray, whole: bool = False) -> Tensor:
         """uint8 RGB [T, H, W, 3] to float32 [T, 3, S, S]: the square in the middle, averaged over areas, normalised.
@@ -109,7 +110,7 @@ class Dense:
                 f"clips must be [B, T, 3, {self.size}, {self.size}] with T a multiple of {self.tubelet}, "
                 f"got {list(clips.shape)}"
             )
-        out = self.model.encoder(clips.to(self.device, self.model.dtype)).last_hidden_state
+        out = self.model.encoder(clips.to(self.device, dtype_of(self.model))).last_hidden_state
         return out.view(len(clips), clips.shape[1] // self.tubelet, self.patches, self.width)
 
     @torch.inference_mode()
@@ -135,10 +136,17 @@ def loaded(encoder: str) -> Dense:
     return Dense.load(encoder, "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def check(name: str, usual: float, **lengths: int) -> None:
-    """Raises InputError: a rate out of 0 to 1, or a length in frames that is not a whole number of at least 1."""
-    if isinstance(usual, bool) or not isinstance(usual, (int, float)) or not 0 <= usual <= 1:
-        raise InputError(f"{name}: usual={usual!r} must be a rate from 0 to 1")
-    for field, value in lengths.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name}: {field}={value!r} must be a whole number of frames, at least 1")
+def named(method: str, encoder: str) -> None:
+    """Raises InputError: no checkpoint was named."""
+    if not encoder:
+        raise InputError(
+            f"{method}:encoder= must name a V-JEPA 2 checkpoint: {method}:encoder=facebook/vjepa2-vitl-fpc64-256 (a "
+            f"hub id or a folder), or {method}:encoder={TINY}, the toy in the package, trained on drawn clips alone"
+        )
+
+
+def notes(method: str, encoder: str) -> tuple[str, ...]:
+    """What a report must say of a checkpoint."""
+    if encoder != TINY:
+        return ()
+    return (f"{method}: encoder={TINY} is a toy trained on drawn clips; for real video name a V-JEPA 2 checkpoint",)

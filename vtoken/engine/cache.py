@@ -80,7 +80,7 @@ def refuse_cut(inputs: dict[str, Any]) -> None:
     """Raises UnsupportedError: the cache in a call's arguments was made from a cut prompt."""
     cache = inputs.get("past_key_values")
     dropped = getattr(cache, "vtoken_dropped", 0)
-    if dropped and int(cache.get_seq_length()) > 0:  # an emptied cache is like a new one
+    if dropped and cache is not None and int(cache.get_seq_length()) > 0:  # an emptied cache is like a new one
         raise UnsupportedError(
             f"this KV cache was made from a prompt that lost {dropped} tokens, so it cannot be continued with the "
             "original ids; start again from the whole prompt without past_key_values"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from vtoken.data.report import Report
-from vtoken.families.base import Clip, Family
 from vtoken.families.clips import Memory
+from vtoken.families.family import Family
+from vtoken.families.features import Clip
 from vtoken.methods.plan import Plan
 from vtoken.video.preprocess import Preprocessor
 
@@ -26,6 +28,8 @@ class Call:
         preprocess: how that processor resizes and normalises; None for the family's preset.
         clips: the gated clips of all prompts in order, where videos were gated while they were decoded.
         question: per prompt int64 [M], ids of the question; None where the text of the prompt says it.
+        questions: per prompt the text of the question, for signals that are functions of it; None where unknown.
+        signals: those that only the user can give, see ``methods/signals.py``.
         positions: "stock" as the installed transformers counts, or "trained"; see ``positions.trained``.
         answer: most new tokens behind the prompt, which need room in the model's context.
         memory: gives the features of clips that were encoded for an earlier plan.
@@ -40,6 +44,8 @@ class Call:
     preprocess: Preprocessor | None = None
     clips: list[Clip] | None = None
     question: list[Tensor] | None = None
+    questions: list[str] | None = None
+    signals: Mapping[str, Any] = field(default_factory=dict)
     positions: str = "stock"
     answer: int = 0
     memory: Memory | None = None

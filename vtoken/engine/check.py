@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Any
+
+from vtoken.data.report import Report
+from vtoken.engine.hold.support import MASKED, supports
 from vtoken.errors import UnsupportedError
-from vtoken.families.base import Family
+from vtoken.families.compat import attention_of
+from vtoken.families.family import Family
 from vtoken.methods.gate import Gate
 from vtoken.methods.plan import Plan
 
 
-def check(plan: Plan, family: Family) -> Plan:
+def check(plan: Plan, family: Family, signals: Collection[str] = ()) -> Plan:
     """The plan, if it can run on the family.
 
+    Args:
+        signals: names of the signals that the user gives, see ``Context.given``.
+
     Raises:
+        InputError: no stage uses one of those signals.
         UnsupportedError: a stage needs what the family cannot give; the message names an alternative.
     """
+    plan.check_given(signals)
     if plan.gate is not None and not family.sparse:
         raise UnsupportedError(
             f"plan {str(plan)!r}: the encoder of {family.title} cannot run on some patches only, so {plan.gate.name} "
@@ -30,9 +41,27 @@ def check(plan: Plan, family: Family) -> Plan:
             f"from what a processor makes for {family.title}; 'divprune' and 'evs' run on every family"
         )
     for stage in (part for s in plan.reducers for part in s.parts):
-        if lacks := stage.missing(family.gives | Gate.gives | plan.seen | {"text"}):  # a plan checks its gate
+        given = {"text", *signals} | family.gives | Gate.gives | plan.seen  # a plan checks its gate
+        if lacks := stage.lacks(given):
             raise UnsupportedError(
                 f"plan {str(plan)!r}: {stage.name} needs {' and '.join(lacks)}, which {family.title} does not give; "
                 "'divprune' and 'evs' run on every family"
             )
     return plan
+
+
+def on_model(plan: Plan, model: Any, report: Report) -> Plan:
+    """The plan as it runs on a model: where the model cannot hold, its gate drops what it skips, with a note."""
+    if plan.gate is None or not plan.gate.hold or not (why := why_not_held(model)):
+        return plan
+    report.note(f"hold cannot run here ({why}): skipped cells are dropped")
+    return plan.without_hold()
+
+
+def why_not_held(model: Any) -> str | None:
+    """Why a model cannot hold cells that are not computed, or None where it can."""
+    why = supports(model.config)
+    attention = attention_of(model)
+    if why is None and attention not in MASKED:
+        why = f"attn_implementation={attention!r} takes no mask; 'sdpa' does"
+    return why

@@ -13,8 +13,9 @@ from torch import Tensor
 from vtoken.engine.call import Call
 from vtoken.engine.quota import Item, items_of, thinning
 from vtoken.errors import InputError
-from vtoken.families.base import Clip, Features, has_pixels
 from vtoken.families.clips import encode_each_once
+from vtoken.families.family import has_pixels
+from vtoken.families.features import Clip, Features
 from vtoken.families.runs import stand
 
 MODALITIES = ("image", "video")
@@ -41,8 +42,11 @@ class Rows:
     home: Tensor | None = None
 
 
-def encode(call: Call, inputs: dict[str, Any]) -> list[Rows]:
+def encode(call: Call, inputs: dict[str, Any], hold: bool = False) -> list[Rows]:
     """Run the encoder for every modality, on the kept patches only where the plan has a gate.
+
+    Args:
+        hold: kept patches attend to the held keys and values of skipped ones.
 
     Raises:
         InputError: the prompt's placeholders and the features do not match.
@@ -58,7 +62,7 @@ def encode(call: Call, inputs: dict[str, Any]) -> list[Rows]:
         mask = call.family.placeholders(call.model, modality, inputs["input_ids"], inputs)
         sample, column = mask.nonzero(as_tuple=True)
         with call.report.stage("encode", inputs["input_ids"].device):
-            features = _features(call, modality, inputs, clips, sample, beside)
+            features = _features(call, modality, inputs, clips, sample, hold, beside)
         _fill_signals(call, modality, features)
         if call.fps and modality == "video":
             features.layout.timed(call.family.frames_per_step(call.model) / call.fps)
@@ -107,7 +111,13 @@ def _images(call: Call, inputs: dict[str, Any]) -> list[Item]:
 
 
 def _features(
-    call: Call, modality: str, inputs: dict[str, Any], clips: list[Clip] | None, sample: Tensor, beside: list[Item]
+    call: Call,
+    modality: str,
+    inputs: dict[str, Any],
+    clips: list[Clip] | None,
+    sample: Tensor,
+    hold: bool,
+    beside: list[Item],
 ) -> Features:
     """Features of one modality: of fewer and fewer tokens, of the kept patches, or of the stock encoder.
 
@@ -128,7 +138,7 @@ def _features(
             return features
     if clips is not None and (plan.gate is not None or call.clips is not None):
         reuse = plan.gate is not None and plan.gate.apply == "reuse"
-        features = encode_each_once(family, model, clips, plan.wants, reuse, call.memory)
+        features = encode_each_once(family, model, clips, plan.wants, reuse, call.memory, hold and not reuse)
         if reuse:
             kept, cells = sum(int(c.gate.keep.sum()) for c in clips), sum(c.gate.keep.size for c in clips)
             call.report.note(f"apply=reuse: {kept} of {cells} patch groups were projected, the encoder ran on all")

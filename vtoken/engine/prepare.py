@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vtoken.data.hold import HoldMap
 from vtoken.engine.call import Call
+from vtoken.engine.check import why_not_held
 from vtoken.engine.context import note_context
 from vtoken.engine.encode import MODALITIES, encode
-from vtoken.engine.masks import check_masks, padding
-from vtoken.engine.positions import rope_positions, trained
+from vtoken.engine.masks import check_masks, padding, why_not_masked
+from vtoken.engine.positions import counted, rope_positions, trained
 from vtoken.engine.reduce import Kept, reduce
 from vtoken.engine.splice import Cut, cut_inputs, is_right_padded, with_first_labels
 from vtoken.errors import UnsupportedError
@@ -31,6 +33,8 @@ class Prepared:
         cut: the columns of the prompt that stay.
         kept: the features of each modality.
         width: columns of the prompt before the cut.
+        stock: ids, mask and positions of the prompt before the cut, where columns are held.
+        hold: which column every column shows; None where skipped cells are dropped.
         rope_deltas: of M-RoPE families: what the stock model adds to count on behind the prompt; None for others.
     """
 
@@ -39,6 +43,8 @@ class Prepared:
     kept: list[Kept]
     width: int
     rope_deltas: Tensor | None = None
+    stock: dict[str, Any] = field(default_factory=dict)
+    hold: HoldMap | None = None
 
     @property
     def drops(self) -> bool:
@@ -63,8 +69,17 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
     positions, deltas = rope_positions(call.model, inputs, generating)
     if positions is not None:
         positions, deltas = _chosen(call, inputs, positions, deltas)
-    rows = encode(call, inputs)
-    cut, kept = reduce(call, inputs, rows)
+    mask = padding(inputs)
+    places = counted(mask, inputs["input_ids"]) if positions is None else positions
+    places = inputs.get("position_ids", places)
+    stock = {"input_ids": inputs["input_ids"], "attention_mask": mask, "position_ids": places}
+    hold = call.plan.hold
+    if hold is not None and (why := why_not_held(call.model) or why_not_masked(inputs)):
+        call.report.note(f"hold cannot run here ({why}): what is not computed is dropped")
+        hold = None
+    rows = encode(call, inputs, hold is not None)
+    reduced = reduce(call, inputs, rows, hold)
+    cut, kept = reduced.cut, reduced.kept
     inputs = {k: v for k, v in inputs.items() if k not in call.family.drops}
     if positions is not None:
         inputs["position_ids"] = positions
@@ -78,7 +93,7 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
     lengths = mask.sum(1).tolist() if mask is not None else [inputs["input_ids"].shape[1]] * len(cut.slots)
     call.report.prompt = sum(lengths)
     note_context(call, lengths, cut, kept)
-    return Prepared(inputs, cut, kept, width, deltas)
+    return Prepared(inputs, cut, kept, width, deltas, stock, reduced.hold)
 
 
 def _chosen(call: Call, inputs: dict[str, Any], stock: Tensor, deltas: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from vtoken.data.report import Report
 from vtoken.encoders.packed import Thinning
 from vtoken.errors import InputError
-from vtoken.families.base import Clip
+from vtoken.families.features import Clip
 from vtoken.kernels.topk import shares
 from vtoken.methods.plan import Plan
 

@@ -9,35 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtoken.data.hold import HIDDEN, HoldMap
 from vtoken.data.report import FATES
 from vtoken.data.tokens import Tokens
 from vtoken.engine.call import Call
 from vtoken.engine.encode import Rows, float32
 from vtoken.engine.masks import padding
 from vtoken.engine.question import question_embeddings
+from vtoken.engine.rows import ROW, Filled, Unit, dropped, held
 from vtoken.engine.splice import Cut, cut_of
-from vtoken.families.base import Features
+from vtoken.families.features import Features
+from vtoken.methods.hold import Hold
 from vtoken.methods.reducer import Context
-
-ROW = "_row"  # signal: the placeholder row of a token; moves with the token through every stage
-
-
-@dataclass(frozen=True)
-class Unit:
-    """The rows of one image or video: what a method decides over.
-
-    Attributes:
-        sample: the prompt that it is in.
-        rows: of its modality.
-        start, stop: its placeholder rows among them.
-        seconds: its length, 0 for an image, nan where unknown.
-    """
-
-    sample: int
-    rows: Rows
-    start: int
-    stop: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -65,11 +48,26 @@ class Kept:
         return call.family.pack(self.rows.modality, empty, [x[t] for x, t in zip(self.parts, take, strict=True)])
 
 
-def reduce(call: Call, inputs: dict[str, Any], rows: list[Rows]) -> tuple[Cut, list[Kept]]:
-    """Run the plan's pruners and mergers.
+@dataclass(frozen=True)
+class Reduced:
+    """What the stages after the encoder leave of the prompts.
 
-    Returns:
-        the columns of the prompt that stay, and the features of each modality.
+    Attributes:
+        cut: the columns that stay.
+        kept: the features of each modality.
+        hold: which column every column shows; None where skipped cells are dropped.
+    """
+
+    cut: Cut
+    kept: list[Kept]
+    hold: HoldMap | None = None
+
+
+def reduce(call: Call, inputs: dict[str, Any], rows: list[Rows], hold: Hold | None = None) -> Reduced:
+    """Run the plan's pruners and mergers, and place what they leave.
+
+    Args:
+        hold: how skipped cells are held; None to drop them.
     """
     ids, report = inputs["input_ids"], call.report
     units = _units(rows)
@@ -78,7 +76,6 @@ def reduce(call: Call, inputs: dict[str, Any], rows: list[Rows]) -> tuple[Cut, l
     report.encoded += sum(r.features.encoded for r in rows)
     with report.stage("reduce", ids.device), float32(ids.device):
         left = call.plan.reduce(tokens, context)
-    report.tokens += len(left)
     for note in context.notes:
         report.note(note)
     visual = torch.zeros_like(ids, dtype=torch.bool)
@@ -86,20 +83,32 @@ def reduce(call: Call, inputs: dict[str, Any], rows: list[Rows]) -> tuple[Cut, l
         visual[r.sample, r.column] = True
     slots: list[list[Tensor]] = [[] for _ in ids]
     content: list[list[Tensor]] = [[] for _ in ids]
-    found = []
+    shows = torch.arange(ids.shape[1]).repeat(len(ids), 1)
+    found, ends, first = [], tokens.batch.tolist(), left.batch.tolist()
     for r in rows:
-        filled: list[list[tuple[Tensor, dict[str, Tensor]]]] = [[] for _ in ids]
+        filled: list[list[Filled]] = [[] for _ in ids]
         for u, unit in enumerate(units):
             if unit.rows is not r:
                 continue
-            slot, source, x, stack = _fill(unit, left.sample(u))
+            kept, target = left.sample(u), left.source[ends[u] : ends[u + 1]]
+            target = torch.where(target >= 0, target - first[u], -1)
+            one = dropped(unit, kept) if hold is None else held(unit, kept, target, hold)
+            report.tokens += one.tokens
             if r.gated:
-                report.fates.append(_fates(unit, tokens, left, u))
-            slots[unit.sample].append(slot)
-            content[unit.sample].append(source)
-            filled[unit.sample].append((x, stack))
+                report.fates.append(_fates(unit, kept, target, one))
+            slots[unit.sample].append(one.slot)
+            content[unit.sample].append(one.source)
+            filled[unit.sample].append(one)
+            if one.shows is not None:
+                shows[unit.sample, r.column[unit.start : unit.stop].cpu()] = one.shows
         found.append(_kept(r, filled))
-    return cut_of(slots, content, visual, padding(inputs)), found
+    mask = padding(inputs)
+    cut = cut_of(slots, content, visual, mask)
+    if hold is None or not cut.drops(ids.shape[1]):
+        return Reduced(cut, found)
+    if mask is not None:
+        shows[mask.cpu() == 0] = HIDDEN
+    return Reduced(cut, found, HoldMap(shows.to(ids.device)))
 
 
 def _units(rows: list[Rows]) -> list[Unit]:
@@ -109,7 +118,9 @@ def _units(rows: list[Rows]) -> list[Unit]:
         owner, seconds, start = r.sample.tolist(), _seconds(r), 0
         for n, length in zip(r.items, seconds, strict=True):
             if n:
-                units.append(Unit(owner[start], r, start, start + n, length))
+                index, structural = r.features.index, r.features.layout.structural
+                inside = (index >= start) & (index < start + n) & ~structural[index]
+                units.append(Unit(owner[start], r, start, start + n, length, inside.nonzero().squeeze(1)))
             start += n
     return sorted(units, key=lambda u: u.sample)  # stable: modality by modality within a prompt
 
@@ -134,8 +145,7 @@ def _pack(call: Call, inputs: dict[str, Any], rows: list[Rows], units: list[Unit
     mine, place, position, time, size, total = [], [], [], [], [], []
     for unit in units:
         f, layout = unit.rows.features, unit.rows.features.layout
-        inside = (f.index >= unit.start) & (f.index < unit.stop) & ~layout.structural[f.index]
-        mine.append(inside.nonzero().squeeze(1))
+        mine.append(unit.tokens)
         place.append(f.index[mine[-1]])
         content = ~layout.structural[unit.start : unit.stop]
         where = layout.position[place[-1]].clone()
@@ -164,18 +174,25 @@ def _pack(call: Call, inputs: dict[str, Any], rows: list[Rows], units: list[Unit
     owner = [u.sample for u in units]
     text = question_embeddings(call, inputs, rows, owner) if call.plan.reads_text else None
     extra = {"lm_head": call.model.get_output_embeddings()}
-    return tokens, Context([u.seconds for u in units], text, total, prompt=owner, extra=extra)
+    questions = None if call.questions is None else [call.questions[b] for b in owner]
+    seconds = [u.seconds for u in units]
+    return tokens, Context(seconds, text, total, prompt=owner, given=call.signals, questions=questions, extra=extra)
 
 
-def _fates(unit: Unit, before: Tokens, left: Tokens, number: int) -> Tensor:
+def _fates(unit: Unit, kept: Tokens, target: Tensor, filled: Filled) -> Tensor:
     """uint8 [T, h, w]: what became of every token that the stock model would have had, by ``FATES``."""
     layout = unit.rows.features.layout
-    start, stop = before.batch[number : number + 2].tolist()
     out = torch.full((len(layout.structural),), FATES.index("skipped"), dtype=torch.uint8)
-    own, target = before.signals[ROW][start:stop].cpu(), left.source[start:stop].cpu()
-    out[own] = FATES.index("dropped")
-    out[own[target >= 0]] = FATES.index("merged")
-    out[left.sample(number).signals[ROW].cpu()] = FATES.index("kept")
+    if filled.shows is not None:
+        out[unit.start : unit.stop][filled.shows >= 0] = FATES.index("held")
+    own = unit.rows.features.index[unit.tokens].cpu()
+    out[own[target.cpu() < 0]] = FATES.index("dropped")
+    out[own[target.cpu() >= 0]] = FATES.index("merged" if filled.shows is None else "held")
+    if filled.shows is None:
+        out[kept.signals[ROW].cpu()] = FATES.index("kept")
+    else:
+        columns = unit.rows.column[unit.start : unit.stop].cpu()
+        out[unit.start : unit.stop][filled.shows == columns] = FATES.index("kept")
     inside = torch.arange(unit.start, unit.stop)
     inside = inside[~layout.structural[inside]]
     place = layout.position[inside].long().cpu()
@@ -185,39 +202,12 @@ def _fates(unit: Unit, before: Tokens, left: Tokens, number: int) -> Tensor:
     return grid
 
 
-def _fill(unit: Unit, kept: Tokens) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-    """Columns of one unit (ascending), the column that gives each its position, and its features."""
-    f, layout = unit.rows.features, unit.rows.features.layout
-    place = kept.signals[ROW].cpu()
-    if unit.rows.home is not None:
-        place, moved = unit.rows.home[place].sort()
-        kept = kept.take(moved.to(kept.x.device))
-    alive = layout.line[place].unique()
-    extra = layout.structural & torch.isin(layout.line, alive[alive >= 0])
-    extra[: unit.start], extra[unit.stop :] = False, False
-    structural = extra.nonzero().squeeze(1)
-    where = torch.full((len(layout.structural),), -1)
-    where[f.index] = torch.arange(len(f.index))
-    columns = unit.rows.column.cpu()
-    slot = torch.cat([columns[place].sort().values, columns[structural]])
-    order = slot.argsort()
-    source = torch.cat([columns[place], columns[structural]])[order]
-    pick, on_device = where[structural].to(f.x.device), order.to(f.x.device)
-    x = torch.cat([kept.x, f.x[pick]])[on_device]
-    stack = {
-        name: torch.cat([kept.signals[name], value[pick]])[on_device]
-        for name, value in f.signals.items()
-        if name.startswith("deepstack.")
-    }
-    return slot[order], source, x, stack
-
-
-def _kept(rows: Rows, filled: list[list[tuple[Tensor, dict[str, Tensor]]]]) -> Kept:
+def _kept(rows: Rows, filled: list[list[Filled]]) -> Kept:
     """The units of every prompt joined."""
     f = rows.features
-    parts = [torch.cat([f.x[:0], *(x for x, _ in sample)]) for sample in filled]
+    parts = [torch.cat([f.x[:0], *(one.x for one in sample)]) for sample in filled]
     levels = {
-        name: [torch.cat([value[:0], *(stack[name] for _, stack in sample)]) for sample in filled]
+        name: [torch.cat([value[:0], *(one.stack[name] for one in sample)]) for sample in filled]
         for name, value in f.signals.items()
         if name.startswith("deepstack.")
     }

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from vtoken.engine.assisted import is_assisted, with_prefilled
-from vtoken.engine.cache import counting_dropped, mark, new_cache
+from vtoken.engine.cache import DYNAMIC, counting_dropped, mark, new_cache
 from vtoken.engine.call import Call
+from vtoken.engine.hold.inputs import generate_inputs, hold_inputs
 from vtoken.engine.labelled import labelled
 from vtoken.engine.positions import counted
 from vtoken.engine.prepare import ENCODER, Prepared, prepare, takes
@@ -34,11 +35,14 @@ def forward(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> An
     ready = prepare(call, inputs, generating=False)
     if ready.drops and isinstance(ready.inputs.get("logits_to_keep"), Tensor):
         ready.inputs["logits_to_keep"] = _moved(ready, ready.inputs["logits_to_keep"])
+    arguments = ready.inputs
+    if ready.hold is not None:
+        arguments = hold_inputs(call.model, arguments, ready.hold, ready.stock["position_ids"])
     with call.report.stage("prefill", ready.inputs["input_ids"].device):
-        out = stock(**ready.inputs)
+        out = stock(**arguments)
     _leave_state(call, ready)
     call.report.measure_memory(ready.inputs["input_ids"].device)
-    if ready.drops:
+    if ready.drops and ready.hold is None:
         dropped = ready.width - min(len(s) for s in ready.cut.slots)
         for value in out if isinstance(out, tuple) else [getattr(out, "past_key_values", None)]:
             if hasattr(value, "get_seq_length"):
@@ -77,15 +81,20 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
         assisted = is_assisted(config, inputs)
         given = inputs.pop("past_key_values", None)
         with call.report.stage("prefill", device):
-            view, dropped = _prefill(call, ready, config, given)
+            if ready.hold is not None:
+                behind = _held(call, ready, config, given)
+            else:
+                behind = _behind(call, ready, prompt) | {"past_key_values": _prefill(call, ready, config, given)}
         _drop_cache_kind(call.model, inputs)
-        inputs |= _behind(call, ready, prompt) | {"past_key_values": view, "use_cache": True}
+        inputs |= behind | {"use_cache": True}
         if assisted:
             inputs = with_prefilled(config, inputs, prompt)
         with call.report.stage("generate", device):
             out = stock(**inputs)
-        mark(view, dropped)
-        mark(given, dropped)
+        if ready.hold is None:
+            dropped = ready.width - min(len(s) for s in ready.cut.slots)
+            mark(behind["past_key_values"], dropped)
+            mark(given, dropped)
     _leave_state(call, ready)
     call.report.measure_memory(device)
     return out
@@ -106,12 +115,28 @@ def _leave_state(call: Call, ready: Prepared) -> None:
         call.model.base_model.rope_deltas = ready.rope_deltas
 
 
-def _prefill(call: Call, ready: Prepared, config: Any, given: Any) -> tuple[Any, int]:
-    """Fill a cache with all columns but the last, which ``generate`` runs.
+def _held(call: Call, ready: Prepared, config: Any, given: Any) -> dict[str, Any]:
+    """Prefill a prompt whose skipped cells are held, and give the arguments with which ``generate`` goes on."""
+    if given is not None or config.cache_implementation not in DYNAMIC:
+        raise UnsupportedError(
+            "hold fills a KV cache of its own; leave out past_key_values and cache_implementation, or use hold=off"
+        )
+    assert ready.hold is not None
+    first = {n: v for n, v in ready.inputs.items() if n not in ("position_ids", "labels")}
+    found = generate_inputs(call.model, first, ready.hold, ready.stock)
+    _repeat(found["past_key_values"], config, len(found["input_ids"]))
+    return found
 
-    Returns:
-        the cache as ``generate`` shall see it, and the most columns that a prompt lost.
-    """
+
+def _repeat(cache: Any, config: Any, samples: int) -> None:
+    """Repeat a filled cache as ``generate`` repeats its other inputs; it leaves a cache that it is given as it is."""
+    copies = max(config.num_beams or 1, config.num_return_sequences or 1)
+    if copies > 1:  # linear attention layers have no batch_repeat_interleave
+        cache.reorder_cache(torch.arange(samples).repeat_interleave(copies))
+
+
+def _prefill(call: Call, ready: Prepared, config: Any, given: Any) -> Any:
+    """A cache filled with all columns but the last, which ``generate`` runs; it counts the dropped columns."""
     model, kept = call.model, ready.cut.width
     copies = max(config.num_beams or 1, config.num_return_sequences or 1)
     last = [_ends(k, ready.width) for k in ready.kept]
@@ -146,10 +171,8 @@ def _prefill(call: Call, ready: Prepared, config: Any, given: Any) -> tuple[Any,
     model(**arguments, return_dict=True)
     if call.family.prefix:
         cache.crop(-1)
-    if copies > 1:
-        rows = torch.arange(len(ids), device=ids.device).repeat_interleave(copies)
-        cache.reorder_cache(rows)  # linear attention layers have no batch_repeat_interleave
-    return counting_dropped(cache, ready.width - kept), ready.width - min(len(s) for s in ready.cut.slots)
+    _repeat(cache, config, len(ids))
+    return counting_dropped(cache, ready.width - kept)
 
 
 def _new_tokens(config: Any, width: int) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from vtoken.data.report import Report
 from vtoken.engine.call import Call
-from vtoken.engine.check import check
-from vtoken.families.base import Family
+from vtoken.engine.check import check, on_model
+from vtoken.families.family import Family
 from vtoken.methods.plan import Plan, PlanLike
 from vtoken.video.preprocess import Preprocessor
 
@@ -21,6 +22,7 @@ class Session:
         fps: sampling rate of the videos that an ordinary processor hands over, frames a second; None if unknown.
         preprocess: how that processor resizes and normalises; None for the family's preset.
         positions: "stock" or "trained", see ``wrap``.
+        signals: those that only the user can give, by name.
         report: tokens and milliseconds of the last call.
     """
 
@@ -31,7 +33,9 @@ class Session:
         fps: float | None = None,
         preprocess: Preprocessor | None = None,
         positions: str = "stock",
+        signals: Mapping[str, Any] | None = None,
     ) -> None:
+        self.signals = dict(signals or {})
         self.family, self.fps, self.preprocess, self.positions = family, fps, preprocess, positions
         self.plan = plan
         self.report = Report(str(plan))
@@ -44,8 +48,19 @@ class Session:
 
     @plan.setter
     def plan(self, plan: PlanLike) -> None:
-        self._plan = check(Plan.parse(plan), self.family)
+        self._plan = check(Plan.parse(plan), self.family, self.signals)
 
     def call(self, model: Any) -> Call:
         """One call of the model under the plan in force."""
-        return Call(model, self.family, self.plan, self.fps, self.preprocess, positions=self.positions, stateful=True)
+        report = Report()
+        return Call(
+            model,
+            self.family,
+            on_model(self.plan, model, report),
+            self.fps,
+            self.preprocess,
+            positions=self.positions,
+            stateful=True,
+            signals=self.signals,
+            report=report,
+        )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MethodType
 from typing import Any
@@ -14,11 +13,10 @@ from vtoken.engine import run
 from vtoken.engine.cache import refuse_cut
 from vtoken.engine.encode import MODALITIES
 from vtoken.engine.labelled import labelled
-from vtoken.engine.prepare import takes
 from vtoken.engine.session import Session
 from vtoken.errors import InputError, UnsupportedError
-from vtoken.families.base import has_pixels
-from vtoken.families.compat import core
+from vtoken.families.compat import accepts_outputs, core
+from vtoken.families.family import has_pixels
 from vtoken.methods.plan import Plan, PlanLike
 from vtoken.video.processors import read_processor
 
@@ -35,6 +33,7 @@ def wrap(
     fps: float | None = None,
     processor: Any = None,
     positions: str = "stock",
+    signals: Mapping[str, Any] | None = None,
 ) -> Any:
     """Run a plan inside a model's ``forward`` and ``generate``, in place; ``unwrap`` takes it back.
 
@@ -49,6 +48,8 @@ def wrap(
             at it.
         positions: of Qwen2-VL and Qwen2.5-VL: "stock" as the installed transformers counts, bit for bit, or "trained"
             as their checkpoints were trained, where text behind a video comes after the video's time.
+        signals: what only you can give to a method, by name: a tensor, a list with one for each sample, or a function
+            ``(tokens, question) -> tensor``; ``vtoken methods`` lists what each method takes.
 
     Returns:
         The same model, with ``model.vtoken`` (see ``Session``).
@@ -65,12 +66,12 @@ def wrap(
         )
     if fps is not None and not (fps > 0 and fps != float("inf")):
         raise InputError(f"fps={fps} must be a positive number of frames a second")
-    if not takes(inner, "mm_encoder_outputs"):
+    if not accepts_outputs(inner):
         raise UnsupportedError("vtoken needs transformers >= 5.18: this model's forward takes no mm_encoder_outputs")
     if positions not in ("trained", "stock"):
         raise InputError(f"positions={positions!r} must be 'trained' or 'stock'")
     preprocess = None if processor is None else read_processor(processor)
-    session = Session(family, Plan.parse(plan, keep, tokens, per_second), fps, preprocess, positions)
+    session = Session(family, Plan.parse(plan, keep, tokens, per_second), fps, preprocess, positions, signals)
     stock = {name: getattr(model, name) for name in METHODS}
     session.before = {name: vars(model).get(name) for name in METHODS}
     session.placed = {name: Placed(inner, session, stock[name], name) for name in METHODS}
@@ -123,7 +124,7 @@ class Placed:
 
     def __init__(self, model: Any, session: Session, stock: Any, name: str) -> None:
         self.model, self.session, self.stock, self.name = model, session, stock, name
-        functools.update_wrapper(self, stock)
+        self.__wrapped__, self.__doc__ = stock, stock.__doc__  # inspect.signature follows the first
 
     def __getstate__(self) -> dict[str, Any]:
         stock, own = self.stock, isinstance(self.stock, MethodType)
@@ -140,6 +141,11 @@ class Placed:
         self.__init__(state["model"], state["session"], stock, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        import torch
+
+        return torch.compiler.disable(self._run, recursive=False)(*args, **kwargs)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
         inputs = _bind(self.stock, args, kwargs)
         if self.name == "generate" and inputs.get("inputs") is not None:
             inputs["input_ids"] = inputs.pop("inputs")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
+from vtoken.encoders.signals import CLS, PATCHES
 from vtoken.errors import InputError
-from vtoken.families.base import CLS, PATCHES, Family
+from vtoken.families.compat import core
+from vtoken.families.family import Family
 from vtoken.families.llava import Llava, VideoLlava
 from vtoken.families.others import Idefics, InternVL, Mistral, Square
 from vtoken.families.pooled import LlavaNext, LlavaOnevision
@@ -40,11 +42,13 @@ FAMILIES: dict[str, Family] = {
 
 
 def of(model: nn.Module) -> Family:
-    """The family of a model.
+    """The family of a model, also of one inside PEFT or ``torch.compile``.
 
     Raises:
         InputError: the model is no vision language model that vtoken knows.
+        UnsupportedError: a PEFT model with learned prompts.
     """
+    model = core(model)
     kind = getattr(getattr(model, "config", None), "model_type", None)
     if kind in FAMILIES and hasattr(model, "generate"):
         return FAMILIES[kind]

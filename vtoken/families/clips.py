@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vtoken.data.frames import GateMap, Grid
 from vtoken.encoders import Encoded
-from vtoken.families.base import Clip, Family, Features, Layout
+from vtoken.errors import UnsupportedError
+from vtoken.families.family import Family
+from vtoken.families.features import Clip, Features
+from vtoken.families.layout import Layout
 from vtoken.families.rows import join
 from vtoken.families.runs import run_lengths
-from vtoken.kernels.merge import Folding
+from vtoken.kernels.merge import Merge
 from vtoken.methods.gate import Gate, as_bytes
 from vtoken.methods.pathway import Cells, Pathway
 from vtoken.video.preprocess import Preprocessor
@@ -121,6 +124,17 @@ def pathway_signals(clips: list[Clip], which: list[np.ndarray], device: torch.de
     }
 
 
+def held_steps(clips: list[Clip], hold: bool, reuse: bool) -> list[np.ndarray] | None:
+    """With hold, the step whose cell every cell of each clip repeats; None without.
+
+    Raises:
+        UnsupportedError: hold where the encoder runs on all patches anyway.
+    """
+    if hold and reuse:
+        raise UnsupportedError("apply=reuse runs the encoder on all patches, so there are none to hold; use hold=off")
+    return [c.gate.reference for c in clips] if hold else None
+
+
 def thinned(out: Encoded, index: Tensor, size: Tensor, signals: dict[str, Tensor]) -> tuple[Tensor, Tensor, dict]:
     """Placeholder rows, sizes and the gate's signals of what is left after the encoder.
 
@@ -129,7 +143,7 @@ def thinned(out: Encoded, index: Tensor, size: Tensor, signals: dict[str, Tensor
     """
     if out.group is None or out.index is None:
         return index, size, signals
-    fold = Folding(out.group.cpu(), size, ordered=True)
+    fold = Merge(out.group.cpu(), size, ordered=True)
     signals = {name: fold(value.cpu()).to(value.device) for name, value in signals.items()}
     return index[out.index.cpu()], fold.size, signals
 
@@ -141,19 +155,21 @@ def encode_each_once(
     wants: frozenset[str],
     reuse: bool = False,
     memory: Memory | None = None,
+    hold: bool = False,
 ) -> Features:
     """``Family.encode_clips``, in which a clip that stands in several prompts is encoded once.
 
     Args:
-        memory: gives the features of a clip that was encoded for another plan.
+        memory: gives the features of a clip that was encoded for another plan with the same ``hold``.
+        reuse, hold: see ``Family.encode_clips``.
     """
     unique = list({id(c): c for c in clips}.values())
     if memory is None and len(unique) == len(clips):
-        return family.encode_clips(model, clips, wants, reuse=reuse)
+        return family.encode_clips(model, clips, wants, reuse=reuse, hold=hold)
 
     def one(clip: Clip) -> Features:
         def make() -> Features:
-            return family.encode_clips(model, [clip], wants, reuse=reuse)
+            return family.encode_clips(model, [clip], wants, reuse=reuse, hold=hold)
 
         return make() if memory is None else memory(clip, wants, make)
 
@@ -170,8 +186,3 @@ def encode_each_once(
         {name: torch.cat([p.signals[name] for p in parts]) for name in parts[0].signals},
         sum(known[id(c)].encoded for c in clips),
     )
-
-
-def vision_dtype(module: nn.Module) -> torch.dtype:
-    """Dtype of a vision tower's weights."""
-    return next(module.parameters()).dtype

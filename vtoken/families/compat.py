@@ -1,33 +1,157 @@
-"""Every private or version-fragile call into transformers and its neighbours, in one place."""
+"""Whole models of transformers: every private or young function of theirs that vtoken calls, and wrappers around them.
+
+The calls about vision towers are in ``vtoken.encoders.compat``. Each function here has a contract test in
+``tests/families/test_compat.py``.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+from vtoken.encoders.compat import device_of, dtype_of, present
 from vtoken.errors import UnsupportedError
+
+__all__ = ["base", "core", "device_of", "dtype_of", "input_device", "present"]
 
 
 def core(model: Any) -> Any:
-    """The Hugging Face model inside a PEFT wrapper or a ``torch.compile`` module; any other model as it is.
+    """The Hugging Face model inside ``torch.compile(model)`` and inside PEFT, whose adapters stay in its layers.
 
     Raises:
-        UnsupportedError: a PEFT method that adds virtual tokens to the prompt.
+        UnsupportedError: PEFT with prompts (prompt tuning, prefix tuning, P-tuning), which puts rows of its own before
+            the prompt.
     """
-    inner = getattr(model, "_orig_mod", model)  # torch.compile
-    if hasattr(inner, "get_base_model") and hasattr(inner, "peft_config"):
-        if getattr(inner.active_peft_config, "is_prompt_learning", False):
-            raise UnsupportedError(
-                "a PEFT method that adds virtual tokens changes the columns of the prompt; use LoRA or another adapter"
-            )
-        inner = inner.get_base_model()
-    return inner
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
+            for name, config in model.peft_config.items():
+                if getattr(config, "is_prompt_learning", False):
+                    raise UnsupportedError(
+                        f"PEFT adapter {name!r} ({type(config).__name__}) puts learned rows before the prompt, which "
+                        "vtoken cannot cut beside the visual tokens; use LoRA or another adapter inside the layers"
+                    )
+            model = model.get_base_model()
+        else:
+            return model
+
+
+def base(model: Any) -> Any:
+    """The model without its language-model head, which holds the vision tower."""
+    return core(model).base_model
 
 
 def input_device(model: Any) -> torch.device:
-    """Where a model takes its ids: the device of its embeddings, also where weights are offloaded."""
-    embeddings = core(model).get_input_embeddings()
-    hook = getattr(embeddings, "_hf_hook", None)
-    device = getattr(hook, "execution_device", None)
-    return torch.device(device) if device is not None else next(embeddings.parameters()).device
+    """The device on which a model expects ``input_ids``: that of its input embeddings.
+
+    Where accelerate has offloaded the weights it is the device that they are brought to; ``model.device`` is "meta"
+    there, and may be another device where the model lies on several.
+    """
+    return device_of(core(model).get_input_embeddings())
+
+
+def accepts_outputs(model: Any) -> bool:
+    """Whether the stock ``forward`` takes features that were encoded before (``mm_encoder_outputs``)."""
+    return "mm_encoder_outputs" in inspect.signature(type(core(model)).forward).parameters
+
+
+def features(model: Any, modality: str, inputs: dict[str, Any]) -> Any:
+    """The stock ``get_image_features`` or ``get_video_features`` on the arguments that it takes."""
+    owner = base(model)
+    function = getattr(owner, f"get_{modality}_features")
+    accepted = inspect.signature(function).parameters
+    call = {k: v for k, v in inputs.items() if k in accepted and v is not None}
+    with present(owner):  # newline rows and the like are weights of the model itself
+        return function(**call, return_dict=True)
+
+
+def weight_of(owner: nn.Module, name: str) -> Tensor:
+    """A weight that a module itself owns, such as ``image_newline``, also where accelerate has offloaded it."""
+    with present(owner):
+        return getattr(owner, name).clone()
+
+
+def outputs(parts: Any, deepstack: Sequence[Any] | None = None) -> Any:
+    """The output object of a vision encoder that holds features, with DeepStack rows where there are any."""
+    if deepstack is None:
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        return BaseModelOutputWithPooling(pooler_output=parts)
+    from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+
+    return BaseModelOutputWithDeepstackFeatures(pooler_output=parts, deepstack_features=deepstack)  # type: ignore[arg-type]
+
+
+def positions(model: Any, inputs: dict[str, Any], generating: bool) -> Tensor | None:
+    """Position ids of the whole prompt of a model with M-RoPE: [4, B, N] for ``generate``, [3, B, N] for ``forward``.
+
+    Args:
+        inputs: arguments of the call; nothing in it is changed.
+        generating: whether they are those of ``generate``.
+
+    Returns:
+        None where the model counts positions, or where they are among the inputs.
+    """
+    own = core(model)
+    if inputs.get("position_ids") is not None or not hasattr(own.base_model, "get_rope_index"):
+        return None
+    if generating:
+        known = {k: v for k, v in inputs.items() if k != "past_key_values"}
+        return own._prepare_position_ids_for_generation(inputs["input_ids"], known)
+    function = own.base_model.compute_3d_position_ids
+    accepted = inspect.signature(function).parameters
+    return function(**{name: None if name == "past_key_values" else inputs.get(name) for name in accepted})
+
+
+def attention_of(model: Any) -> str:
+    """The attention implementation of the language model: "sdpa", "eager", "flash_attention_2", ..."""
+    return core(model).config.get_text_config()._attn_implementation
+
+
+def tile_counts(model: Any, sizes: Tensor, images: Tensor | None) -> list[int]:
+    """Tiles of each anyres image, as the stock ``get_image_features`` counts them.
+
+    Args:
+        sizes: integers [n, 2], height and width of each image.
+        images: images of each sample where the processor gives them; samples with several are not tiled.
+    """
+    owner = base(model)
+    count: Any = inspect.getmodule(type(owner)).image_size_to_num_patches  # type: ignore[union-attr]
+    patched = [True] * len(sizes) if images is None else [int(m) == 1 for m in images for _ in range(int(m))]
+    config = owner.config
+    return [
+        count(image_size=s, grid_pinpoints=config.image_grid_pinpoints, patch_size=config.vision_config.image_size)
+        if wanted
+        else 1
+        for s, wanted in zip(sizes, patched, strict=True)
+    ]
+
+
+def pack(model: Any, tiles: list[Tensor], sizes: Tensor, newline: Tensor) -> list[Tensor]:
+    """The stock ``pack_image_features`` of anyres images with only the arguments that this family's takes.
+
+    Args:
+        tiles: [count, patches, D] for each image.
+        newline: [D], the row at the end of every line.
+    """
+    owner = base(model)
+    function = owner.pack_image_features
+    options = {
+        "vision_feature_select_strategy": getattr(owner.config, "vision_feature_select_strategy", None),
+        "vision_aspect_ratio": getattr(owner.config, "vision_aspect_ratio", None),
+    }
+    accepted = inspect.signature(function).parameters
+    call = {k: v for k, v in options.items() if k in accepted and v is not None}
+    return function(tiles, sizes, image_newline=newline, **call)[0]
+
+
+def cached_file(name: str, file: str) -> str | None:
+    """Path of a file of a checkpoint, a hub id or a folder; None where the checkpoint has no such file."""
+    from transformers.utils.hub import cached_file as found
+
+    return found(name, file, _raise_exceptions_for_missing_entries=False)

@@ -14,19 +14,23 @@ from torch import Tensor
 from vtoken.data.frames import GateMap, Grid
 from vtoken.encoders import Encoded
 from vtoken.encoders import clip as encoder
+from vtoken.encoders.compat import has_cls
 from vtoken.encoders.packed import Thinning
-from vtoken.encoders.signals import collect
+from vtoken.encoders.taps import collect
 from vtoken.errors import UnsupportedError
-from vtoken.families.base import PIXELS, Clip, Family, Features, Layout
 from vtoken.families.clips import (
     adapt,
     gate_signals,
     gated,
+    held_steps,
     kept_index,
     layout_of,
     thinned,
-    vision_dtype,
 )
+from vtoken.families.compat import base, device_of, dtype_of
+from vtoken.families.family import PIXELS, Family
+from vtoken.families.features import Clip, Features
+from vtoken.families.layout import Layout
 from vtoken.families.rows import video_layout
 from vtoken.families.runs import again, whole
 from vtoken.methods.gate import Gate
@@ -52,7 +56,7 @@ class Llava(Family):
 
     def tower(self, model: Any, modality: str) -> Any:
         """The vision tower that a modality goes through."""
-        return model.base_model.vision_tower
+        return base(model).vision_tower
 
     def layer(self, model: Any) -> int | list[int]:
         """Hidden states of the tower that the projector reads."""
@@ -131,9 +135,15 @@ class Llava(Family):
         return out
 
     def encode_clips(
-        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None, reuse: bool = False
+        self,
+        model: Any,
+        clips: list[Clip],
+        wants: frozenset[str],
+        thin: Thinning | None = None,
+        reuse: bool = False,
+        hold: bool = False,
     ) -> Features:
-        out = self._encoded(model, clips, wants, thin, reuse)
+        out = self._encoded(model, clips, wants, thin, reuse, hold)
         out, clips = (out, whole(clips)) if reuse else (again(clips, out), clips)
         keeps = [c.gate.keep for c in clips]
         index = kept_index([c.gate.sent for c in clips])
@@ -142,26 +152,29 @@ class Llava(Family):
         # one item an image, as the model sees them
         layout.seconds = [c.seconds / len(c.gate.keep) for c in clips for _ in c.gate.keep]
         layout.lengths = [k[0].size for k in keeps for _ in k]
-        x = model.base_model.multi_modal_projector(out.x)
+        x = base(model).multi_modal_projector(out.x)
         return Features(x, index, layout, size, own | out.signals, sum(int(k.sum()) for k in keeps))
 
     def _encoded(
-        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None, reuse: bool
+        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None, reuse: bool, hold: bool
     ) -> Encoded:
         """Hidden states and signals of the kept patches of all clips (of all with ``reuse``), before the projector."""
         tower = self.tower(model, self.clip_modality)
-        has_cls = hasattr(getattr(tower, "vision_model", tower).embeddings, "class_embedding")
-        if has_cls != (model.config.vision_feature_select_strategy == "default"):
+        if has_cls(tower) != (model.config.vision_feature_select_strategy == "default"):
             raise UnsupportedError(
                 f"{self.title}: patches can leave only where features come without a CLS row, and this config has "
                 f"vision_feature_select_strategy={model.config.vision_feature_select_strategy!r}"
             )
         keep = np.concatenate([c.gate.keep.reshape(len(c.gate.keep), -1) for c in clips])
-        rows = torch.cat([c.rows for c in clips]).to(model.device, vision_dtype(tower))
-        wants = self.available(tower, wants)
+        rows = torch.cat([c.rows for c in clips]).to(device_of(tower), dtype_of(tower))
+        wants, steps = self.available(tower, wants), held_steps(clips, hold, reuse)
         if reuse:
             return encoder.encode_reuse(tower, rows, keep, self.layer(model), wants)
-        return encoder.encode(tower, rows, keep, self.layer(model), wants, thin=thin)
+        reference = None
+        if steps is not None:  # frames of all clips count on
+            starts = np.cumsum([0] + [len(s) for s in steps])
+            reference = np.concatenate([s.reshape(len(s), -1) + a for s, a in zip(steps, starts, strict=False)])
+        return encoder.encode(tower, rows, keep, self.layer(model), wants, thin=thin, reference=reference)
 
 
 @dataclass(frozen=True)
@@ -171,8 +184,7 @@ class VideoLlava(Llava):
     preset: str = "video-llava"
 
     def tower(self, model: Any, modality: str) -> Any:
-        base: Any = model.base_model
-        return base.video_tower if modality == "video" else base.image_tower
+        return base(model).video_tower if modality == "video" else base(model).image_tower
 
     def layout(self, model: Any, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
         if modality == "image":

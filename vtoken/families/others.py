@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vtoken.encoders.signals import collect
-from vtoken.families.base import Clip, Family, Features, Layout, square
+from vtoken.encoders.taps import collect
+from vtoken.families.compat import base
+from vtoken.families.family import Family
+from vtoken.families.features import Clip, Features
+from vtoken.families.layout import Layout, square
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Square(Family):
 
     def tower(self, model: Any) -> nn.Module:
         """The vision tower."""
-        return model.base_model.vision_tower  # type: ignore[union-attr, return-value]
+        return base(model).vision_tower
 
     def tokens(self, model: Any, features: Features) -> int:
         """Tokens of one image or tile."""
@@ -67,13 +70,13 @@ class Idefics(Square):
         return torch.cat([runs[:1], ends]).diff().tolist()
 
     def tower(self, model: Any) -> nn.Module:
-        return model.base_model.vision_model  # type: ignore[union-attr, return-value]
+        return base(model).vision_model
 
     def tokens(self, model: Any, features: Features) -> int:
-        return model.base_model.image_seq_len  # type: ignore[union-attr, return-value]
+        return base(model).image_seq_len
 
     def layout(self, model: Any, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
-        tile: Any = model.base_model.image_seq_len  # type: ignore[union-attr]
+        tile = base(model).image_seq_len
         plain = Layout.of_grids([(n // tile, *square(tile)[1:]) for n in lengths])
         plain.lengths = lengths
         return plain

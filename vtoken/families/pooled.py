@@ -17,10 +17,13 @@ from torch import Tensor, nn
 from vtoken.encoders.packed import Thinning
 from vtoken.encoders.pool import pool
 from vtoken.errors import UnsupportedError
-from vtoken.families.base import Clip, Features, Layout
 from vtoken.families.clips import kept_index, layout_of, scene_numbers
+from vtoken.families.compat import base as base_of
+from vtoken.families.compat import pack, tile_counts, weight_of
+from vtoken.families.features import Clip, Features
+from vtoken.families.layout import Layout
 from vtoken.families.llava import Llava
-from vtoken.families.rows import anyres_layout, join, pack, tile_counts, video_layout
+from vtoken.families.rows import anyres_layout, join, video_layout
 from vtoken.families.runs import run_lengths, whole
 
 
@@ -34,23 +37,23 @@ class LlavaNext(Llava):
     def layout(self, model: Any, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
         if modality == "video":
             return video_layout(lengths, inputs["pixel_values_videos"].shape[1])
-        return anyres_layout(model.base_model, inputs, lengths)
+        return anyres_layout(model, inputs, lengths)
 
     def place(self, model: Any, modality: str, inputs: dict[str, Any], layout: Layout, signal: Tensor) -> Tensor:
-        base = model.base_model
-        per_tile = (base.config.vision_config.image_size // base.config.vision_config.patch_size) ** 2
+        vision = base_of(model).config.vision_config
+        per_tile = (vision.image_size // vision.patch_size) ** 2
         tiles = signal.view(-1, per_tile, signal.shape[1])
         if modality == "video":
             rows = signal.new_zeros(len(layout.structural), signal.shape[1])
             rows[~layout.structural] = self.pooled(model, tiles).flatten(0, 1)
             return rows
-        counts = tile_counts(base, inputs["image_sizes"], inputs.get("batch_num_images"))
-        packed = pack(base, list(tiles.split(counts)), inputs["image_sizes"], signal.new_zeros(signal.shape[1]))
+        counts = tile_counts(model, inputs["image_sizes"], inputs.get("batch_num_images"))
+        packed = pack(model, list(tiles.split(counts)), inputs["image_sizes"], signal.new_zeros(signal.shape[1]))
         return torch.cat(packed)
 
     def pooled(self, model: Any, x: Tensor) -> Tensor:
         """The stock pooling of frames [T, patches, d] -> [T, cells, d]."""
-        resampler = model.base_model.vision_resampler
+        resampler = base_of(model).vision_resampler
         if not isinstance(resampler.pool, nn.Conv2d):
             return resampler(x)
         side = math.isqrt(x.shape[1])
@@ -65,14 +68,20 @@ class LlavaNext(Llava):
         return len(clip.gate.keep) * self.pooled(model, first).shape[1]
 
     def encode_clips(
-        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None, reuse: bool = False
+        self,
+        model: Any,
+        clips: list[Clip],
+        wants: frozenset[str],
+        thin: Thinning | None = None,
+        reuse: bool = False,
+        hold: bool = False,
     ) -> Features:
         if thin is not None:
             raise UnsupportedError(f"{self.title} pools its patches, so they cannot leave inside its encoder")
-        patches = self._encoded(model, clips, wants, None, reuse)
+        patches = self._encoded(model, clips, wants, None, reuse, hold)
         clips = whole(clips) if reuse else clips
         x, signals = patches.x, patches.signals
-        base: Any = model.base_model
+        base = base_of(model)
         before = not hasattr(base, "apply_pooling")  # NeXT-Video pools before its projector, OneVision after
         if not before:
             x = base.multi_modal_projector(x)
@@ -122,11 +131,11 @@ class LlavaOnevision(LlavaNext):
 
     def layout(self, model: Any, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
         if modality == "image":
-            return anyres_layout(model.base_model, inputs, lengths)
+            return anyres_layout(model, inputs, lengths)
         return video_layout(lengths, inputs["pixel_values_videos"].shape[1], newline=True)
 
     def pooled(self, model: Any, x: Tensor) -> Tensor:
-        return model.base_model.apply_pooling(x)
+        return base_of(model).apply_pooling(x)
 
     def count(self, model: Any, clip: Clip) -> int:
         return super().count(model, clip) + 1
@@ -146,7 +155,7 @@ class LlavaOnevision(LlavaNext):
             return rows[order.to(rows.device)]
 
         signals = {n: add(v, v.new_zeros(v.shape[1:])) for n, v in features.signals.items()}
-        x = add(features.x, model.base_model.image_newline)
+        x = add(features.x, weight_of(base_of(model), "image_newline"))
         return Features(
             x, index[order], layout, add(features.size, torch.ones((), dtype=torch.float32)), signals, features.encoded
         )

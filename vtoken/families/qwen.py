@@ -14,10 +14,13 @@ from torch import Tensor
 from vtoken.data.frames import GateMap, Grid
 from vtoken.encoders import qwen as encoder
 from vtoken.encoders.packed import Thinning
-from vtoken.encoders.signals import collect, merge_cells
+from vtoken.encoders.taps import collect, merge_cells
 from vtoken.errors import InputError
-from vtoken.families.base import Clip, Family, Features, Layout, Picture, Pictures
-from vtoken.families.clips import adapt, gate_signals, gated, kept_index, layout_of, thinned
+from vtoken.families.clips import adapt, gate_signals, gated, held_steps, kept_index, layout_of, thinned
+from vtoken.families.compat import base, device_of, dtype_of, outputs
+from vtoken.families.family import Family
+from vtoken.families.features import Clip, Features, Picture, Pictures
+from vtoken.families.layout import Layout
 from vtoken.families.runs import again, whole
 from vtoken.methods.gate import Gate
 from vtoken.methods.pathway import Pathway
@@ -47,7 +50,7 @@ class Qwen(Family):
         wants = self.offered(wants)
         if not wants:
             return super().encode(model, modality, inputs, wants)
-        with collect(model.base_model.visual, wants) as found:
+        with collect(base(model).visual, wants) as found:
             features = super().encode(model, modality, inputs, wants)
         features.signals.update(found)
         return features
@@ -61,7 +64,7 @@ class Qwen(Family):
         given: Preprocessor | None,
         pathways: Sequence[Pathway] = (),
     ) -> list[Clip]:
-        preprocess, merge = self.preprocess(model, given), model.base_model.visual.spatial_merge_size
+        preprocess, merge = self.preprocess(model, given), base(model).visual.spatial_merge_size
         grids = inputs["video_grid_thw"]
         per_step = inputs.get("second_per_grid_ts")
         out = []
@@ -75,11 +78,11 @@ class Qwen(Family):
         return out
 
     def prompt(self, model: Any, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
-        video, merge = model.config.video_token_id, model.base_model.visual.spatial_merge_size
+        video, merge = model.config.video_token_id, base(model).visual.spatial_merge_size
         steps, h, w = clip.gate.keep.shape
         extra: dict[str, Any] = {"video_grid_thw": torch.tensor([[steps, h * merge, w * merge]])}
         if self.name == "qwen2_5_vl":
-            extra["second_per_grid_ts"] = torch.tensor([clip.seconds / steps], dtype=torch.float32)
+            extra["second_per_grid_ts"] = torch.tensor([clip.step])
         return [video], [video] * clip.gate.keep.size, extra
 
     def images(self, model: Any, processor: Any, pictures: list[Any]) -> Pictures | None:
@@ -109,18 +112,25 @@ class Qwen(Family):
         return out
 
     def encode_clips(
-        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None = None, reuse: bool = False
+        self,
+        model: Any,
+        clips: list[Clip],
+        wants: frozenset[str],
+        thin: Thinning | None = None,
+        reuse: bool = False,
+        hold: bool = False,
     ) -> Features:
-        visual = model.base_model.visual
+        visual = base(model).visual
         merge = visual.spatial_merge_size
         keeps = [c.gate.keep for c in clips]
         grids = torch.tensor([[k.shape[0], k.shape[1] * merge, k.shape[2] * merge] for k in keeps])
-        rows = torch.cat([c.rows for c in clips]).to(model.device, visual.dtype)
-        grids, wants = grids.to(model.device), self.available(visual, wants)
+        rows = torch.cat([c.rows for c in clips]).to(device_of(visual), dtype_of(visual))
+        grids, wants = grids.to(rows.device), self.available(visual, wants)
+        steps = held_steps(clips, hold, reuse)
         if reuse:
             out, clips = encoder.encode_reuse(visual, rows, grids, keeps, wants), whole(clips)
         else:
-            out = again(clips, encoder.encode(visual, rows, grids, keeps, wants, thin))
+            out = again(clips, encoder.encode(visual, rows, grids, keeps, wants, thin, steps))
         index = kept_index([c.gate.sent for c in clips])
         encoded = sum(int(c.gate.keep.sum()) for c in clips)
         index, size, signals = thinned(out, index, *gate_signals(clips, out.x.device))
@@ -130,7 +140,7 @@ class Qwen(Family):
         return getattr(model.config.vision_config, "temporal_patch_size", 1)
 
     def layout(self, model: Any, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
-        merge = model.base_model.visual.spatial_merge_size
+        merge = base(model).visual.spatial_merge_size
         return grid_layout(inputs, modality, [merge] * len(lengths))
 
 
@@ -151,15 +161,13 @@ class Qwen3(Qwen):
         return features
 
     def pack(self, modality: str, features: Features, parts: list[Tensor]) -> Any:
-        from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
-
         levels = [name for name in features.signals if name.startswith("deepstack.")]
         lengths = [len(p) for p in parts]
         stacks = [[d for d in features.signals[name].split(lengths) if len(d)] for name in levels]
         empty = [features.signals[name][:0] for name in levels]
         present: Any = [p for p in parts if len(p)] or parts[:1]
         deep: Any = [s or [e] for s, e in zip(stacks, empty, strict=True)]
-        return BaseModelOutputWithDeepstackFeatures(pooler_output=present, deepstack_features=deep)
+        return outputs(present, deep)
 
 
 @dataclass(frozen=True)
@@ -194,8 +202,7 @@ class VideoLlama3(Qwen):
         return grid_layout(inputs, modality, inputs[f"{modality}_merge_sizes"].tolist())
 
     def encode(self, model: Any, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
-        base: Any = model.base_model
-        with collect(base.vision_model, self.offered(wants)) as found:
+        with collect(base(model).vision_model, self.offered(wants)) as found:
             features = Family.encode(self, model, modality, inputs, wants)
         merges = inputs[f"{modality}_merge_sizes"].tolist()
         patches = [n * m * m for n, m in zip(features.layout.lengths, merges, strict=True)]

@@ -6,14 +6,14 @@ instead of features.
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vtoken.families.base import Layout
+from vtoken.families.compat import base, pack, tile_counts
+from vtoken.families.layout import Layout
 
 
 def video_layout(lengths: list[int], frames: int, newline: bool = False, cls: bool = False) -> Layout:
@@ -44,47 +44,22 @@ def video_layout(lengths: list[int], frames: int, newline: bool = False, cls: bo
     return join(layouts)
 
 
-def anyres_layout(base: Any, inputs: dict[str, Any], lengths: list[int]) -> Layout:
+def anyres_layout(model: Any, inputs: dict[str, Any], lengths: list[int]) -> Layout:
     """Layout of anyres images, from row markers sent through the stock packing."""
     pixels, sizes = inputs["pixel_values"], inputs["image_sizes"]
-    side = base.config.vision_config.image_size // base.config.vision_config.patch_size
+    vision = base(model).config.vision_config
+    side = vision.image_size // vision.patch_size
     tiles = pixels.shape[1] if pixels.dim() == 5 else None
     layouts = []
-    counts = tile_counts(base, sizes, inputs.get("batch_num_images"))
+    counts = tile_counts(model, sizes, inputs.get("batch_num_images"))
     for i, n in enumerate(lengths):
         count = counts[i] if tiles is None else min(tiles, counts[i])
         markers = torch.zeros(count, side * side, 1, dtype=torch.float32)
-        packed = pack(base, [markers], sizes[i : i + 1], torch.full((1,), math.nan, dtype=torch.float32))[0][:, 0]
+        packed = pack(model, [markers], sizes[i : i + 1], torch.full((1,), math.nan, dtype=torch.float32))[0][:, 0]
         structural = packed.isnan().cpu()
         assert len(structural) == n
         layouts.append(_lines(structural, side))
     return join(layouts)
-
-
-def tile_counts(base: Any, sizes: Tensor, images: Tensor | None) -> list[int]:
-    """Tiles of each image, as the stock ``get_image_features`` counts them."""
-    module = inspect.getmodule(type(base))
-    count = module.image_size_to_num_patches  # type: ignore[union-attr]
-    patched = [True] * len(sizes) if images is None else [int(m) == 1 for m in images for _ in range(int(m))]
-    config = base.config
-    return [
-        count(image_size=s, grid_pinpoints=config.image_grid_pinpoints, patch_size=config.vision_config.image_size)
-        if wanted
-        else 1
-        for s, wanted in zip(sizes, patched, strict=True)
-    ]
-
-
-def pack(base: Any, features: list[Tensor], sizes: Tensor, newline: Tensor) -> list[Tensor]:
-    """The stock ``pack_image_features`` with only the arguments that this family's takes."""
-    function = base.pack_image_features
-    options = {
-        "vision_feature_select_strategy": getattr(base.config, "vision_feature_select_strategy", None),
-        "vision_aspect_ratio": getattr(base.config, "vision_aspect_ratio", None),
-    }
-    accepted = inspect.signature(function).parameters
-    call = {k: v for k, v in options.items() if k in accepted and v is not None}
-    return function(features, sizes, image_newline=newline, **call)[0]
 
 
 def _lines(structural: Tensor, side: int) -> Layout:

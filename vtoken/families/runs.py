@@ -11,7 +11,8 @@ from torch import Tensor
 from vtoken.data.frames import GateMap
 from vtoken.encoders import Encoded
 from vtoken.encoders.dense import packed_rows
-from vtoken.families.base import Clip, Layout
+from vtoken.families.features import Clip
+from vtoken.families.layout import Layout
 
 
 def run_lengths(keep: np.ndarray) -> np.ndarray:

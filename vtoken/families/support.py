@@ -36,12 +36,16 @@ def verdict(method: type[Method], on: Family) -> str:
         return "no: its encoder cannot run on some patches only; evs drops repeats after it"
     if method.kind == "encoder" and not on.thins:
         return "no: tokens cannot leave inside its encoder; divprune drops them after it"
+    if method.kind in ("inner", "cache"):
+        return "yes"  # its signals come from the language model, not from the encoder
     pathways = map(registry.get, registry.names("pathway"))
     seen: frozenset[str] = frozenset().union(*(p.gives for p in pathways if issubclass(p, Pathway)))
     if (method.kind == "pathway" or method.needs & seen) and on.clip_modality not in on.sparse:
         return "no: its frames cannot be told from what its processor makes; evs drops repeats"
-    if lacks := method.missing(on.gives | Gate.gives | seen | {"text"}):
+    if lacks := method.missing(on.gives | Gate.gives | seen | {"text", *(method.needs & set(method.takes))}):
         return f"no: it gives no {words(' and no '.join(lacks))}"
+    if mine := method.needs & set(method.takes):
+        return f"yes, where you give signals={{{', '.join(map(repr, sorted(mine)))}: ...}}"
     if method.needs & Gate.gives:
         return "yes, behind a gate" if on.sparse else "no: it works behind a gate, and none runs here"
     if registry.has(method.accepts, "cls_attention") and not registry.has(on.gives, "cls_attention"):

@@ -1,1 +1,1 @@
-"""Operations that cost: a plain reference, a fast CPU path, a Triton twin."""
+"""The expensive operations: a plain reference, a fast CPU path, a Triton twin."""

@@ -1,4 +1,4 @@
-"""Which of a few rows every row is most like."""
+"""For every row the most similar one of a few rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STRIP = 1 << 22  # similarities held at a time
 def most_similar(x: Tensor, centres: Tensor) -> Tensor:
     """For every row of x [N, D] the place in ``centres`` of the most similar one by cosine: int64 [N].
 
-    A centre goes to itself, also where another is equal to it; else the first among equals. Memory O(N D).
+    A centre is assigned to itself, also where another is equal to it; else the first among equals. Memory O(N D).
 
     Args:
         x: [N, D] of any floating dtype; computed in float32.

@@ -8,16 +8,14 @@ import torch
 from torch import Tensor
 
 from vtoken.errors import InputError
-from vtoken.kernels.dispatch import use_triton
+from vtoken.kernels.dispatch import by_triton
 
 BLOCK = 1 << 19  # scores of one thread at a time: they stay in a core's cache between product, softmax and sum
-GPU_BLOCK = 1 << 25  # a GPU wants few launches
+GPU_BLOCK = 1 << 25  # large, so that a GPU has few launches
 
 
 @torch.no_grad()
-def received_attention(
-    q: Tensor, k: Tensor, scale: float, cu_seqlens: Tensor | None = None, query_stride: int = 1
-) -> Tensor:
+def received_attention(q: Tensor, k: Tensor, scale: float, cu_seqlens: Tensor | None = None) -> Tensor:
     """How much attention each row receives: softmax weights averaged over heads and queries of its segment.
 
     Exact, in float32, a block of queries at a time, so that extra memory grows with N and not with N squared. The
@@ -28,26 +26,22 @@ def received_attention(
         scale: factor on the scores, usually d ** -0.5.
         cu_seqlens: integers [S + 1], offsets of the segments that attend within themselves; None is one segment. What
             they hold is not checked where the Triton twin runs, which never waits for the GPU.
-        query_stride: use every n-th query of a segment only, an estimate that costs 1/n.
 
     Returns:
         float32 [N].
 
     Raises:
-        InputError: shapes that do not match, offsets that do not rise from 0 to N, or a stride below 1.
+        InputError: shapes that do not match, or offsets that do not rise from 0 to N.
     """
     cu_seqlens = _check(q, k, cu_seqlens)
-    if query_stride < 1:
-        raise InputError(f"query_stride={query_stride} must be at least 1")
-    if use_triton(q):
-        from vtoken.kernels.gpu import attention as gpu
-
-        return gpu.received_attention(q, k, scale, cu_seqlens, query_stride)
+    found = by_triton(q, "attention.received_attention", q, k, scale, cu_seqlens)
+    if found is not None:
+        return found
     out = torch.empty(len(q), dtype=torch.float32, device=q.device)
     limit = GPU_BLOCK if q.is_cuda else BLOCK * torch.get_num_threads()
     for start, _, count, n in _runs(_offsets(cu_seqlens, len(q))):
         rows = slice(start, start + count * n)
-        queries = q[rows].unflatten(0, (-1, n))[:, ::query_stride].transpose(1, 2)  # [s, H, m, d]
+        queries = q[rows].unflatten(0, (-1, n)).transpose(1, 2)  # [s, H, m, d]
         keys = k[rows].unflatten(0, (-1, n)).transpose(1, 2)  # [s, H, n, d]
         together = max(1, limit // (queries.shape[1] * queries.shape[2] * n))
         total = [
@@ -98,10 +92,9 @@ def cls_attention(q_cls: Tensor, k: Tensor, scale: float, cu_seqlens: Tensor | N
         InputError: shapes that do not match, or offsets that do not rise from 0 to N.
     """
     cu_seqlens = _check_cls(q_cls, k, cu_seqlens)
-    if use_triton(k):
-        from vtoken.kernels.gpu import attention as gpu
-
-        return gpu.cls_attention(q_cls, k, scale, cu_seqlens)
+    found = by_triton(k, "attention.cls_attention", q_cls, k, scale, cu_seqlens)
+    if found is not None:
+        return found
     out = torch.empty(len(k), dtype=torch.float32, device=k.device)
     for rows, score in _cls_scores(q_cls, k, scale, cu_seqlens):
         out[rows] = score.softmax(dim=-2).mean(dim=-1).flatten()

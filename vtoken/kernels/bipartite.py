@@ -1,6 +1,6 @@
 """Which rows are merged into which: ToMe's bipartite soft matching and PiToMe's, which protects informative rows.
 
-Both only decide; ``kernels.merge.Folding`` applies a decision to any row-aligned tensor.
+Both only decide; ``kernels.merge.Merge`` applies a decision to any row-aligned tensor.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import elu, normalize
 
 from vtoken.errors import InputError
-from vtoken.kernels.dispatch import use_triton
+from vtoken.kernels.dispatch import by_triton
 
 BLOCK = 1 << 24  # similarities held at once: 64 MiB
 CACHED = 1 << 18  # similarities that stay in a CPU's cache: 1 MiB
@@ -31,7 +31,7 @@ class Match(NamedTuple):
 
 
 @torch.no_grad()
-def bipartite_match(metric: Tensor, r: Tensor, class_token: bool = False, distill_token: bool = False) -> Match:
+def bipartite_match(metric: Tensor, r: Tensor, class_token: bool = False) -> Match:
     """ToMe: of the even rows, the ``r`` most similar to an odd one are merged into it (arXiv 2210.09461).
 
     Cosines in float32, a block of rows at a time; the matrix of all of them is never in memory.
@@ -39,7 +39,7 @@ def bipartite_match(metric: Tensor, r: Tensor, class_token: bool = False, distil
     Args:
         metric: [S, n, d], rows of S segments of one length, any floating dtype.
         r: int64 [S], rows to merge away, cut to half of what is not protected.
-        class_token, distill_token: the first row, and the one after it, merge with nobody.
+        class_token: whether the first row never merges.
 
     Returns:
         ``Match``; its order is unmerged even rows by falling similarity (rising row with a class token), odd rows.
@@ -53,12 +53,11 @@ def bipartite_match(metric: Tensor, r: Tensor, class_token: bool = False, distil
     into = torch.arange(n, device=metric.device).repeat(segments, 1)
     if n < 2 or segments == 0:
         return Match(into, into.clone())
-    r = r.clamp(min=0, max=(n - class_token - distill_token) // 2)
-    if use_triton(metric):
-        from vtoken.kernels.gpu.bipartite import bipartite_match as twin
-
-        return Match(*twin(metric, r, class_token, distill_token))
-    best, partner = _nearest(metric, distill_token)
+    r = r.clamp(min=0, max=(n - class_token) // 2)
+    found = by_triton(metric, "bipartite.bipartite_match", metric, r, class_token)
+    if found is not None:
+        return Match(*found)
+    best, partner = _nearest(metric)
     if class_token:
         best[:, 0] = -torch.inf
     place = _places(best)
@@ -70,7 +69,7 @@ def bipartite_match(metric: Tensor, r: Tensor, class_token: bool = False, distil
     return Match(into.scatter(1, even, merged), rank)
 
 
-def _nearest(metric: Tensor, distill_token: bool) -> tuple[Tensor, Tensor]:
+def _nearest(metric: Tensor) -> tuple[Tensor, Tensor]:
     """The largest cosine of every even row with an odd one, and the number of that: float32 and int64 [S, n - n // 2].
 
     Blocks of whole segments where they are short, of rows where they are long; on a CPU a block stays in the cache.
@@ -91,8 +90,6 @@ def _nearest(metric: Tensor, distill_token: bool) -> tuple[Tensor, Tensor]:
             even = unit[:, 2 * i : 2 * (i + step) : 2]
             score = memory[: even.shape[0] * even.shape[1] * odds].view(*even.shape[:2], odds)
             torch.bmm(even, unit[:, 1::2].transpose(1, 2), out=score)
-            if distill_token:
-                score[:, :, 0] = -torch.inf
             at = slice(s, s + some), slice(i, i + step)
             if score.is_cuda:
                 best[at], partner[at] = score.max(dim=-1)
@@ -104,7 +101,7 @@ def _nearest(metric: Tensor, distill_token: bool) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def energy_match(metric: Tensor, r: Tensor, margin: float, alpha: float = 1.0) -> Match:
-    """PiToMe: rows with the most energy, which look like many others, merge; the rest is protected.
+    """PiToMe: the rows with the most energy, which are similar to many others, merge; the others never merge.
 
     The energy of a row is the mean over all rows of ELU(cosine - margin). Of the 2 r rows with the most, every second
     is merged into its most similar one of the others (arXiv 2405.16148).
@@ -179,9 +176,3 @@ def numbered(into: Tensor, key: Tensor) -> Tensor:
     number = torch.empty_like(into)
     number[roots] = torch.arange(len(roots), device=into.device)
     return number[into]
-
-
-def unmerge(value: Tensor, group: Tensor) -> Tensor:
-    """Back to all rows [N, ...]: each gets the value of the row [M, ...] it was merged into; left ones get zeros."""
-    out = value[group.clamp(min=0)]
-    return torch.where((group >= 0).view(-1, *[1] * (out.dim() - 1)), out, 0)

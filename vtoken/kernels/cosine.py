@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from vtoken.errors import InputError
-from vtoken.kernels.dispatch import use_triton
+from vtoken.kernels.dispatch import by_triton, use_triton
 from vtoken.kernels.topk import cells
 
 BLOCK = 1 << 16  # elements of features at a time: float32 copies of two blocks stay in a CPU's cache
-GPU_BLOCK = 1 << 24  # a GPU wants few launches
+GPU_BLOCK = 1 << 24  # large, so that a GPU has few launches
 EPS = 1e-8  # shorter rows count as this long
 
 
@@ -32,10 +32,9 @@ def paired_cosine(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
     if x.dim() != 2 or left.dim() != 1 or left.shape != right.shape:
         got = f"{list(x.shape)}, {list(left.shape)} and {list(right.shape)}"
         raise InputError(f"paired_cosine: x [N, D], left [M] and right [M], got {got}")
-    if use_triton(x):
-        from vtoken.kernels.gpu.cosine import paired_cosine as twin
-
-        return twin(x, left, right)
+    found = by_triton(x, "cosine.paired_cosine", x, left, right)
+    if found is not None:
+        return found
     rows = max(1, (GPU_BLOCK if x.is_cuda else BLOCK) // max(1, x.shape[1]))
     parts = [_cosine(x[:0].float(), x[:0].float())]
     for a, b in zip(left.split(rows), right.split(rows), strict=True):

@@ -1,4 +1,4 @@
-"""Greedy facility location: pick the column that adds most to what the picked ones cover."""
+"""Greedy facility location: pick the row that adds most to what the picked rows cover."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vtoken.errors import InputError
-from vtoken.kernels.dispatch import use_triton
+from vtoken.kernels.dispatch import by_triton
 
 BATCH = 16  # candidates whose gains are computed together
 
@@ -28,10 +28,9 @@ def greedy_coverage(cover: Tensor, k: int) -> Tensor:
     """
     if cover.dim() != 2 or cover.dtype != torch.float32 or not 0 <= k <= len(cover):
         raise InputError(f"cover must be float32 [N, R] and k in 0..N, got {list(cover.shape)} ({cover.dtype}), k={k}")
-    if use_triton(cover):
-        from vtoken.kernels.gpu import coverage as twin
-
-        return twin.greedy_coverage(cover, k)
+    found = by_triton(cover, "coverage.greedy_coverage", cover, k)
+    if found is not None:
+        return found
     best = cover.new_zeros(cover.shape[1])
     gain = cover.sum(1)
     fresh = torch.ones(len(cover), dtype=torch.bool, device=cover.device)

@@ -1,12 +1,14 @@
-"""Which implementation of an operation runs: plain torch, or its Triton twin."""
+"""Which implementation of an operation runs: its Triton twin, or plain torch."""
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import logging
 import os
+from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from vtoken.errors import InputError, require
@@ -14,27 +16,27 @@ from vtoken.errors import InputError, require
 CHOICES = ("auto", "torch", "triton")
 INSTALLED = importlib.util.find_spec("triton") is not None  # found out once, and not where a compiler traces
 log = logging.getLogger("vtoken")
+_failed: set[tuple[str, str]] = set()  # twins and devices; none is tried twice
+_logged: list[str] = []
 
 
 def use_triton(x: Tensor) -> bool:
-    """Whether the Triton twin runs on ``x``, by its device and ``VTOKEN_KERNELS`` (auto, torch or triton).
+    """Whether Triton twins run on ``x``, by its device and ``VTOKEN_KERNELS`` (auto, torch or triton).
 
-    ``auto`` takes Triton for tensors on a GPU where it can be imported, and says once where it cannot. ``triton`` runs
+    ``auto`` takes Triton for tensors on a GPU where it can be imported, and logs once where it cannot. ``triton`` runs
     on a CPU too where Triton's interpreter is on (``TRITON_INTERPRET=1`` before the first import).
 
     Raises:
         InputError: an unknown value, or ``triton`` for a tensor that it cannot run on.
         MissingExtraError: ``triton`` where it is not installed.
     """
-    choice = os.environ.get("VTOKEN_KERNELS", "auto")
-    if choice not in CHOICES:
-        raise InputError(f"VTOKEN_KERNELS={choice!r} is unknown; known are {', '.join(CHOICES)}")
-    if choice == "torch" or (choice == "auto" and not x.is_cuda):
+    choice = _choice()
+    if choice == "torch" or (choice == "auto" and not on_gpu(x)):
         return False
     if not INSTALLED:
         if choice == "triton":
             require("triton", "kernels", "VTOKEN_KERNELS=triton")
-        _say_once()
+        _log_once("Triton is not installed, so the plain torch kernels run; pip install 'vtoken[kernels]' is faster")
         return False
     if choice == "triton" and not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         raise InputError(
@@ -44,6 +46,69 @@ def use_triton(x: Tensor) -> bool:
     return True
 
 
-@functools.cache
-def _say_once() -> None:
-    log.warning("Triton is not installed, so the plain torch kernels run; pip install 'vtoken[kernels]' is faster")
+def by_triton(x: Tensor, twin: str, *args: Any) -> Any:
+    """What the Triton twin of an operation returns, or None where plain torch is to run.
+
+    With ``auto``, a twin that cannot be compiled or launched on a device (no C compiler, a GPU or a version of Triton
+    that lacks something) is logged once and not tried again there; with ``triton`` its error is raised. In code that
+    torch.compile traces the twin becomes part of the graph, and its errors are those of the compiled call.
+
+    Args:
+        x: the tensor whose device decides; the twin runs with that GPU as the current one.
+        twin: module and function in ``kernels/gpu``, such as "cosine.paired_cosine".
+        args: arguments of the twin.
+
+    Raises:
+        InputError, MissingExtraError: see ``use_triton``.
+    """
+    if not use_triton(x):
+        return None
+    if torch.compiler.is_compiling():
+        return _load(twin)(*args)
+    key = twin, str(x.device)
+    if key in _failed and _choice() == "auto":
+        return None
+    try:
+        with torch.cuda.device_of(x):
+            return _load(twin)(*args)
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a compiler or a driver raises
+        if _choice() == "triton":
+            raise
+        _failed.add(key)
+        said = (str(error).strip().splitlines() or [""])[0]
+        _log_once(
+            f"the Triton kernel {twin} failed on {x.device} ({type(error).__name__}: {said}); plain torch runs in its "
+            "place, and in that of any other that fails. VTOKEN_KERNELS=triton shows the error, VTOKEN_KERNELS=torch "
+            "does not try"
+        )
+        return None
+
+
+def on_gpu(x: Tensor) -> bool:
+    """Whether Triton is the default for a tensor."""
+    return x.is_cuda
+
+
+def _choice() -> str:
+    choice = os.environ.get("VTOKEN_KERNELS", "auto")
+    if choice not in CHOICES:
+        raise InputError(f"VTOKEN_KERNELS={choice!r} is unknown; known are {', '.join(CHOICES)}")
+    return choice
+
+
+def _load(twin: str) -> Callable[..., Any]:
+    # one plain statement: torch.compile cannot trace importlib
+    from vtoken.kernels.gpu import attention, bipartite, cosine, coverage, dpc_knn, dpp, kcenter, merge
+
+    modules = (attention, bipartite, cosine, coverage, dpc_knn, dpp, kcenter, merge)
+    name, function = twin.split(".")
+    return next(getattr(module, function) for module in modules if module.__name__.endswith(f".{name}"))
+
+
+def _log_once(text: str) -> None:
+    """One line a process: the kernels after the first fail for the same cause."""
+    if not _logged:
+        log.warning(text)
+    _logged.append(text)

@@ -29,7 +29,7 @@ def reversed_jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
 def feature_distributions(x: Tensor) -> Tensor:
     """Tokens [..., D] as distributions over their features: log softmax of every feature's standard score.
 
-    Mean and deviation of a feature are taken over all tokens given, so a feature that is large everywhere says as
+    Mean and deviation of a feature are taken over all tokens given, so a feature that is large everywhere counts as
     little as one that is 0 everywhere, and the scale of the features does not matter.
     """
     x = x.float()

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from vtoken.errors import InputError
-from vtoken.kernels.dispatch import use_triton
+from vtoken.kernels.dispatch import by_triton, use_triton
 
 BLOCK = 1 << 24  # distances held at a time
+MOST = 128  # neighbours that a program of the Triton twin can keep; with more, plain torch runs
 NEAREST = 16  # neighbours among which a denser row is looked for before all rows are
 
 
@@ -31,14 +32,12 @@ def dpc_scores(x: Tensor, neighbours: int) -> Tensor:
         raise InputError(
             f"x must be floating [B, N, D], neighbours 1 or more: {list(x.shape)} ({x.dtype}), {neighbours}"
         )
-    if use_triton(x):
-        from vtoken.kernels.gpu import dpc_knn as twin
-
-        if min(neighbours, x.shape[1]) <= twin.MOST:  # more than that, and the blocks below do it
-            return twin.dpc_scores(_centred(x), min(neighbours, x.shape[1]))
+    k = min(neighbours, x.shape[1])
+    found = by_triton(x, "dpc_knn.dpc_scores", _centred(x), k) if k <= MOST and use_triton(x) else None
+    if found is not None:
+        return found
     together = max(1, BLOCK // max(1, x.shape[1] ** 2))
     parts = [_centred(part) for part in x.split(together)]
-    k = min(neighbours, x.shape[1])
     return torch.cat([_few(part, k) if part.shape[1] ** 2 <= BLOCK else _many(part[0], k)[None] for part in parts])
 
 
@@ -101,10 +100,9 @@ def dpc_knn(x: Tensor, clusters: int, neighbours: int) -> tuple[Tensor, Tensor]:
 
 def _labels(x: Tensor, heads: Tensor) -> Tensor:
     """Number of the nearest of the heads [B, C, D] for every row of [B, N, D]: int64 [B, N], the first among equals."""
-    if use_triton(x):
-        from vtoken.kernels.gpu import dpc_knn as twin
-
-        return twin.dpc_labels(x, heads)
+    found = by_triton(x, "dpc_knn.dpc_labels", x, heads)
+    if found is not None:
+        return found
     step = max(1, BLOCK // max(1, heads.shape[0] * heads.shape[1]))
     return torch.cat([_squared(part, heads).argmin(-1) for part in x.split(step, dim=1)], dim=1)
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from vtoken.errors import InputError
-from vtoken.kernels.dispatch import use_triton
+from vtoken.kernels.dispatch import by_triton
 
 CANDIDATES = 256  # rows whose exact residuals are kept up to date between two updates of all rows
-DEPENDENT = 1e-5  # share of a row's own length below which float32 cannot tell what is left of it from nothing
+DEPENDENT = 1e-5  # share of a row's own length below which its residual in float32 is only rounding error
 
 
 def greedy_dpp(v: Tensor, k: int) -> Tensor:
@@ -32,11 +32,9 @@ def greedy_dpp(v: Tensor, k: int) -> Tensor:
     """
     if v.dim() != 2 or not v.is_floating_point() or not 0 <= k <= len(v):
         raise InputError(f"v must be floating [N, D] and k in 0..N, got {list(v.shape)} ({v.dtype}), k={k}")
-    if use_triton(v):
-        from vtoken.kernels.gpu import dpp as twin
-
-        picks, count = twin.greedy_dpp(v, k, DEPENDENT)
-        return picks[: int(count)]
+    found = by_triton(v, "dpp.greedy_dpp", v, k, DEPENDENT)
+    if found is not None:
+        return found[0][: int(found[1])]
     v = v.float()
     n = len(v)
     residual = v.square().sum(1)
@@ -52,7 +50,7 @@ def greedy_dpp(v: Tensor, k: int) -> Tensor:
         bound = float(alive[outside[0]]) if len(outside) else -torch.inf
         gram = v[near] @ v[near].T - factor[:done, near].T @ factor[:done, near]
         chosen, lower = _pick(gram, floor[near], bound, len(factor) - done)
-        if len(chosen) == 0:  # the exact residuals say that none of them is independent
+        if len(chosen) == 0:  # by the exact residuals none of them is independent
             residual[near] = -torch.inf
             continue
         rows = near[chosen]

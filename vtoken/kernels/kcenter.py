@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vtoken.errors import InputError
-from vtoken.kernels.dispatch import use_triton
+from vtoken.kernels.dispatch import by_triton, use_triton
 
 STRIP = 1 << 22  # similarities held at a time
 BATCH = 64  # picks whose distances are computed together, at most
@@ -47,8 +47,8 @@ def max_sum(x: Tensor, k: int | Sequence[int], first: Tensor, cu_seqlens: Tensor
 
 def _select(x: Tensor, k: int | Sequence[int], first: Tensor | None, cu_seqlens: Tensor | None, add: bool) -> Tensor:
     counts = _check(x, k, first, cu_seqlens)
-    if use_triton(x):
-        return _by_triton(x, counts, first, cu_seqlens, add)
+    if use_triton(x) and (found := _by_triton(x, counts, first, cu_seqlens, add)) is not None:
+        return found
     offsets = [0, len(x)] if cu_seqlens is None else cu_seqlens.tolist()
     picks = [torch.empty(0, dtype=torch.long, device=x.device)]
     for start, stop, count in zip(offsets[:-1], offsets[1:], counts, strict=True):
@@ -78,14 +78,14 @@ def _check(x: Tensor, k: int | Sequence[int], first: Tensor | None, cu_seqlens: 
     return counts
 
 
-def _by_triton(x: Tensor, counts: list[int], first: Tensor | None, cu_seqlens: Tensor | None, add: bool) -> Tensor:
-    from vtoken.kernels.gpu import kcenter as twin  # registers the operator
-
+def _by_triton(
+    x: Tensor, counts: list[int], first: Tensor | None, cu_seqlens: Tensor | None, add: bool
+) -> Tensor | None:
     steps = torch.arange(len(counts) + 1, device=x.device)  # no copy from the host where the counts are equal
     offsets = steps * len(x) if cu_seqlens is None else cu_seqlens.to(x.device, torch.long)
     equal = len(set(counts)) <= 1
     stops = steps * sum(counts[:1]) if equal else torch.tensor([0, *counts], device=x.device).cumsum(0)
-    return twin.kcenter(x, first, offsets, stops, sum(counts), add)
+    return by_triton(x, "kcenter.kcenter", x, first, offsets, stops, sum(counts), add)
 
 
 def _greedy(unit: Tensor, score: Tensor, k: int, join: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Rows that become fewer: who joins whom, who stands for each group, and everything that moves with the rows."""
+"""Merging rows into fewer: groups, the row that represents each, and all tensors that are aligned with the rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from vtoken.errors import InputError
-from vtoken.kernels.dispatch import use_triton
+from vtoken.kernels.dispatch import by_triton
 
 HALF = (torch.float16, torch.bfloat16)
 CACHED = 1 << 18  # elements in float32 that stay in a CPU's cache: 1 MiB
@@ -33,7 +33,7 @@ def merge_tokens(
         rows: int64 [M], the members of the first group, then of the second, and so on.
         offsets: int64 [K + 1], where each group's members begin in ``rows``.
         share: floating [M], weight of each member.
-        head: int64 [K], the row that stands for each group.
+        head: int64 [K], the row that represents each group.
         gather: of each value, whether it comes from the head though it is floating.
 
     Returns:
@@ -53,10 +53,9 @@ def merge_tokens(
     if not values:
         return []
     mean = [v.is_floating_point() and not g for v, g in zip(values, gather, strict=True)]
-    if use_triton(values[0]):
-        from vtoken.kernels.gpu.merge import merge_tokens as twin
-
-        return twin(list(values), rows, offsets, share, head, mean)
+    found = by_triton(values[0], "merge.merge_tokens", list(values), rows, offsets, share, head, mean)
+    if found is not None:
+        return found
     groups = _Groups(rows, offsets, share, head)
     return [groups.sum(v) if m else v.index_select(0, head) for v, m in zip(values, mean, strict=True)]
 
@@ -109,12 +108,12 @@ def _bags(value: Tensor, rows: Tensor, offsets: Tensor, share: Tensor) -> Tensor
     return embedding_bag(rows, value, offsets, mode="sum", per_sample_weights=share, include_last_offset=True)
 
 
-class Folding:
-    """How rows become fewer: which join, who stands for them, and with what weight.
+class Merge:
+    """A merge of rows into fewer: the groups, the row that represents each, and the weights.
 
     Args:
-        group: int64 [N], number of the new row of every row, 0..M-1 without gaps, or -1 where it leaves.
-        size: float [N], above 0, what each row stands for.
+        group: int64 [N], number of the new row of every row, 0..M-1 without gaps, or -1 where it is dropped.
+        size: float [N], above 0, how many source rows each row represents.
         ordered: keep the numbers; otherwise new rows are in the order of their heaviest members (the first of equals).
         weight: float [N], weights of the sums, by which the heaviest member is found; by default each row's share of
             its new row's size.
@@ -155,7 +154,7 @@ class Folding:
     def __call__(self, value: Tensor, unit: int = 1) -> Tensor:
         """Size-weighted means of rows [N * unit, ...]; integers and booleans come from the heaviest member.
 
-        A row that stays alone keeps its bits. ``unit`` consecutive rows belong to one number and fold row by row.
+        A row that stays alone keeps its bits. ``unit`` consecutive rows belong to one number and are merged row by row.
         """
         return self.all([value.unflatten(0, (-1, unit))])[0].flatten(0, 1)
 

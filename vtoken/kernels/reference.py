@@ -1,4 +1,4 @@
-"""The plain torch version of each operation: slow, short, and the truth that the fast ones are tested against."""
+"""The plain torch version of each operation: slow and short; the fast ones are tested against it."""
 
 from __future__ import annotations
 
@@ -56,29 +56,7 @@ def adjacent_cosine(x: Tensor, position: Tensor) -> Tensor:
     return out
 
 
-def patch_gate(
-    frames: Tensor, reference: Tensor, forced: Tensor | None, cell: int, block: int, threshold: float, step: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``keep``, ``score`` and ``content`` of frames against the last kept content; see ``kernels.patch_gate``."""
-    height, width = frames.shape[1:3]
-    h, w, n, content = height // cell, width // cell, cell // block, reference.clone()
-    keep = torch.empty(-(-len(frames) // step), h, w, dtype=torch.bool, device=frames.device)
-    score = torch.zeros(keep.shape, device=frames.device, dtype=torch.float32)
-    for s in range(len(keep)):
-        images = frames[s * step : (s + 1) * step]
-        for image in images:
-            change = (image.int() - content.int()).abs().view(h, n, block, w, n, block, -1)
-            mean = (change.sum((2, 5, 6)).double() / change[0, 0, :, 0, 0].numel()).float()
-            score[s] = score[s].maximum(mean.amax((1, 3)))
-        keep[s] = score[s] > threshold if forced is None else (score[s] > threshold) | forced[s]
-        pixels = keep[s].repeat_interleave(cell, 0).repeat_interleave(cell, 1)
-        content = torch.where(pixels.view(height, width, *[1] * (content.dim() - 2)), images[-1], content)
-    return keep, score, content
-
-
-def bipartite_match(
-    metric: Tensor, r: Tensor, class_token: bool = False, distill_token: bool = False
-) -> tuple[Tensor, Tensor]:
+def bipartite_match(metric: Tensor, r: Tensor, class_token: bool = False) -> tuple[Tensor, Tensor]:
     """``into`` and ``rank`` of ToMe's matching; see ``kernels.bipartite``."""
     into, rank = [], []
     for rows, count in zip(metric, r.tolist(), strict=True):
@@ -87,14 +65,12 @@ def bipartite_match(
         score = unit[::2] @ unit[1::2].T
         if class_token:
             score[:1] = -torch.inf
-        if distill_token:
-            score[:, :1] = -torch.inf
         to, key = torch.arange(n, device=rows.device), torch.arange(n, device=rows.device)
         if n > 1:
             best, partner = score.max(dim=1)
             order = best.sort(descending=True, stable=True).indices
             key = key + n
-            gone = order[: max(0, min(count, (n - class_token - distill_token) // 2))]
+            gone = order[: max(0, min(count, (n - class_token) // 2))]
             to[2 * gone] = 2 * partner[gone] + 1
             key[2 * order] = torch.arange(len(order), device=rows.device)
             if class_token:
@@ -120,14 +96,12 @@ def merge_tokens(
     return out
 
 
-def received_attention(
-    q: Tensor, k: Tensor, scale: float, cu_seqlens: Tensor | None = None, query_stride: int = 1
-) -> Tensor:
+def received_attention(q: Tensor, k: Tensor, scale: float, cu_seqlens: Tensor | None = None) -> Tensor:
     """Column means of softmax(QK^T) of every segment; see ``kernels.attention``."""
     lengths = [len(q)] if cu_seqlens is None else cu_seqlens.diff().tolist()
     parts = []
     for a, b in zip(q.float().split(lengths), k.float().split(lengths), strict=True):
-        weights = torch.softmax(a[::query_stride].transpose(0, 1) @ b.permute(1, 2, 0) * scale, dim=-1)
+        weights = torch.softmax(a.transpose(0, 1) @ b.permute(1, 2, 0) * scale, dim=-1)
         parts.append(weights.mean((0, 1)))
     return torch.cat(parts)
 
@@ -205,3 +179,16 @@ def held_attention(q: Tensor, k: Tensor, v: Tensor, columns: HeldColumns, scale:
         weight = (torch.einsum("hqd,hnd->hqn", q[b].double(), keys) * scale).softmax(-1)
         out.append(weight @ values)
     return torch.stack(out).to(q.dtype)
+
+
+def gathered_attention(
+    q: Tensor, k: Tensor, v: Tensor, queries: Sequence[int], index: Tensor, keys: Sequence[int], scale: float
+) -> Tensor:
+    """Attention of each segment's rows to the rows that its keys are read from; see ``kernels.gathered``."""
+    out, row, key = [torch.empty_like(v[:0])], 0, 0
+    for m, n in zip(queries, keys, strict=True):
+        read = index[key : key + n]
+        score = torch.einsum("qhd,khd->hqk", q[row : row + m].double(), k[read].double()) * scale
+        out.append(torch.einsum("hqk,khd->qhd", score.softmax(-1), v[read].double()).to(v.dtype))
+        row, key = row + m, key + n
+    return torch.cat(out)

@@ -1,4 +1,4 @@
-"""Cutting a clip into segments of frames: where few tokens move, where frames cluster, where neighbours differ."""
+"""Cutting a clip into segments of frames: static windows, clusters of frames, least similar neighbours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places that stay the same over frames: the grid of a clip's tokens, and chains of tokens through time."""
+"""Static places over frames: the grid of a clip's tokens, and chains of tokens through time."""
 
 from __future__ import annotations
 
@@ -74,18 +74,18 @@ def chains(linked: Tensor, grid: Raster) -> Tensor:
 def still_columns(
     linked: Tensor, alike: Tensor, segment: Tensor, grid: Raster, k: int, all_links: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Columns of linked tokens, of which at least k remain, and the parts (still or one frame) that they lie in.
+    """Columns of linked tokens, of which at least k remain, and the parts (static, or one frame) that they belong to.
 
     Args:
         linked, alike: [T - 1, P], links between frames and their cosines.
         segment: int64 [T].
         grid: the tokens by frame and place.
-        k: columns wanted at least; the weakest links go where fewer would remain.
-        all_links: keep all links all the same.
+        k: least number of columns; the weakest links are removed where fewer would remain.
+        all_links: keep all links in any case.
 
     Returns:
         int64 [N], column of every row; int64 [columns], part of every column, in the order of segments, a segment's
-        still part before its frames; bool [parts], the still ones.
+        static part before its frames; bool [parts], the static ones.
     """
     n, frames = len(grid.step), len(grid.row)
     if not all_links:

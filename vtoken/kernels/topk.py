@@ -1,4 +1,4 @@
-"""Choosing rows: exact counts, ties that always fall the same way, raster order."""
+"""Choosing rows: exact counts, deterministic ties, raster order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def top_of_groups(score: Tensor, group: Tensor, quota: Tensor) -> Tensor:
 
 
 def shares(sizes: Tensor, k: int) -> Tensor:
-    """int64 [G], k rows dealt to groups of these sizes in proportion, each within one row of its exact share."""
+    """int64 [G], k rows divided among groups of these sizes in proportion, each within one row of its exact share."""
     stop = sizes.cumsum(0)
     total = max(int(stop[-1]), 1) if len(stop) else 1
     return (stop * k // total).diff(prepend=stop.new_zeros(1))

@@ -1,4 +1,4 @@
-"""Frames (or other parts) of one sample as equal batches, each part with its own exact share of the budget."""
+"""Groups frames (or other parts of a sample) of equal size and quota into batches."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def frames(position: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def dealt(sizes: Tensor, k: int) -> Tensor:
-    """int64 [U]: k tokens dealt to U parts in proportion to their sizes (all at least 1), at least one each.
+    """int64 [U]: k tokens divided among U parts in proportion to their sizes (all at least 1), at least one each.
 
     Parts whose share is below one get one, and the others share what is left; U is at most k, k at most their sum.
     """

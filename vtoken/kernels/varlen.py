@@ -73,11 +73,11 @@ def varlen_attention(
         [N, H, d], dtype of ``v``.
     """
     width = q.shape[-1]
-    kernel = _varlen_kernel(q.device.type, q.dtype, width if key_bias is None else width + EXTRA)
+    kernel = varlen_kernel(q.device, q.dtype, width if key_bias is None else width + EXTRA)
     if kernel is not None and key_bias is not None:
-        return kernel(*widened(q, k, v, key_bias / scale), segments, scale)[..., :width]
+        return kernel(*widened(q, k, v, key_bias / scale), segments, segments, scale)[..., :width]
     if kernel is not None:
-        return kernel(q, k, v, segments, scale)
+        return kernel(q, k, v, segments, segments, scale)
     parts = []
     for n, rows in segments.groups:
         a, b, c = (x[rows].unflatten(0, (-1, n)).transpose(1, 2) for x in (q, k, v))
@@ -91,7 +91,7 @@ def varlen_attention(
     return out if segments.inverse is None else out[segments.inverse]
 
 
-EXTRA = 8  # channels: kernels want widths that are multiples of 8
+EXTRA = 8  # channels: the kernels need widths that are multiples of 8
 
 
 def widened(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,14 +111,16 @@ def widened(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tens
     return pad(q, (0, EXTRA - 2)), pad(k, (0, EXTRA - 2)), pad(v, (0, EXTRA))
 
 
-Kernel = Callable[[Tensor, Tensor, Tensor, Segments, float], Tensor]
+Kernel = Callable[[Tensor, Tensor, Tensor, Segments, Segments, float], Tensor]  # lengths of queries, of keys
 
 
 @lru_cache
-def _varlen_kernel(device: str, dtype: torch.dtype, width: int) -> Kernel | None:
-    """The GPU's varlen attention, or None where it cannot run (CPU, float32, older GPUs, odd head widths)."""
+def varlen_kernel(device: torch.device, dtype: torch.dtype, width: int) -> Kernel | None:
+    """The varlen attention of this GPU, or None where it cannot run (CPU, float32, older GPUs, odd head widths)."""
     half = dtype in (torch.float16, torch.bfloat16)
-    if device != "cuda" or not half or width % 8 or width > 256 or torch.cuda.get_device_capability() < (8, 0):
+    if device.type != "cuda" or not half or width % 8 or width > 256:
+        return None
+    if torch.cuda.get_device_capability(device) < (8, 0):  # of this GPU, which need not be the current one
         return None
     try:
         from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found,unused-ignore]
@@ -134,12 +136,12 @@ def _varlen_kernel(device: str, dtype: torch.dtype, width: int) -> Kernel | None
         return None
 
 
-def _flash_attn(kernel: Any, q: Tensor, k: Tensor, v: Tensor, s: Segments, scale: float) -> Tensor:
-    return kernel(q, k, v, s.cu_seqlens, s.cu_seqlens, s.longest, s.longest, softmax_scale=scale)
+def _flash_attn(kernel: Any, q: Tensor, k: Tensor, v: Tensor, s: Segments, t: Segments, scale: float) -> Tensor:
+    return kernel(q, k, v, s.cu_seqlens, t.cu_seqlens, s.longest, t.longest, softmax_scale=scale)
 
 
-def _torch_varlen(kernel: Any, q: Tensor, k: Tensor, v: Tensor, s: Segments, scale: float) -> Tensor:
+def _torch_varlen(kernel: Any, q: Tensor, k: Tensor, v: Tensor, s: Segments, t: Segments, scale: float) -> Tensor:
     # its first versions take no scale: what differs from their d ** -0.5 goes on the queries
     default = q.shape[-1] ** -0.5
     q = q if scale == default else q * (scale / default)
-    return kernel(q, k, v, s.cu_seqlens, s.cu_seqlens, s.longest, s.longest)
+    return kernel(q, k, v, s.cu_seqlens, t.cu_seqlens, s.longest, t.longest)

@@ -22,7 +22,7 @@ class AIM(Merger):
     """Fuses every frame's most similar tokens by bipartite matching, at most half of them a round.
 
     The features themselves are compared. Every frame keeps its share of the budget; rounds go on until it is met. The
-    fused value is the mean of members, weighted by the cells they stand for.
+    fused value is the mean of members, weighted by their source cells.
 
     Attributes:
         exact: as published: two rounds that take away a half and then a quarter of each frame whatever the budget,
@@ -33,7 +33,7 @@ class AIM(Merger):
     exact: bool = False
 
     @property
-    def needs_budget(self) -> bool:
+    def needs_budget(self) -> bool:  # type: ignore[override]
         return not self.exact
 
     def group(self, tokens: Tokens, k: int, context: Context) -> Tensor | Groups:
@@ -56,8 +56,8 @@ class AIM(Merger):
 def _rounds(x: Tensor, size: Tensor, count: int, published: bool) -> tuple[Tensor, Tensor]:
     """Merge [B, S, D] down to ``count``: the number of each token, int64 [B, S], and its share in the fused one.
 
-    As published, every round weighs all tokens alike again and leaves them in the order of the matching, which decides
-    who may merge with whom in the next one; else they are in raster order.
+    As published, every round weighs all tokens equally and leaves them in the order of the matching, which decides
+    which tokens may merge in the next one; else they are in raster order.
     """
     number = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
     share, segment = torch.ones_like(size), torch.arange(len(x), device=x.device)

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
 from vtoken.kernels.dpc_knn import dpc_knn
 from vtoken.kernels.units import batches, frames
 from vtoken.methods.merger import Merger, in_order
+from vtoken.methods.options import AtLeast1
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
 
@@ -28,19 +28,11 @@ class DPCKNN(Merger):
     Attributes:
         neighbours: nearest tokens that make the density.
         per_frame: cluster every time step on its own, with its share of the budget; False takes all steps together.
-
-    Raises:
-        InputError: fewer than 1 neighbour.
     """
 
     paper: ClassVar[str] = "Density peaks with k nearest neighbours (Knowledge-Based Systems 99, 2016), as in TCFormer"
-    neighbours: int = 5
+    neighbours: AtLeast1 = 5
     per_frame: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.neighbours < 1:
-            raise InputError(f"{self.name}:neighbours={self.neighbours} must be at least 1")
 
     def group(self, tokens: Tokens, k: int, context: Context) -> Tensor:
         unit, quota = torch.zeros(len(tokens), dtype=torch.long, device=tokens.x.device), torch.tensor([k])

@@ -1,4 +1,4 @@
-"""DyCoke's token temporal merging: later frames keep only what differs from the frame they are compared with."""
+"""DyCoke's token temporal merging: later frames keep the tokens that differ from the frame they are compared with."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from torch import Tensor
 from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.cosine import earlier_in_cell, paired_cosine
+from vtoken.kernels.precision import wide
 from vtoken.kernels.topk import cells, shares, spread, top_of_groups
 from vtoken.methods.merger import Groups, Merger
+from vtoken.methods.options import Share
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
 
@@ -34,22 +36,14 @@ class DyCoke(Merger):
         ratio: with ``exact``, the share of each compared frame that joins an earlier one.
         exact: the published rule by ``ratio``: the third frame of the last window stays whole, kept tokens of a
             compared frame come by rising similarity, and an odd last frame is dropped, which is noted. Takes no budget.
-
-    Raises:
-        InputError: ``ratio`` is no share.
     """
 
     paper: ClassVar[str] = "DyCoke, CVPR 2025 (arXiv 2411.15024), token temporal merging"
-    ratio: float = 0.7
+    ratio: Share = 0.7
     exact: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.ratio <= 1:
-            raise InputError(f"{self.name}:ratio={self.ratio} must be 0 to 1")
-
     @property
-    def needs_budget(self) -> bool:
+    def needs_budget(self) -> bool:  # type: ignore[override]
         return not self.exact
 
     def group(self, tokens: Tokens, k: int, context: Context) -> Groups:
@@ -67,7 +61,7 @@ class DyCoke(Merger):
         whole = torch.arange(count, device=frame.device) % WINDOW == 2
         whole[: count - 2] = False  # only in the last window
         compared = (level == 0) & ~whole
-        quota = torch.where(compared, ((1 - self.ratio) * sizes.double()).long(), sizes)
+        quota = torch.where(compared, ((1 - self.ratio) * wide(sizes)).long(), sizes)
         if count % 2:
             context.note(f"{self.name}: exact=True drops the last of {count} frames, as the published code does")
             quota[-1] = 0

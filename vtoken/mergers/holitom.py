@@ -1,4 +1,4 @@
-"""HoliTom: merge what stands still within optimal segments of frames, then keep what is attended to."""
+"""HoliTom: merge static tokens within optimal segments of frames, then keep the most attended ones."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
 from vtoken.kernels.dpc_knn import dpc_knn
 from vtoken.kernels.segments import static_windows
 from vtoken.kernels.static import links, raster, similarity, still_columns
 from vtoken.kernels.units import Batch, batches, dealt, first, nearest
 from vtoken.methods.merger import Groups, Merger, in_order, shares_of
+from vtoken.methods.options import AtLeast1, Share
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
 from vtoken.methods.signals import checked
@@ -24,39 +24,31 @@ from vtoken.methods.signals import checked
 @register("holitom")
 @dataclass(kw_only=True)
 class HoliTom(Merger):
-    """Averages what stands still within segments of frames, then thins still and moving tokens to the budget.
+    """Averages static tokens within segments of frames, then reduces static and moving tokens to the budget.
 
-    Dynamic programming cuts the clip where most tokens are saved by sending places that stay alike once a segment.
-    The still tokens of a segment are clustered by DPC-KNN; of the moving ones each frame keeps the most attended. A
-    moving token that is not kept counts into the size of the most similar kept one but adds nothing to its features.
-    Where standing still alone goes below the budget, the weakest matches are undone.
+    Dynamic programming cuts the clip so that sending a static place once a segment saves the most tokens. The static
+    tokens of a segment are clustered by DPC-KNN; of the moving ones each frame keeps the most attended. A moving token
+    that is not kept counts in the size of the most similar kept one but adds nothing to its features. Where the static
+    averages alone go below the budget, the weakest matches are undone.
 
     Attributes:
-        tau: cosine above which a place stands still between two frames.
+        tau: cosine above which a place is static between two frames.
         D: share of each frame's moving tokens that are clusters of the less attended ones.
         beta: weight of a cluster's centre; the other members share the rest.
         K: nearest tokens that make the density, at most the number of clusters.
         max_window: longest segment in frames.
         exact: count and order as published: shares rounded for every block (so the total may differ from the budget),
             each segment's still tokens before its frames.
-
-    Raises:
-        InputError: a parameter out of range.
     """
 
     paper: ClassVar[str] = "HoliTom (arXiv 2505.21334), outer merging"
     needs: ClassVar[frozenset[str]] = frozenset({"received_attention"})
     tau: float = 0.8
-    D: float = 0.0
-    beta: float = 0.6
-    K: int = 7
-    max_window: int = 1024
+    D: Share = 0.0
+    beta: Share = 0.6
+    K: AtLeast1 = 7
+    max_window: AtLeast1 = 1024
     exact: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (0 <= self.D <= 1 and 0 <= self.beta <= 1 and self.K >= 1 and self.max_window >= 1):
-            raise InputError(f"{self}: D and beta must lie in 0..1, K and max_window must be at least 1")
 
     @property
     def own_count(self) -> bool:

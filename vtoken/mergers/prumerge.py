@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, normalize
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
+from vtoken.kernels.precision import wide
 from vtoken.kernels.topk import spread
 from vtoken.kernels.units import BLOCK, batches, first, frames
 from vtoken.methods.merger import Merger, in_order
+from vtoken.methods.options import AtLeast1
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
 from vtoken.methods.signals import attention, keys_of
@@ -36,26 +37,18 @@ class PruMerge(Merger):
         neighbours: most similar tokens that are added to a kept one.
         exact: as published: the count is the share of attention outliers (above Q3 + 1.5 IQR), so no budget is taken;
             sums are not divided by their weights; kept tokens leave by falling attention, the fused one last.
-
-    Raises:
-        InputError: fewer than 1 neighbour, or a budget with ``exact``.
     """
 
     paper: ClassVar[str] = "LLaVA-PruMerge (arXiv 2403.15388)"
     needs: ClassVar[frozenset[str]] = frozenset({"keys"})
     accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
     plus: ClassVar[bool] = False
-    neighbours: int = 32
+    neighbours: AtLeast1 = 32
     exact: bool = False
 
     @property
     def needs_budget(self) -> bool:  # type: ignore[override]
         return not self.exact
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.neighbours < 1:
-            raise InputError(f"{self.name}:neighbours={self.neighbours} must be at least 1")
 
     @property
     def wants(self) -> frozenset[str]:
@@ -141,7 +134,8 @@ class PruMergePlus(PruMerge):
 
 def _outliers(score: Tensor) -> int:
     """How many of the scores [S] lie above Q3 + 1.5 (Q3 - Q1)."""
-    low, high = score.double().quantile(torch.tensor([0.25, 0.75], dtype=torch.float64, device=score.device))
+    score = wide(score)
+    low, high = score.quantile(score.new_tensor([0.25, 0.75]))
     return int((score > high + 1.5 * (high - low)).sum())
 
 

@@ -1,21 +1,21 @@
-"""PruneVid before the language model: cluster frames into segments, average what is static, cluster what is left."""
+"""PruneVid before the language model: cluster frames into segments, average static tokens, cluster the rest."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
 from vtoken.kernels.dpc_knn import dpc_knn
 from vtoken.kernels.segments import frame_clusters
 from vtoken.kernels.static import Raster, links, raster, similarity, still_columns
 from vtoken.kernels.units import batches, dealt, means
 from vtoken.methods.merger import Merger, in_order
+from vtoken.methods.options import AtLeast1, Bound
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
 
@@ -25,7 +25,7 @@ from vtoken.methods.registry import register
 class PruneVid(Merger):
     """Averages what is static within segments of similar frames, then clusters static and dynamic tokens.
 
-    Frame means are clustered by DPC-KNN and made contiguous; a place whose tokens are alike over a whole segment is
+    Frame means are clustered by DPC-KNN and made contiguous; a place whose tokens are similar over a whole segment is
     static and becomes one token. The static tokens of a segment and the dynamic ones of each frame are then clustered
     by DPC-KNN, each part to its share of the budget. Where the static averages alone go below the budget, the weakest
     matches are undone.
@@ -36,28 +36,19 @@ class PruneVid(Merger):
         cluster_ratio: clusters as a share of a part's tokens, with ``exact``.
         k: nearest neighbours that make the density.
         exact: as published: ``cluster_ratio`` of every part of more than 2 k tokens, so no budget is taken; a segment's
-            static tokens stand before its frames, and clusters by falling score.
-
-    Raises:
-        InputError: a parameter out of range, or a budget with ``exact``.
+            static tokens come before its frames, and clusters by falling score.
     """
 
     paper: ClassVar[str] = "PruneVid (arXiv 2412.16117), before the language model"
     tau: float = 0.8
-    temporal_segment_ratio: float = 0.25
-    cluster_ratio: float = 0.5
-    k: int = 7
+    temporal_segment_ratio: Annotated[float, Bound(above=0, most=1)] = 0.25
+    cluster_ratio: Annotated[float, Bound(above=0, most=1)] = 0.5
+    k: AtLeast1 = 7
     exact: bool = False
 
     @property
     def needs_budget(self) -> bool:  # type: ignore[override]
         return not self.exact
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        shares = (self.temporal_segment_ratio, self.cluster_ratio)
-        if self.k < 1 or not all(0 < share <= 1 for share in shares):
-            raise InputError(f"{self}: k must be at least 1, both ratios above 0 and at most 1")
 
     def group(self, tokens: Tokens, k: int, context: Context) -> Tensor:
         grid = raster(tokens.position)

@@ -1,18 +1,18 @@
-"""Run-length merging: tokens that stay the same in one place become one, with the length of the run."""
+"""Run-length merging: similar consecutive tokens of one place become one, whose size is the length of the run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
 from vtoken.kernels.cosine import paired_cosine
 from vtoken.kernels.topk import cells, top
 from vtoken.methods.merger import Merger, in_order
+from vtoken.methods.options import Bound
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
 
@@ -22,7 +22,7 @@ APART = 4.0  # more than any two cosines differ
 @register("runlength")
 @dataclass(kw_only=True)
 class RunLength(Merger):
-    """Fuses runs of like tokens in one place over time; the length of a run is its size.
+    """Fuses runs of similar tokens in one place over time; the length of a run is its size.
 
     What RLT does to patches before the encoder, on features after it. Tokens are compared with the one before in the
     same place, by cosine. With a budget the weakest links are cut until k runs are left. Where that is fewer than
@@ -30,21 +30,13 @@ class RunLength(Merger):
 
     Attributes:
         threshold: a run goes on while the cosine is above this, whatever count that gives; takes no budget then.
-
-    Raises:
-        InputError: ``threshold`` is no cosine.
     """
 
     paper: ClassVar[str] = "Run-length tokenization (arXiv 2411.05222), on features"
-    threshold: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.threshold is not None and not -1 <= self.threshold <= 1:
-            raise InputError(f"{self.name}:threshold={self.threshold} is a cosine, -1 to 1")
+    threshold: Annotated[float | None, Bound(least=-1, most=1, hint="it is a cosine")] = None
 
     @property
-    def needs_budget(self) -> bool:
+    def needs_budget(self) -> bool:  # type: ignore[override]
         return self.threshold is None
 
     def group(self, tokens: Tokens, k: int, context: Context) -> Tensor:

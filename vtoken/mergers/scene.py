@@ -1,21 +1,24 @@
-"""GRT stage 2, Semantic-Scene Intra-Tokenization Merging: neighbouring scenes that look alike become one."""
+"""GRT stage 2, Semantic-Scene Intra-Tokenization Merging: similar neighbouring scenes become one."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from vtoken.data.budget import Budget
 from vtoken.data.tokens import Tokens
+from vtoken.encoders.compat import dtype_of
 from vtoken.errors import InputError
 from vtoken.kernels.divergence import feature_distributions, jensen_shannon, reversed_jensen_shannon
 from vtoken.kernels.topk import cells
+from vtoken.methods.anchors import Anchors
 from vtoken.methods.merger import Merger, in_order
+from vtoken.methods.options import Bound
 from vtoken.methods.reducer import Context, Count
 from vtoken.methods.registry import register
 
@@ -45,14 +48,14 @@ class Chain:
 @register("scene")
 @dataclass(kw_only=True)
 class Scene(Merger):
-    """Averages the key tokens of neighbouring scenes that look alike, keeps the changed tokens of both (GRT stage 2).
+    """Averages the key tokens of similar neighbouring scenes and keeps the changed tokens of both (GRT stage 2).
 
     A scene's key tokens are those of its first step, which the gate keeps whole. Every token is read as a distribution
     over its features, and scenes are compared by the Jensen-Shannon divergence of the distributions of their key frames
     over places and features, which is the mean divergence of the tokens in one place. From left to right, a scene whose
     divergence from the one before is below ``delta`` joins it: key tokens in one place become their mean, weighted by
-    the cells they stand for, and the next scene is compared with that mean. Order is by time; a merged token stands
-    where its heaviest member stood, the first among equals.
+    their source cells, and the next scene is compared with that mean. Order is by time; a merged token has the
+    position of its heaviest member, the first among equals.
 
     Nothing is computed where a sample has one scene, and nothing changes where no scene repeats its neighbour.
 
@@ -60,7 +63,7 @@ class Scene(Merger):
         delta: largest divergence that merges, in nats (0 to 0.69); None for 0.05, and 0.4 with ``exact``.
         cell_delta: a key token whose own divergence is not below this counts as changed and stays (ours: a new line
             of text on a slide is not averaged away); None averages all of them, as the paper does.
-        anchors: tokens of a key step that stay on their own, by default the last in raster order, so that the language
+        anchors: tokens of a key step that are not averaged, by default the last in raster order, so that the language
             model keeps the clock (ours); 0 for the paper's rule.
         neighbours: "next" compares a scene with the one before; "all" with every earlier one of the clip, and joins the
             nearest (ours).
@@ -68,7 +71,7 @@ class Scene(Merger):
             model's ``lm_head``, and the arguments of both divergences are exchanged; ``cell_delta`` does not apply.
 
     Raises:
-        InputError: a number out of range, or ``exact`` without a language model's ``lm_head``.
+        InputError: ``exact`` without a language model's ``lm_head``.
     """
 
     paper: ClassVar[str] = "Gated Residual Tokenization, stage 2 (arXiv 2509.14199)"
@@ -76,20 +79,11 @@ class Scene(Merger):
     needs_budget: ClassVar[bool] = False
     own_anchors: ClassVar[bool] = True  # they count in the divergence of two scenes
 
-    delta: float | None = None
-    cell_delta: float | None = 0.05
-    anchors: int = 1
+    delta: Annotated[float | None, Bound(least=0)] = None
+    cell_delta: Annotated[float | None, Bound(least=0)] = 0.05
+    anchors: Anchors | int | str = Anchors(1)
     neighbours: Literal["next", "all"] = "next"
     exact: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for field in ("delta", "cell_delta"):
-            value = getattr(self, field)
-            if value is not None and not (isinstance(value, (int, float)) and value >= 0):
-                raise InputError(f"{self.name}:{field}={value!r} must be a number of 0 or more")
-        if self.neighbours not in ("next", "all"):
-            raise InputError(f"{self.name}:neighbours={self.neighbours!r} must be next or all")
 
     def reduce(self, tokens: Tokens, budget: Budget | Count | None, context: Context) -> Tokens:
         scene = tokens.signals.get("scene")
@@ -127,10 +121,10 @@ class Scene(Merger):
             head = context.extra.get("lm_head")
             if head is None:
                 raise InputError(
-                    "scene:exact=True compares through the language model's lm_head, which is not at hand here; it is "
-                    "in a wrapped model"
+                    "scene:exact=True compares through the language model's lm_head, which is not given here; a "
+                    "wrapped model gives it"
                 )
-            logits = head(torch.stack([a.pooled, b.pooled]).to(next(head.parameters()).dtype)).float()
+            logits = head(torch.stack([a.pooled, b.pooled]).to(dtype_of(head))).float()
             return float(reversed_jensen_shannon(*logits.log_softmax(-1))), averaged
         each = jensen_shannon(*feature_distributions(torch.stack([a.x[shared], b.x[shared]])))
         alike = averaged if self.cell_delta is None else averaged[each[free] < self.cell_delta]

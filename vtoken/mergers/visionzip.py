@@ -1,17 +1,17 @@
-"""VisionZip: keep what the encoder attends to, fuse the rest into evenly spaced targets."""
+"""VisionZip: keep the most attended tokens, fuse the rest into evenly spaced targets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
 from vtoken.kernels.units import batches, first, frames, nearest
 from vtoken.methods.merger import Groups, Merger, in_order
+from vtoken.methods.options import Bound
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
 from vtoken.methods.signals import attention, keys_of
@@ -31,21 +31,13 @@ class VisionZip(Merger):
         contextual: contextual tokens of each frame; by default 10 of every 64 kept, as in the paper's settings.
         exact: as published: a contextual token is its target plus the mean of what joined it (about twice as long as
             any token), and those of a frame follow its dominant ones. Else the mean of all members, in raster order.
-
-    Raises:
-        InputError: fewer than 1 contextual token.
     """
 
     paper: ClassVar[str] = "VisionZip (arXiv 2412.04467)"
     needs: ClassVar[frozenset[str]] = frozenset({"keys"})
     accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
-    contextual: int | None = None
+    contextual: Annotated[int | None, Bound(least=1)] = None
     exact: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.contextual is not None and self.contextual < 1:
-            raise InputError(f"{self.name}:contextual={self.contextual} must be at least 1")
 
     def group(self, tokens: Tokens, k: int, context: Context) -> Tensor | Groups:
         score, keys = attention(tokens, context, self.name, *SOURCES), keys_of(tokens, self.name)

@@ -1,4 +1,4 @@
-"""VScan, vision stage: look locally and globally, and fold the rest into what is kept."""
+"""VScan, vision stage: keep the most attended tokens of windows and of the frame, merge the others into them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
-from vtoken.kernels.deal import deal
-from vtoken.kernels.topk import top, top_of_groups
+from vtoken.kernels.precision import wide
+from vtoken.kernels.topk import shares, top_of_groups
 from vtoken.methods.absorb import absorb
 from vtoken.methods.merger import Groups, Merger
+from vtoken.methods.options import AtLeast1
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
-from vtoken.methods.signals import SOURCES, attention, per_step
+from vtoken.methods.signals import SOURCES, attention
 
 
 @register("vscan")
@@ -33,21 +33,13 @@ class VScan(Merger):
         window: side of a window in tokens (6 on 24 x 24; the authors take 4 for Qwen).
         exact: the published count: every window gets the same number, rounded down, so that fewer than k remain
             where half of k is no multiple of the windows.
-
-    Raises:
-        InputError: ``window`` is below 1.
     """
 
     paper: ClassVar[str] = "VScan, stage 1 (arXiv 2505.22654)"
     accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
     local_layer: int = 5
-    window: int = 6
+    window: AtLeast1 = 6
     exact: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.window < 1:
-            raise InputError(f"{self.name}:window={self.window} must be at least 1")
 
     @property
     def wants(self) -> frozenset[str]:
@@ -56,22 +48,27 @@ class VScan(Merger):
     def group(self, tokens: Tokens, k: int, context: Context) -> Groups:
         local = attention(tokens, context, self.name, f"cls_attention@{self.local_layer}", *SOURCES)
         whole = attention(tokens, context, self.name, *SOURCES)
-        kept = [
-            rows[self._frame(tokens.position[rows], local[rows], whole[rows], own)]
-            for rows, own in per_step(tokens.position, k)
-            if own
-        ]
-        return absorb(tokens, torch.cat(kept).sort().values)
+        _, step, sizes = tokens.position[:, 0].unique(return_inverse=True, return_counts=True)
+        own = shares(sizes, k)
+        place = torch.cat([step[:, None], tokens.position[:, 1:] // self.window], dim=1)
+        windows, window, size = place.unique(dim=0, return_inverse=True, return_counts=True)
+        frame = windows[:, 0]
+        picked = top_of_groups(local, window, self._near(size, frame, sizes, own // 2))
+        count = torch.zeros_like(own).index_add_(0, step[picked], torch.ones_like(picked))
+        kept = top_of_groups(whole.index_fill(0, picked, torch.inf), step, count + own - own // 2)
+        return absorb(tokens, kept)
 
-    def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Groups:
-        sample = tokens.sample(b)
-        if not self.exact or self.is_identity(len(sample), k):
-            return super().decide(tokens, b, k, context)
-        return self.group(sample, k, context)
+    @property
+    def own_count(self) -> bool:
+        return self.exact
 
-    def _frame(self, position: Tensor, local: Tensor, whole: Tensor, k: int) -> Tensor:
-        _, window, size = (position[:, 1:] // self.window).unique(dim=0, return_inverse=True, return_counts=True)
-        near = k // 2
-        quota = torch.full_like(size, near // len(size)) if self.exact else deal(size, size, near)
-        picked = top_of_groups(local, window, quota)
-        return top(whole.index_fill(0, picked, torch.inf), len(picked) + k - near)
+    def _near(self, size: Tensor, frame: Tensor, sizes: Tensor, near: Tensor) -> Tensor:
+        """int64 [W], tokens of each window: the ``near`` [T] of its frame in proportion to its size, exact in all."""
+        windows = torch.bincount(frame, minlength=len(sizes))
+        if self.exact:
+            return (near // windows)[frame]
+        want = wide(size) / wide(sizes)[frame] * near[frame]
+        quota = want.floor().long()
+        left = near - torch.zeros_like(near).index_add_(0, frame, quota)
+        quota[top_of_groups(want - quota, frame, left)] += 1
+        return quota

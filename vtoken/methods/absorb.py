@@ -1,4 +1,4 @@
-"""Keep some tokens and fold every other one into the kept one that it is most like."""
+"""Keep some tokens and merge every other one into the most similar kept one."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from torch import Tensor
 
 from vtoken.data.tokens import Tokens
 from vtoken.kernels.assign import most_similar
+from vtoken.kernels.units import batches, nearest
 from vtoken.methods.merger import Groups
-from vtoken.methods.signals import steps
 
 
 def absorb(tokens: Tokens, kept: Tensor, per_frame: bool = True) -> Groups:
@@ -17,14 +17,18 @@ def absorb(tokens: Tokens, kept: Tensor, per_frame: bool = True) -> Groups:
     Args:
         tokens: one sample.
         kept: int64 [k], different rows, ascending, k at least 1.
-        per_frame: a token goes to a kept one of its own step, if there is one.
+        per_frame: a token joins a kept one of its own step, if there is one.
     """
     number = torch.full((len(tokens),), -1, dtype=torch.long, device=tokens.x.device)
     number[kept] = torch.arange(len(kept), device=kept.device)
-    for rows in steps(tokens.position) if per_frame else []:
-        mine = (number[rows] >= 0).nonzero().squeeze(1)
-        if len(mine):
-            number[rows] = number[rows[mine]][most_similar(tokens.x[rows], mine)]
+    step = tokens.position[:, 0].unique(return_inverse=True)[1]
+    inside = torch.bincount(step[kept], minlength=int(step.max()) + 1)
+    for rows, _, count in batches(step, inside) if per_frame else ():
+        if count:
+            chosen = number[rows] >= 0
+            heads = rows[chosen].view(len(rows), count)
+            near = heads.gather(1, nearest(tokens.x[rows], tokens.x[heads]))
+            number[rows] = torch.where(chosen, number[rows], number[near])
     lost = (number < 0).nonzero().squeeze(1)
     if len(lost):
         both = torch.cat([kept, lost])

@@ -1,4 +1,4 @@
-"""What methods share that say how many tokens each frame keeps, and leave it to another pruner which."""
+"""FrameBudget: base of methods that set the token count of each frame; another pruner chooses the tokens."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ ROW = "_row_of_sample"
 
 @dataclass(kw_only=True)
 class FrameBudget(Pruner):
-    """Deals the budget to frames by weight; subclasses write ``weights``.
+    """Divides the budget among frames by weight; subclasses write ``weights``.
 
-    A frame never gets more than it has; what it cannot take goes to the others, so that the count is exact.
+    A frame never gets more than it has; the rest of its share goes to the others, so that the count is exact.
 
     Attributes:
         inner: the pruner that chooses within each frame: its text, such as "divprune", or an object.
 
     Raises:
-        InputError: ``inner`` is no pruner, or brings a budget of its own.
+        InputError: ``inner`` is no pruner, or has a budget of its own.
     """
 
     inner: str | Pruner = "uniform"
@@ -66,10 +66,13 @@ class FrameBudget(Pruner):
         order = step.argsort(stable=True)
         rows = order[quota[step[order]] > 0]
         lengths = sizes[quota > 0]
-        signals = {n: v for n, v in tokens.signals.items() if n in self._inner.wants}
+        wants = self._inner.wants | set(self._inner.takes)
+        signals = {n: v for n, v in tokens.signals.items() if n in wants}
         frames = replace(tokens, signals=signals).take(rows).with_signals(**{ROW: rows})
         frames = replace(frames, batch=torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]))  # a frame is a sample
         text = None if context.text is None else [context.text[context.sample]] * len(lengths)
-        own = Context([], text, extra=context.extra, notes=context.notes)
+        shared = {n: v for n, v in context.given.items() if not isinstance(v, (list, tuple))}  # no list of frames
+        questions = None if context.questions is None else [context.questions[context.sample]] * len(lengths)
+        own = Context([], text, given=shared, questions=questions, extra=context.extra, notes=context.notes)
         counts = quota[quota > 0].tolist()
         return self._inner.reduce(frames, lambda b, n: counts[b], own).signals[ROW].sort().values

@@ -1,4 +1,4 @@
-"""Gate: what every method that decides before the encoder shares.
+"""Gate: base of the methods that decide before the encoder.
 
 A gate compares each time step of a clip with what its receiver already has, cell by cell, and keeps the cells that
 changed. A subclass writes ``score``; the base gives whole first steps and scenes, time anchors, timed refresh, the
@@ -7,17 +7,22 @@ reference and streaming (``stream.py``).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
-from vtoken.data.frames import Frames, GateMap, Grid
+from vtoken.data.frames import GateMap, Grid
 from vtoken.errors import InputError
+from vtoken.methods.anchors import Anchors
+from vtoken.methods.options import Bound
 from vtoken.methods.registry import Method
 from vtoken.methods.stream import GateStream
+
+REFRESH = 10.0  # seconds
+KEEPS_CHANGES = "0 keeps every cell that changes at all, the plan 'none' keeps all cells"
+Refresh = Annotated[float | Literal["auto"] | None, Bound(above=0, hint="None switches timed refresh off")]
+Threshold = Annotated[float, Bound(least=0, hint=KEEPS_CHANGES)]
 
 
 @dataclass(kw_only=True)
@@ -25,61 +30,64 @@ class Gate(Method):
     """A method that decides which cells of a video are encoded at all; subclasses write ``score``.
 
     Attributes:
-        anchors: cells of every time step that always have a token, so that the language model keeps the clock; more
-            than a step has means all.
-        anchor_at: their place in raster order: "last", "first", "spread" evenly, or "random", drawn anew for each step.
-        anchor_seed: of the random place; equal seeds and grids give the same cells, whatever the clip.
-        anchor_source: "encode" keeps an anchor, "reuse" sends the last features of its cell again where it did not
-            change, so that it costs the encoder nothing.
-        apply: "skip" neither encodes nor sends what did not change. "reuse" is what the released GRT code does: all
-            cells are encoded and sent, and only the patch projection of skipped ones is saved, whose embeddings are
-            those of the last kept cell in their place.
-        run_position: where the token of a run of unchanged cells stands in time: at the "start" of the run, in the
-            "middle" (the earlier one of two) or at its "end". What pruners and mergers decide does not depend on it.
-        refresh_seconds: every cell is kept at least this often, in turns, by presentation time; None for never.
+        anchors: tokens that every time step sends in any case, so that the language model keeps the clock: a number, or
+            ``Anchors`` or their text, which also name the place ("spread:3"). By default 1 where skipped cells are
+            dropped, and none where they are held.
+        run_position: the time step that the token of a run of unchanged cells is given where it is not held: the
+            "start" of the run, its "middle" (the earlier one of two) or its "end". What pruners and mergers decide does
+            not depend on it.
+        hold: cells that are not computed stay visible to attention, in the encoder and in the language model, with the
+            keys and values of what they repeat; where a model cannot, they are dropped and the report says so.
+        refresh_seconds: every cell is kept at least this often, in turns, by presentation time; None for never. "auto"
+            is 10 where skipped cells are dropped and never where they are held, since a cell that changed by more than
+            the threshold since it was last kept is kept anyway.
         reference: compare with the content at the "refreshed" (last kept) step of each cell, which bounds the error by
             the threshold, or with the "previous" step, which loses slow changes.
         cut_histogram: a scene starts where luma histograms of consecutive frames differ by more than this half L1
             distance; 1 for never.
         cut_kept: a scene starts where more than this share of the cells changed; 1 for never.
+        apply: "skip" neither encodes nor sends what did not change. "reuse" is what the released GRT code does, see
+            ``PatchVectors``.
     """
 
     kind: ClassVar[str] = "gate"
-    gives: ClassVar[frozenset[str]] = frozenset({"motion", "scene"})  # signals of what a gate let through
+    gives: ClassVar[frozenset[str]] = frozenset({"motion", "scene"})  # signals of the cells that a gate kept
     stream_class: ClassVar[type[GateStream]] = GateStream
+    apply: ClassVar[Literal["skip", "reuse"]] = "skip"
 
-    anchors: int = 1
-    anchor_at: Literal["last", "first", "spread", "random"] = "last"
-    anchor_seed: int = 0
-    anchor_source: Literal["encode", "reuse"] = "encode"
-    apply: Literal["skip", "reuse"] = "skip"
+    anchors: Anchors | int | str | None = None
     run_position: Literal["start", "middle", "end"] = "start"
-    refresh_seconds: float | None = 10.0
+    hold: bool = False
+    refresh_seconds: Annotated[
+        float | Literal["auto"] | None, Bound(above=0, hint="None switches timed refresh off")
+    ] = "auto"
     reference: Literal["refreshed", "previous"] = "refreshed"
-    cut_histogram: float = 0.25
-    cut_kept: float = 0.8
+    cut_histogram: Annotated[float, Bound(least=0, hint="1 switches scene cuts by histogram off")] = 0.25
+    cut_kept: Annotated[float, Bound(least=0, hint="1 switches scene cuts by kept share off")] = 0.8
 
     def __post_init__(self) -> None:
-        for field in ("anchors", "anchor_seed"):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise InputError(f"{self.name}: {field}={value!r} must be a whole number, 0 or more")
-        self._choice("anchor_at", "last", "first", "spread", "random")
-        self._choice("anchor_source", "encode", "reuse")
-        self._choice("apply", "skip", "reuse")
-        self._choice("run_position", "start", "middle", "end")
-        self._choice("reference", "refreshed", "previous")
-        self._number("refresh_seconds", "None switches timed refresh off", above=True)
-        self._number("cut_histogram", "1 switches scene cuts by histogram off")
-        self._number("cut_kept", "1 switches scene cuts by kept share off")
-        self._number("threshold", "0 keeps every cell that changes at all, the plan 'none' keeps all cells")
+        if self.anchors is not None:
+            self.anchors = Anchors.of(self.anchors, self.name)
+        super().__post_init__()
+
+    @property
+    def anchoring(self) -> Anchors:
+        """The anchors in force."""
+        return Anchors(0 if self.hold else 1) if self.anchors is None else Anchors.of(self.anchors)
+
+    @property
+    def refresh(self) -> float | None:
+        """Seconds of the timed refresh in force, or None."""
+        if self.refresh_seconds == "auto":
+            return None if self.hold else REFRESH
+        return self.refresh_seconds  # type: ignore[return-value]
 
     @property
     def signal(self) -> Literal["luma", "rgb"]:
-        """What the gate looks at: "luma" [H, W] or "rgb" [H, W, 3] planes."""
+        """The planes that the gate reads: "luma" [H, W] or "rgb" [H, W, 3]."""
         return "luma"
 
-    # What a criterion may write. Only ``score`` is required.
+    # What a subclass may write. Only ``score`` is required.
 
     def score(self, current: np.ndarray, reference: np.ndarray, grid: Grid) -> np.ndarray:
         """How much each cell of a frame differs from the reference.
@@ -105,7 +113,7 @@ class Gate(Method):
     def content(self, step: np.ndarray) -> np.ndarray:
         """The frames [r, H, W, ...] of a step that later steps are compared with: its last frame.
 
-        A skipped cell means "as it was when last seen", and the last frame is what was last seen of a kept one.
+        A skipped cell means "unchanged since it was last kept", and the last frame is the latest content of a kept one.
         """
         return step[-1:]
 
@@ -114,12 +122,12 @@ class Gate(Method):
         return score > self.threshold  # type: ignore[attr-defined]
 
     def whole(self, step: int) -> bool:
-        """True where a time step is kept whole by its number; no step is, beside the first of a scene."""
+        """Whether the step of this number is kept whole; the first step of a scene always is."""
         return False
 
     def second_stage(self) -> tuple[str, dict[str, Any]] | None:
-        """Name and options of the merger that belongs to the method and runs after the encoder; None for none."""
-        return None
+        """Name and options of a merger that the gate adds to the plan, first after the encoder; None for none."""
+        return ("hold", {"tau": 0.0}) if self.hold else None
 
     # What callers use.
 
@@ -146,57 +154,16 @@ class Gate(Method):
         stream = self.stream(grid)
         return GateMap.concatenate([stream.push(planes, pts), stream.finish()])
 
-    def gate(self, frames: Frames, grid: Grid) -> GateMap:
-        """Gate a whole clip of decoded frames, resized to the grid one at a time.
-
-        Raises:
-            InputError: no frames, or a grid without cells.
-        """
-        if len(frames) == 0:
-            raise InputError(f"{self.name}: {frames.source} has no frames; a gate needs at least one")
-        stream = self.stream(grid)
-        parts = [stream.push(p[None], frames.pts[i : i + 1]) for i, p in enumerate(resized(frames, grid, self.signal))]
-        return GateMap.concatenate([*parts, stream.finish()])
-
     def anchor_cells(self, grid: Grid, step: int) -> np.ndarray:
         """Raster numbers of the anchors in a time step by its number: int64 [min(anchors, cells)]."""
-        n, cells = min(self.anchors, grid.cells), grid.cells
-        if self.anchor_at == "random":
-            return np.random.default_rng((self.anchor_seed, step)).permutation(cells)[:n]
-        if self.anchor_at == "spread":
-            return (2 * np.arange(n) + 1) * cells // (2 * max(n, 1))
-        return np.arange(n) + (cells - n if self.anchor_at == "last" else 0)
+        return self.anchoring.cells(grid, step)
 
-    # Checks of fields, for subclasses too.
-
-    def _choice(self, field: str, *allowed: str | bool | None) -> None:
-        if getattr(self, field) not in allowed:
-            raise InputError(
-                f"{self.name}: {field}={getattr(self, field)!r} must be one of {', '.join(map(str, allowed))}"
-            )
-
-    def _number(self, field: str, hint: str, above: bool = False) -> None:
-        value: Any = getattr(self, field, None)
-        if value is None:
-            return
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or value < 0 or above and value == 0:
-            limit = "above 0" if above else "of 0 or more"
-            raise InputError(f"{self.name}: {field}={value!r} must be a finite number {limit}; {hint}")
+    @property
+    def reuses(self) -> bool:
+        """Whether some tokens are features of earlier steps, sent again."""
+        return self.apply == "reuse" or self.anchoring.reuse
 
 
 def as_bytes(planes: np.ndarray) -> np.ndarray:
     """uint8 of planes in 0..255, rounded; uint8 as it is."""
     return planes if planes.dtype == np.uint8 else np.rint(planes.clip(0, 255)).astype(np.uint8)
-
-
-def resized(frames: Frames, grid: Grid, signal: str) -> Iterator[np.ndarray]:
-    """Planes of the frames at the size of the grid, one at a time: uint8 [H, W] or [H, W, 3], linear resize."""
-    import cv2
-
-    luma = frames.luma if signal == "luma" else None
-    for i in range(len(frames)):
-        plane = luma[i] if luma is not None else frames.rgb(i)
-        if plane.shape[:2] != (grid.height, grid.width):
-            plane = cv2.resize(plane, (grid.width, grid.height), interpolation=cv2.INTER_LINEAR)
-        yield plane

@@ -45,6 +45,20 @@ class Held:
         return torch.where(flat < 0, NONE, self.home[flat.clamp(min=0)]) if len(self.home) else flat
 
 
+@dataclass(frozen=True)
+class Hold:
+    """How the language model holds a cell that is not computed: where its row is, and where it gets a second one.
+
+    Attributes:
+        second, home, second_home, lag: as in ``FeatureGate``.
+    """
+
+    second: float | None = 0.4
+    home: Home = "middle"
+    second_home: Home = "lag"
+    lag: int = 2
+
+
 @dataclass(kw_only=True)
 class FeatureGate:
     """Compares every token with what its slot shows, step by step and for all cells at once.

@@ -1,8 +1,9 @@
-"""Merger: what every method that fuses tokens shares."""
+"""Merger: base of the methods that fuse tokens."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -10,8 +11,22 @@ from torch import Tensor
 
 from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
+from vtoken.kernels.merge import merge_tokens
 from vtoken.kernels.topk import others, spread
 from vtoken.methods.reducer import Context, Reducer
+
+
+class Mixture(NamedTuple):
+    """Weighted sums in which a row may go into several fused tokens.
+
+    Attributes:
+        row, number: int64 [M], a row and the fused token that it goes into; every token has at least one row.
+        weight: float32 [M].
+    """
+
+    row: Tensor
+    number: Tensor
+    weight: Tensor
 
 
 class Groups(NamedTuple):
@@ -20,11 +35,13 @@ class Groups(NamedTuple):
     Attributes:
         number: int64 [N], as ``Merger.group`` returns.
         weight: float32 [N], how much of each row goes into its fused token; the largest gives the position.
+        mixture: the features of the fused tokens, where they are no sums of their own rows alone.
         anchors: int64 [m], rows that stay alone because they are time anchors; the base sets it.
     """
 
     number: Tensor
     weight: Tensor | None = None
+    mixture: Mixture | None = None
     anchors: Tensor | None = None
 
 
@@ -33,20 +50,15 @@ class Merger(Reducer):
     """A method that fuses tokens; subclasses write ``group``.
 
     The fused token is the size-weighted mean at the position of its heaviest member (``Tokens.merge``). A method with
-    other weights returns ``Groups``, one whose value is no weighted sum of the members writes ``fuse``. The group
-    decides, ``fuse`` computes, and sizes always add up. Time anchors stay alone, and the method sees the other tokens.
+    other weights returns ``Groups``; one whose value is no weighted sum writes ``fuse``. ``group`` decides, ``fuse``
+    computes, and sizes always add up. Time anchors stay alone, and the method gets the other tokens.
 
     Attributes:
-        own_anchors: True where ``group`` itself sees to the anchors.
+        own_anchors: True where ``group`` handles the anchors itself.
     """
 
     kind: ClassVar[str] = "merger"
     own_anchors: ClassVar[bool] = False
-
-    @property
-    def own_count(self) -> bool:
-        """Whether the method sets the count itself, as some published code does; else k tokens leave, exactly."""
-        return not self.needs_budget
 
     def group(self, tokens: Tokens, k: int, context: Context) -> Tensor | Groups:
         """Number of the fused token of every row of one sample: int64 [N] in 0..k-1, or -1 to drop the row."""
@@ -61,7 +73,7 @@ class Merger(Reducer):
 
     def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Groups:
         sample = tokens.sample(b)
-        n = len(sample)
+        n, k = len(sample), self.count(sample, k)
         if self.is_identity(n, k):
             return Groups(torch.arange(n, device=tokens.x.device))
         anchors = self.anchor_rows(sample)
@@ -85,9 +97,9 @@ class Merger(Reducer):
 
     def apply(self, tokens: Tokens, decisions: list[Groups], context: Context) -> Tokens:
         numbers, start = [], 0
-        for number, _, _ in decisions:
-            numbers.append(torch.where(number >= 0, number + start, number))
-            start += int(number.max()) + 1 if len(number) else 0
+        for made in decisions:
+            numbers.append(torch.where(made.number >= 0, made.number + start, made.number))
+            start += int(made.number.max()) + 1 if len(made.number) else 0
         number = torch.cat(numbers)
         if torch.equal(number, torch.arange(len(tokens), device=number.device)):
             return tokens  # nothing fused, nothing copied
@@ -100,19 +112,22 @@ class Merger(Reducer):
     @staticmethod
     def _weights(tokens: Tokens, decisions: list[Groups]) -> Tensor | None:
         """The weights of all samples; where some sample has none of its own, each row's share of its group's size."""
-        if all(weight is None for _, weight, _ in decisions):
+        if all(made.weight is None for made in decisions):
             return None
         parts = []
-        for b, (number, weight, _) in enumerate(decisions):
-            size = tokens.size[tokens.batch[b] : tokens.batch[b + 1]].float()
-            parts.append(shares_of(number, size) if weight is None else weight.float())
+        for made, (start, stop) in zip(decisions, pairwise(tokens.ends), strict=True):
+            size = tokens.size[start:stop].float()
+            parts.append(shares_of(made.number, size) if made.weight is None else made.weight.float())
         return torch.cat(parts)
 
     def _fused(self, tokens: Tokens, decisions: list[Groups], merged: Tokens, name: str, context: Context) -> Tensor:
         plain = merged.x if name == "x" else merged.signals[name]
-        parts = [plain[merged.batch[b] : merged.batch[b + 1]] for b in range(merged.samples)]
-        for b, (own, _, anchors) in enumerate(decisions):
+        parts = [plain[a:b] for a, b in pairwise(merged.ends)]
+        for b, (own, _, mixture, anchors) in enumerate(decisions):
             context.sample = b
+            if mixture is not None:
+                parts[b] = _mixed(tokens.sample(b).x, mixture, len(parts[b]))
+                continue
             if torch.equal(own, torch.arange(len(own), device=own.device)):
                 continue  # nothing fused in this sample
             sample, place = tokens.sample(b), None
@@ -131,11 +146,13 @@ class Merger(Reducer):
 
 
 def _absorbed(anchors: Tensor, n: int) -> Groups:
-    """Anchors alone, for a budget that holds no more: every other row counts to the nearest anchor before it, whose
-    features stay as they are (the first anchor takes what comes before)."""
+    """Anchors alone, with unchanged features, for a budget no larger than them.
+
+    Every other row counts in the size of the nearest anchor before it, or of the first anchor.
+    """
     rows = torch.arange(n, device=anchors.device)
     weight = torch.zeros(n, device=anchors.device, dtype=torch.float32).index_fill(0, anchors, 1.0)
-    return Groups((torch.searchsorted(anchors, rows, right=True) - 1).clamp(min=0), weight, rows)
+    return Groups((torch.searchsorted(anchors, rows, right=True) - 1).clamp(min=0), weight, anchors=rows)
 
 
 def _beside(made: Groups, rest: Tensor, anchors: Tensor, size: Tensor) -> Groups:
@@ -149,7 +166,26 @@ def _beside(made: Groups, rest: Tensor, anchors: Tensor, size: Tensor) -> Groups
         weight[rest] = made.weight.float()
     kept = number >= 0
     number[kept] = in_order(number[kept], (size if weight is None else weight)[kept])
-    return Groups(number, weight, anchors)
+    mixture = made.mixture
+    if mixture is not None:
+        moved = torch.empty(int(made.number.max()) + 1, dtype=torch.long, device=rest.device)
+        moved[made.number[made.number >= 0]] = number[rest[made.number >= 0]]
+        mixture = Mixture(
+            torch.cat([rest[mixture.row], anchors]),
+            torch.cat([moved[mixture.number], number[anchors]]),
+            torch.cat([mixture.weight, mixture.weight.new_ones(len(anchors))]),
+        )
+    return Groups(number, weight, mixture, anchors)
+
+
+def _mixed(x: Tensor, mixture: Mixture, count: int) -> Tensor:
+    """Features [count, D] of the fused tokens from those of the rows [N, D]."""
+    order = mixture.row.argsort(stable=True)
+    order = order[mixture.number[order].argsort(stable=True)]
+    members = torch.bincount(mixture.number, minlength=count)
+    offsets = torch.cat([members.new_zeros(1), members.cumsum(0)])
+    rows = mixture.row[order]
+    return merge_tokens([x], rows, offsets, mixture.weight[order], rows[offsets[:-1]])[0]
 
 
 def _compact(number: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Pathway: a second stream beside the vision encoder, whose signals guide the reduction."""
+"""Pathway: a second model over the frames, beside the vision encoder, whose signals later stages use."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from vtoken.data.frames import Frames, Grid
-from vtoken.data.tokens import Tokens
+from vtoken.data.frames import Grid
 from vtoken.errors import InputError
-from vtoken.methods.gate import resized
 from vtoken.methods.registry import Method
 
 Cells = dict[str, np.ndarray]  # signals by name: [steps, h, w, ...], a value for every cell of the grid
@@ -33,22 +29,24 @@ class Watch(Protocol):
 
 @dataclass(kw_only=True)
 class Pathway(Method):
-    """A second stream over all frames, also those that a gate skips; subclasses write ``watch``.
+    """A method that reads all frames, also where a gate skips cells, and gives signals; subclasses write ``watch``.
 
     Attributes:
         gives: names of its signals.
+        example: how a plan writes it, where it has an option without a default.
     """
 
     kind: ClassVar[str] = "pathway"
     gives: ClassVar[frozenset[str]] = frozenset()
+    example: ClassVar[str] = ""
 
     @property
     def window(self) -> int:
-        """Frames after which nothing is pending: chunks of a multiple of it give whole answers."""
+        """Frames that are processed together; after a multiple of it no frame is left over."""
         return 1
 
     def watch(self, grid: Grid) -> Watch:
-        """A stateful watch over one clip."""
+        """The state of the pathway for one clip."""
         raise NotImplementedError(type(self).__name__)
 
     def cells(self, planes: np.ndarray, grid: Grid) -> Cells:
@@ -61,12 +59,6 @@ class Pathway(Method):
             raise InputError(f"{self.name}: the clip has no frames")
         watch = self.watch(grid)
         return joined([watch.push(planes), watch.finish()], [self], grid, grid.steps(len(planes)))
-
-    def signals(self, frames: Frames, tokens: Tokens, grid: Grid) -> dict[str, Tensor]:
-        """Row-aligned tensors [N, ...] by name, for tokens at places of the frames' grid."""
-        found = self.cells(np.stack(list(resized(frames, grid, "rgb"))), grid)
-        t, h, w = tokens.position.long().cpu().unbind(1)
-        return {name: torch.from_numpy(value)[t, h, w].to(tokens.x.device) for name, value in found.items()}
 
 
 def joined(parts: Sequence[Cells], pathways: Sequence[Pathway], grid: Grid, steps: int) -> Cells:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import Union
 
 from vtoken.data.budget import Budget
 from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.methods import registry
+from vtoken.methods.eviction import Eviction
 from vtoken.methods.gate import Gate
+from vtoken.methods.hold import Hold
+from vtoken.methods.inner import Inner
 from vtoken.methods.pathway import Pathway
-from vtoken.methods.reducer import Context, Reducer
+from vtoken.methods.reducer import Context, Count, Reducer
 from vtoken.methods.registry import Method
+from vtoken.methods.signals import with_given
 from vtoken.methods.thinner import Thinner
 
 PlanLike = Union[str, Method, Iterable[Method], "Plan"]
@@ -23,9 +28,10 @@ PlanLike = Union[str, Method, Iterable[Method], "Plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """At most one gate (before the encoder) and one thinner (inside it), then pruners and mergers (after it).
+    """At most one gate (before the encoder) and one thinner (inside it), then pruners and mergers (after it), then
+    methods inside the language model.
 
-    Pathways, which look at all frames beside them, stand anywhere behind the gate.
+    Pathways read all frames; they may appear anywhere after the gate.
 
     Attributes:
         stages: the methods in order.
@@ -39,19 +45,24 @@ class Plan:
     def __post_init__(self) -> None:
         gates = [i for i, s in enumerate(self.stages) if isinstance(s, Gate)]
         if len(gates) > 1 or gates and gates[0] != 0:
-            raise InputError(f"plan {str(self)!r}: a plan has at most one gate, and it stands first")
+            raise InputError(f"plan {str(self)!r}: a plan has at most one gate, and it comes first")
         others = [s for s in self.stages if not isinstance(s, Pathway)]
         inside = [i for i, s in enumerate(others) if isinstance(s, Thinner)]
         if len(inside) > 1 or inside and inside[0] != len(gates):
             raise InputError(
-                f"plan {str(self)!r}: at most one method acts inside the encoder, and it stands before those that act "
+                f"plan {str(self)!r}: at most one method acts inside the encoder, and it comes before those that act "
                 "after it"
             )
-        if inside and self.gate is not None and "reuse" in (self.gate.apply, self.gate.anchor_source):
+        if inside and self.gate is not None and self.gate.reuses:
             raise InputError(
-                f"plan {str(self)!r}: apply=reuse and anchor_source=reuse take features of earlier cells, which "
-                f"{others[1].name} may let leave inside the encoder; use methods that act after it, such as "
-                "divprune"
+                f"plan {str(self)!r}: {self.gate} sends features of earlier cells again, which {others[1].name} may "
+                "drop inside the encoder; use methods that act after it, such as divprune"
+            )
+        late = [isinstance(s, (Inner, Eviction)) + isinstance(s, Eviction) for s in others]
+        if late != sorted(late) or late.count(2) > 1:
+            raise InputError(
+                f"plan {str(self)!r}: methods inside the language model stand last, and behind them at most one that "
+                "takes rows out of its cache"
             )
         given = [name for s in self.stages if isinstance(s, Pathway) for name in s.gives]
         if twice := sorted({name for name in given if given.count(name) > 1}):
@@ -62,6 +73,8 @@ class Plan:
                 f"'{self.gate.name if self.gate else 'evs'} | divprune'"
             )
         for stage in self.sharing if self.budget is None else []:
+            if isinstance(stage, Inner) and stage.optional_budget:
+                continue
             raise InputError(
                 f"plan {str(self)!r}: {stage.name} needs a budget; give keep=, tokens= or per_second= "
                 f"(for example keep=0.25), or write {stage.name}:keep=0.25"
@@ -69,9 +82,10 @@ class Plan:
         for stage in self.reducers:
             if self.gate is None and (lacks := stage.needs & Gate.gives):
                 raise InputError(
-                    f"plan {str(self)!r}: {stage.name} needs the {' and '.join(sorted(lacks))} that a gate tells; put "
-                    f"one before it, for example 'mad | {stage.name}'"
+                    f"plan {str(self)!r}: {stage.name} needs the signal {' and '.join(sorted(lacks))}, which only a "
+                    f"gate gives; put one before it, for example 'mad | {stage.name}'"
                 )
+        _ = self.pathways  # what must be written out is refused here, not when the plan runs
 
     @classmethod
     def parse(
@@ -112,23 +126,42 @@ class Plan:
 
     @cached_property
     def pathways(self) -> list[Pathway]:
-        """The pathways written out, and those that give what some stage needs and nothing written gives."""
+        """The pathways written out, and those that give what some stage needs and nothing written gives.
+
+        Raises:
+            InputError: such a pathway must be written out, because it has an option without a default.
+        """
         written = [s for s in self.stages if isinstance(s, Pathway)]
-        lacks = frozenset().union(*(p.needs for s in self.reducers for p in s.parts)) - Gate.gives - {"text"}
+        lacks = (
+            frozenset().union(*(p.needs for s in (*self.reducers, *self.inner) for p in s.parts))
+            - Gate.gives
+            - {"text"}
+        )
         lacks = lacks.difference(*(p.gives for p in written))
         known = [registry.get(name) for name in registry.names("pathway")] if lacks else []
-        implied = [cls() for cls in known if issubclass(cls, Pathway) and cls.gives & lacks]
-        return [*written, *implied]
+        return [*written, *(self._implied(cls) for cls in known if issubclass(cls, Pathway) and cls.gives & lacks)]
+
+    def _implied(self, cls: type[Pathway]) -> Pathway:
+        try:
+            return cls()
+        except InputError as error:
+            stages = [str(s) for s in self.stages]
+            at = int(self.gate is not None)
+            example = " | ".join([*stages[:at], cls.example or cls.name, *stages[at:]])
+            raise InputError(
+                f"plan {str(self)!r} needs the signal {' and '.join(sorted(cls.gives))} of {cls.name}, which must be "
+                f"written out, as in {example!r}. {error}"
+            ) from None
 
     @property
     def seen(self) -> frozenset[str]:
-        """Signals that its pathways give."""
+        """Signals that the plan's pathways give."""
         return frozenset().union(*(p.gives for p in self.pathways))
 
     @cached_property
     def reducers(self) -> list[Reducer]:
         """The stages after the encoder: a gate's own second stage, unless the plan writes it out, and the others."""
-        written = [s for s in self.stages if isinstance(s, Reducer)]
+        written = [s for s in self.stages if isinstance(s, Reducer) and not isinstance(s, Inner)]
         second = self.gate.second_stage() if self.gate is not None else None
         if second is None or second[0] in {s.name for s in written}:
             return written
@@ -137,15 +170,36 @@ class Plan:
         return [implied, *written]
 
     @property
+    def hold(self) -> Hold | None:
+        """How the language model holds cells that are not computed; None where they are dropped."""
+        rules = [rule for s in self.reducers if isinstance(rule := getattr(s, "rule", None), Hold)]
+        return rules[-1] if rules else None
+
+    def without_hold(self) -> Plan:
+        """The same plan, whose gate drops the cells that it skips."""
+        stages = tuple(dataclasses.replace(s, hold=False) if isinstance(s, Gate) else s for s in self.stages)
+        return dataclasses.replace(self, stages=stages)
+
+    @property
+    def inner(self) -> list[Inner]:
+        """The methods inside the language model, in order."""
+        return [s for s in self.stages if isinstance(s, Inner)]
+
+    @property
+    def evictions(self) -> list[Eviction]:
+        """The methods that take rows out of the cache once the prompt has been read."""
+        return [s for s in self.stages if isinstance(s, Eviction)]
+
+    @property
     def sharing(self) -> list[Thinner | Reducer]:
         """The stages that share the plan's budget, in order: those that need one and bring none."""
-        stages = [*([self.thinner] if self.thinner else []), *self.reducers]
+        stages = [*([self.thinner] if self.thinner else []), *self.reducers, *self.inner]
         return [s for s in stages if s.needs_budget and s.own_budget() is None]
 
     @property
     def reads_text(self) -> bool:
         """Whether a stage weighs tokens by the question, so that its choice holds for one prompt alone."""
-        return any("text" in part.wants for stage in self.reducers for part in stage.parts)
+        return any("text" in part.wants for stage in self.reducers for part in (stage, *stage.parts))
 
     @property
     def takes_budget(self) -> bool:
@@ -155,11 +209,33 @@ class Plan:
     @property
     def wants(self) -> frozenset[str]:
         """Signals of the encoder that some stage can use."""
-        wants = frozenset().union(*(s.wants for s in self.reducers)) - {"text"} - Gate.gives
+        wants = frozenset().union(*(s.wants for s in self.reducers), *(s.carried for s in self.inner))
+        wants = wants - {"text"} - Gate.gives
         return wants - self.seen
 
+    @property
+    def takes(self) -> dict[str, str]:
+        """Signals that only the user can give and some stage uses, "token" or "sample" each, see ``Method.takes``."""
+        return {name: kind for s in self.reducers for part in s.parts for name, kind in part.takes.items()}
+
+    def check_given(self, signals: Collection[str]) -> None:
+        """Refuse signals that no stage uses, such as a misspelt one.
+
+        Raises:
+            InputError: no stage takes one of them; the message names those that are taken.
+        """
+        if unknown := sorted(set(signals) - set(self.takes)):
+            known = f"it takes {', '.join(sorted(self.takes))}" if self.takes else "it takes none"
+            raise InputError(f"signals={{{unknown[0]!r}: ...}}: no stage of plan {str(self)!r} uses it; {known}")
+
+    @property
+    def notes(self) -> list[str]:
+        """What a report must say of the stages' options."""
+        stages = [*self.pathways, *(s for s in self.stages if not isinstance(s, Pathway))]
+        return [note for stage in stages for part in stage.parts for note in part.notes]
+
     def thin(self, sizes: list[int], totals: list[int], seconds: list[float]) -> list[int]:
-        """Tokens that shall leave the encoder of every image and video of one prompt, as ``reduce`` counts.
+        """How many tokens are to remain after the encoder of every image and video of one prompt, as ``reduce`` counts.
 
         Args:
             sizes: tokens of each that enter the encoder.
@@ -180,7 +256,10 @@ class Plan:
         A stage without a budget of its own, followed by k others, goes the (k+1)-th part of the way to the shared
         budget on a logarithmic scale, so that every stage has a choice.
         """
-        total = context.total or [int(n) for n in tokens.batch.diff()]
+        for note in self.notes:
+            context.note(note)
+        tokens = with_given(tokens, [n for n, kind in self.takes.items() if kind == "token"], context)
+        total = context.total or [stop - start for start, stop in pairwise(tokens.ends)]
         final = [] if self.budget is None else context.deal(self.budget, total)
         left = sum(s is not self.thinner for s in self.sharing)
         for stage in self.reducers:
@@ -190,6 +269,22 @@ class Plan:
             tokens = stage.reduce(tokens, partial(_towards, final, left), context)
             left -= 1
         return tokens
+
+    def inner_count(self, stage: Inner, context: Context) -> Count | None:
+        """Tokens that a method inside the language model is to leave, of the n that enter it: (unit, n) -> k.
+
+        None where it has a budget of its own, or the plan has none. ``context.total`` holds what the stock model would
+        have had, one entry a unit.
+        """
+        sharing = self.sharing
+        place = next((i for i, s in enumerate(sharing) if s is stage), None)
+        if self.budget is None or place is None:
+            return None
+        left = len(sharing) - place
+        if context.total is None:
+            return lambda u, n: _towards(self.budget.deal([n], [context.length(u)]), left, 0, n)  # type: ignore[union-attr]
+        final = context.deal(self.budget, context.total)
+        return lambda u, n: _towards(final, left, u, n)
 
     def __str__(self) -> str:
         text = " | ".join(str(s) for s in self.stages) or "none"

@@ -1,16 +1,17 @@
-"""Reducer, Pruner and Scorer: what every method that acts after the encoder shares.
+"""Reducer, Pruner and Scorer: bases of the methods that act after the encoder.
 
-A method decides; the base applies: it loops over the samples of a ragged batch, resolves the budget to an exact
-count, keeps the time anchors and moves every signal with ``Tokens.take``. A scorer only scores; the base takes the
-top k.
+A method decides for one sample; the base does the rest: it loops over the samples of a ragged batch, resolves the
+budget to an exact count, keeps the time anchors and moves every signal with ``Tokens.take``. A scorer only scores; the
+base takes the top k.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,24 +20,28 @@ from vtoken.data.budget import Budget
 from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.topk import others, spread, top
-from vtoken.methods.anchors import PLACES, anchor_rows
-from vtoken.methods.registry import Method
+from vtoken.methods.anchors import Anchors
+from vtoken.methods.budgeted import Budgeted
 
 Count = Callable[[int, int], int]
 
 
 @dataclass
 class Context:
-    """What a method may know besides the tokens.
+    """The inputs of a method besides the tokens.
 
     Attributes:
         seconds: length of each sample's video in seconds, one entry a sample; nan where unknown.
-        text: embeddings of the question's tokens [M, D] for each sample, or None.
+        text: embeddings of the question's tokens [M, D] for each sample, or None. A method gets them only where its
+            ``wants`` names "text".
         total: tokens each sample had before any stage, or None where this is the first stage.
         sample: the sample at hand, an image or a video; the base sets it.
         prompt: the prompt that each sample is in, whose samples share a budget; None where each is alone.
-        extra: what a family offers beyond signals, such as CLIP text embeddings.
-        notes: what the report should tell, such as a fallback that a method took.
+        given: signals that only the user can give, by name: a tensor for every sample, a list with one for each
+            sample, or a function ``(tokens, question) -> tensor`` of the sample at hand; see ``methods/signals.py``.
+        questions: the question of each sample, for such functions; None where there is none.
+        extra: what the engine offers besides, such as the language model's ``lm_head``.
+        notes: lines for the report, such as a fallback that a method took.
     """
 
     seconds: list[float] = field(default_factory=lambda: [math.nan])
@@ -44,11 +49,13 @@ class Context:
     total: list[int] | None = None
     sample: int = 0
     prompt: list[int] | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+    questions: list[str] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def note(self, text: str) -> None:
-        """Tell the report something once."""
+        """Add a line to the report, once."""
         if text not in self.notes:
             self.notes.append(text)
 
@@ -62,43 +69,34 @@ class Context:
 
 
 @dataclass(kw_only=True)
-class Reducer(Method):
+class Reducer(Budgeted):
     """What pruners and mergers share: the loop over samples, the exact budget and the time anchors.
 
     Attributes:
-        keep, tokens, per_second: a budget of this stage's own (at most one of them). It wins over the plan's, and a
-            share counts from the tokens that enter the stage.
-        anchors: rows of each time step that stay as they are whatever the method says. They count within the budget;
-            where it is smaller, evenly spaced anchors are what is kept.
-        anchor_at: their place among the step's tokens in raster order: "last", "first", "spread" evenly, or "random".
-        anchor_seed: of the random place.
-        needs_budget: False for methods that decide themselves how many tokens remain.
+        anchors: tokens of each time step that stay as they are whatever the method decides: a number, or ``Anchors`` or
+            their text, which also name the place. They count within the budget; where the budget is smaller, evenly
+            spaced anchors are kept and nothing else.
 
     Raises:
-        InputError: a budget out of range, two of them, or one where none is taken; anchors that make no sense.
+        InputError: see ``Budgeted`` and ``Anchors``.
     """
 
-    keep: float | None = None
-    tokens: int | None = None
-    per_second: float | None = None
-    anchors: int = 0
-    anchor_at: Literal["last", "first", "spread", "random"] = "last"
-    anchor_seed: int = 0
-    needs_budget: ClassVar[bool] = True
+    anchors: Anchors | int | str = Anchors(0)
 
     def __post_init__(self) -> None:
-        for name in ("anchors", "anchor_seed"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise InputError(f"{self.name}:{name}={value!r} must be a whole number of at least 0")
-        if self.anchor_at not in PLACES:
-            raise InputError(f"{self.name}:anchor_at={self.anchor_at!r} must be one of {', '.join(PLACES)}")
-        if (own := self.own_budget()) and not self.needs_budget:
-            raise InputError(f"{self.name} decides itself how many tokens remain and takes no budget, got {own}")
+        self.anchors = Anchors.of(self.anchors, self.name)
+        if self.anchors.reuse:
+            raise InputError(f"{self.name}:anchors={self.anchors}: reuse is for gates; nothing is encoded here")
+        super().__post_init__()
 
-    def own_budget(self) -> Budget | None:
-        """The budget of this stage alone, or None where the plan's counts."""
-        return Budget.given(self.keep, self.tokens, self.per_second)
+    @property
+    def own_count(self) -> bool:
+        """Whether the method may keep another count than k, as some published code does."""
+        return not self.needs_budget
+
+    def count(self, tokens: Tokens, k: int) -> int:
+        """Rows to keep of one sample for a budget of k: k, unless published code counts otherwise."""
+        return k
 
     def reduce(self, tokens: Tokens, budget: Budget | Count | None, context: Context) -> Tokens:
         """Reduce every sample to its budget.
@@ -113,16 +111,19 @@ class Reducer(Method):
                 a wrong count.
         """
         _check_finite(tokens)
-        given = set(tokens.signals) | ({"text"} if context.text is not None else set())
-        if lacks := self.missing(given):
+        reads_text = "text" in self.wants
+        given = {*tokens.signals, *context.given} | ({"text"} if reads_text and context.text is not None else set())
+        if lacks := self.lacks(given):
             carried = ", ".join(sorted(given)) or "none"
             raise InputError(f"{self.name} needs {' and '.join(lacks)}; signals of these tokens: {carried}")
+        if not reads_text:
+            context = replace(context, text=None)
         budget = self.own_budget() or budget
         if budget is None and self.needs_budget:
             raise InputError(f"{self.name} needs a budget: give keep=, tokens= or per_second=")
         if tokens.samples == 0:
             return tokens
-        decisions, sizes = [], tokens.batch.diff().tolist()
+        decisions, sizes = [], [stop - start for start, stop in pairwise(tokens.ends)]
         counts = context.deal(budget, sizes) if isinstance(budget, Budget) else None
         with torch.no_grad():  # gradients flow through what is kept, not through the decision
             for b, n in enumerate(sizes):
@@ -132,7 +133,7 @@ class Reducer(Method):
         return self.apply(tokens, decisions, context)
 
     def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Tensor:
-        """The decision for sample ``b``, of which k rows shall remain; rows count from the sample's start."""
+        """The decision for sample ``b``, of which k rows are to remain; rows count from the sample's start."""
         raise NotImplementedError(type(self).__name__)
 
     def apply(self, tokens: Tokens, decisions: list[Tensor], context: Context) -> Tokens:
@@ -141,10 +142,10 @@ class Reducer(Method):
 
     def anchor_rows(self, sample: Tokens) -> Tensor:
         """Rows of the time anchors of one sample: int64 ascending."""
-        return anchor_rows(sample.position, self.anchors, self.anchor_at, self.anchor_seed)
+        return Anchors.of(self.anchors).rows(sample.position)
 
     def is_identity(self, n: int, k: int) -> bool:
-        """Whether nothing is to be decided: no rows, or a budget that keeps all."""
+        """Whether there is nothing to decide: no rows, or a budget that keeps all."""
         return n == 0 or (self.needs_budget and k >= n)
 
 
@@ -155,7 +156,7 @@ class Pruner(Reducer):
     kind: ClassVar[str] = "pruner"
 
     def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
-        """Rows of one sample to keep: int64 [k], unique, in the order in which the language model should see them."""
+        """Rows of one sample to keep: int64 [k], unique, in the order in which the language model gets them."""
         raise NotImplementedError(type(self).__name__)
 
     def select_beside(self, tokens: Tokens, k: int, anchors: Tensor, context: Context) -> Tensor:
@@ -166,7 +167,7 @@ class Pruner(Reducer):
 
     def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Tensor:
         sample = tokens.sample(b)
-        n = len(sample)
+        n, k = len(sample), self.count(sample, k)
         if self.is_identity(n, k):
             return torch.arange(n, device=tokens.x.device)
         anchors = self.anchor_rows(sample)
@@ -176,15 +177,14 @@ class Pruner(Reducer):
             index = anchors[spread(len(anchors), k, anchors.device)]
         else:
             index = self.select_beside(sample, k, anchors, context)
-        if self.needs_budget and len(index) != k:
+        if not self.own_count and len(index) != k:
             raise InputError(f"{self.name} selected {len(index)} rows for k={k}")
         if len(index) and not 0 <= int(index.min()) <= int(index.max()) < n:
             raise InputError(f"{self.name} selected rows outside 0..{n - 1}")
         return index
 
     def apply(self, tokens: Tokens, decisions: list[Tensor], context: Context) -> Tokens:
-        starts = tokens.batch.tolist()
-        index = torch.cat([rows + start for rows, start in zip(decisions, starts, strict=False)])
+        index = torch.cat([rows + start for rows, start in zip(decisions, tokens.ends, strict=False)])
         if len(index) == len(tokens) and torch.equal(index, torch.arange(len(index), device=index.device)):
             return tokens  # nothing dropped, nothing copied
         return tokens.take(index)
@@ -199,7 +199,7 @@ class Scorer(Pruner):
         raise NotImplementedError(type(self).__name__)
 
     def rank(self, score: Tensor, k: int, tokens: Tokens) -> Tensor:
-        """Rows kept for float32 scores [N]: int64 [k] ascending; the top k unless a method says otherwise."""
+        """Rows kept for float32 scores [N]: int64 [k] ascending; by default the top k."""
         return top(score, k)
 
     def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:

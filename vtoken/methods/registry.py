@@ -6,31 +6,37 @@ import ast
 import dataclasses
 import difflib
 import importlib
-import math
 import pkgutil
-import types
-import typing
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from vtoken.errors import InputError
+from vtoken.methods import options as rules
 
 GROUP = "vtoken.methods"
-PACKAGES = ("vtoken.tokenizers", "vtoken.thinners", "vtoken.pruners", "vtoken.mergers", "vtoken.pathways")
+PACKAGES = tuple(
+    f"vtoken.{folder}" for folder in ("tokenizers", "thinners", "pruners", "mergers", "inside", "pathways")
+)
 
 
 class Method:
     """Base of everything a plan can name; subclasses are dataclasses whose fields are the paper's hyper-parameters.
 
     Attributes:
-        kind: "gate", "encoder", "pruner", "merger" or "pathway".
+        kind: "gate", "encoder", "pruner", "merger", "inner", "cache" or "pathway".
         name: the name in plans, set by ``register``.
         paper: where the method was published.
         needs: signals it cannot run without, such as ``keys`` or ``text``.
         accepts: signals of which any one suffices, such as ``cls_attention`` or ``received_attention``.
+        takes: signals that only the user can give (``signals=`` of ask and wrap) and that it uses where they are given;
+            "token" for those with a row for each token, "sample" for one value for each sample, such as
+            ``frame_scores``.
+
+    Raises:
+        InputError: an option of another type than its annotation says, or out of its bounds (``methods/options.py``).
     """
 
     kind: ClassVar[str]
@@ -38,11 +44,28 @@ class Method:
     paper: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
     accepts: ClassVar[frozenset[str]] = frozenset()
+    takes: ClassVar[Mapping[str, Literal["token", "sample"]]] = {}
+
+    @property
+    def required(self) -> frozenset[str]:
+        """Signals it cannot run without, with these options: ``needs``, and what some options need besides."""
+        return self.needs
+
+    def __post_init__(self) -> None:
+        rules.check(self)
 
     @property
     def wants(self) -> frozenset[str]:
-        """Signals that it can use with these options; methods that read more when it is there add to these."""
-        return self.needs | self.accepts
+        """Signals that it can use with these options, ``text`` among them where it can read the question.
+
+        Methods that use a signal only where it is given add it here. What is not named here is not there to be read.
+        """
+        return self.required | self.accepts
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a report must say of these options."""
+        return ()
 
     @property
     def parts(self) -> tuple[Method, ...]:
@@ -58,17 +81,22 @@ class Method:
     def missing(cls, given: Collection[str]) -> list[str]:
         """What the method lacks when these signals are given, in words; empty when it can run.
 
-        ``cls_attention@*`` among them stands for the signal of every layer.
+        ``cls_attention@*`` among them means the signal of every layer.
         """
         lacks = sorted(name for name in cls.needs if not has(given, name))
         if cls.accepts and not any(has(given, name) for name in cls.accepts):
             lacks.append(" or ".join(sorted(cls.accepts)))
         return lacks
 
+    def lacks(self, given: Collection[str]) -> list[str]:
+        """``missing``, with the options of this method counted in."""
+        extra = sorted(name for name in self.required - self.needs if not has(given, name))
+        return [*extra, *self.missing(given)]
+
     def __str__(self) -> str:
         fields: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
-        told = [f"{f.name}={_written(getattr(self, f.name))}" for f in fields if getattr(self, f.name) != _default(f)]
-        return f"{self.name}:{','.join(told)}" if told else self.name
+        given = [f"{f.name}={_written(getattr(self, f.name))}" for f in fields if getattr(self, f.name) != _default(f)]
+        return f"{self.name}:{','.join(given)}" if given else self.name
 
 
 def has(given: Collection[str], name: str) -> bool:
@@ -135,21 +163,18 @@ def build(name: str, **options: Any) -> Method:
     """A method with options.
 
     Raises:
-        InputError: no such method, an option it does not have, or a value of the wrong type.
+        InputError: no such method, an option it does not have, or a value that the method refuses.
     """
     cls = get(name)
     fields: list[str] = [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
-    hints = _hints(cls) if options else {}
-    for option, value in options.items():
+    for option in options:
         if option not in fields:
             raise InputError(f"{name} has no option {option!r}; it has: {', '.join(fields) or 'none'}")
-        if not _fits(value, hint := hints.get(option, Any)):
-            raise InputError(f"{name}:{option}={value!r} is no {getattr(hint, '__name__', hint)}")
     return cls(**options)
 
 
 def parse(text: str, plan: str | None = None) -> Method:
-    """A method from its text, such as ``"cls:per_frame=False,anchors=1"``; a value with commas or bars stands in (...).
+    """A method from its text, such as ``"cls:per_frame=False,anchors=1"``; write a value with commas or bars in (...).
 
     Args:
         plan: the text that this is a part of, for messages.
@@ -166,12 +191,14 @@ def parse(text: str, plan: str | None = None) -> Method:
         key, equals, value = option.partition("=")
         if not equals:
             raise InputError(f"plan {whole!r}: option {option!r} of {name.strip()} must be written name=value")
+        if key.strip() in options:
+            raise InputError(f"plan {whole!r}: option {key.strip()!r} of {name.strip()} is given twice")
         options[key.strip()] = _value(value.strip())
     return build(name.strip(), **options)
 
 
 def split(text: str, mark: str) -> list[str]:
-    """The parts of a text between marks that stand outside of brackets."""
+    """The parts of a text between marks that are outside of brackets."""
     parts, depth = [""], 0
     for letter in text:
         depth += (letter in "([") - (letter in ")]")
@@ -187,29 +214,7 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         word = text[1:-1] if text.startswith("(") and text.endswith(")") else text
-        return {"true": True, "false": False, "none": None}.get(word.lower(), word)
-
-
-def _hints(cls: type[Method]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(cls)
-    except NameError:  # a plug-in whose annotations exist for type checkers only
-        return {}
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether an option's value has the type of its field; nan and infinity fit no field."""
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, part) for part in typing.get_args(hint))
-    if origin is typing.Literal:
-        return value in typing.get_args(hint)
-    kind = origin or hint
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return not isinstance(kind, type) or isinstance(value, kind)
+        return {"true": True, "false": False, "on": True, "off": False, "none": None}.get(word.lower(), word)
 
 
 def _written(value: Any) -> str:

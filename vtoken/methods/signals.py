@@ -1,8 +1,14 @@
-"""Reading signals: the first that an encoder gives, in float32, checked, and told where it is a stand-in."""
+"""Reading signals in a method: those of the encoder, in float32 and checked, and those that only the user can give.
+
+A method names what it reads. ``needs`` and ``accepts`` are signals of the encoder, a gate or a pathway; ``takes`` are
+signals that the user gives to ``ask`` or ``wrap`` as ``signals={name: value}``, where the value is a tensor that every
+sample shares, a list with one tensor for each sample, or a function ``(tokens, question) -> tensor`` that is called for
+each sample with its ``Tokens`` and the text of its question.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,13 +18,14 @@ from vtoken.errors import InputError
 from vtoken.kernels.topk import shares
 from vtoken.methods.reducer import Context
 
+Given = Tensor | Sequence[Tensor] | Callable[[Tokens, str | None], Tensor]
 SOURCES = ("cls_attention", "received_attention")  # the first that an encoder gives is used
 
 
 def attention(tokens: Tokens, context: Context, method: str, *sources: str) -> Tensor:
     """The first of ``sources`` that the tokens carry, mean over heads: float32 [N].
 
-    Any other than the first is told in ``context.notes``.
+    Where it is not the first, ``context.notes`` says so.
 
     Raises:
         InputError: none of them is there, or values are NaN.
@@ -29,6 +36,53 @@ def attention(tokens: Tokens, context: Context, method: str, *sources: str) -> T
     if name != sources[0]:
         context.note(f"{method}: no {sources[0]} here, {name} in its place")
     return checked(tokens, method, name)
+
+
+def given(name: str, tokens: Tokens, context: Context) -> Tensor | None:
+    """What the user gives under a name for the sample at hand (``context.sample``); None where nothing is given.
+
+    Args:
+        tokens: the sample's tokens, for functions.
+
+    Raises:
+        InputError: a list that is too short, or a value that cannot become a tensor.
+    """
+    value = context.given.get(name)
+    if value is None:
+        return None
+    if callable(value):
+        value = value(tokens, None if context.questions is None else context.questions[context.sample])
+    elif isinstance(value, (list, tuple)):
+        if context.sample >= len(value):
+            raise InputError(f"signals[{name!r}] has {len(value)} entries; sample {context.sample} has none")
+        value = value[context.sample]
+    try:
+        return torch.as_tensor(value, device=tokens.x.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"signals[{name!r}] must give a tensor, got {type(value).__name__} ({error})") from error
+
+
+def with_given(tokens: Tokens, names: Collection[str], context: Context) -> Tokens:
+    """The tokens with those of some given signals that have a row for each token; they move with the tokens then.
+
+    Raises:
+        InputError: another number of rows than the sample has tokens.
+    """
+    found = {}
+    for name in sorted(set(names) & set(context.given)):
+        parts = []
+        for b in range(tokens.samples):
+            context.sample, sample = b, tokens.sample(b)
+            value = given(name, sample, context)
+            if value is None or value.dim() == 0 or len(value) != len(sample):
+                got = None if value is None else list(value.shape)
+                raise InputError(
+                    f"signals[{name!r}] must have a row for each of the {len(sample)} tokens of sample {b}, got {got}; "
+                    "give a function of (tokens, question) where a gate or the encoder leaves some out"
+                )
+            parts.append(value)
+        found[name] = torch.cat(parts) if parts else tokens.time
+    return tokens.with_signals(**found) if found else tokens
 
 
 def checked(tokens: Tokens, method: str, name: str) -> Tensor:

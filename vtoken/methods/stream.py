@@ -9,22 +9,26 @@ import numpy as np
 
 from vtoken.data.frames import GateMap, Grid
 from vtoken.errors import InputError
-from vtoken.kernels.patch_gate import copy_cells
+from vtoken.kernels.blocks import copy_cells
 from vtoken.methods import cuts
 
 
 class Criterion(Protocol):
-    """What a stream calls of its gate; ``Gate`` documents each."""
+    """The members of a gate that its stream reads; ``Gate`` documents each."""
 
     name: ClassVar[str]
-    anchor_source: Any
     reference: Any
-    refresh_seconds: float | None
     cut_histogram: float
     cut_kept: float
 
     @property
     def signal(self) -> Any: ...
+
+    @property
+    def anchoring(self) -> Any: ...
+
+    @property
+    def refresh(self) -> float | None: ...
 
     def score_step(self, step: np.ndarray, reference: np.ndarray, grid: Grid) -> np.ndarray: ...
 
@@ -42,7 +46,7 @@ class GateStream:
 
     Attributes:
         content: what skipped cells are compared with: [r, H, W] or [r, H, W, 3], see ``Gate.content``.
-        predicted: for each frame of the step at hand, what a skipped cell shows, or None before the second step.
+        predicted: for each frame of the current step, the content of skipped cells, or None before the second step.
     """
 
     def __init__(self, gate: Criterion, grid: Grid) -> None:
@@ -59,13 +63,13 @@ class GateStream:
         self._pending_pts: list[float] = []
         self._last_pts = -math.inf
         self._finished = False
-        # what the receiver has
+        # the state of the receiver
         self._step = 0
         self._scene = -1
         self._source = np.zeros((grid.rows, grid.columns), np.int32)  # step of the last keep of each cell
         self._start = 0.0
         self._turn = 0  # how many turns of the timed refresh have passed since the start
-        # the frame before the step at hand
+        # the frame before the current step
         self.previous: np.ndarray | None = None
         self._histogram: np.ndarray | None = None
 
@@ -101,7 +105,7 @@ class GateStream:
         self._finished = True
         return self._map(steps)
 
-    # What a gate with state of its own may replace.
+    # Methods that a gate with state of its own may override.
 
     def compare(self, step: np.ndarray) -> np.ndarray:
         """Score of a step against the content: float32 [h, w]."""
@@ -114,7 +118,7 @@ class GateStream:
         return self.gate.changed(score)
 
     def restart(self) -> None:
-        """Forget what was learnt of the scene that just ended."""
+        """Clear what was estimated from the scene that just ended."""
 
     def refresh(self, step: np.ndarray, keep: np.ndarray) -> None:
         """Take the kept cells of a step, or all of it, as the content."""
@@ -150,7 +154,7 @@ class GateStream:
         forced, anchors = np.zeros(shape, bool), np.zeros(shape, bool)
         forced.flat[due] = True
         anchors.flat[self.gate.anchor_cells(self.grid, self._step)] = True
-        if self.gate.anchor_source == "encode":
+        if not self.gate.anchoring.reuse:
             forced |= anchors
         keep = keep | forced
         self.refresh(step, keep)
@@ -163,7 +167,7 @@ class GateStream:
         """Raster numbers of the cells whose turn came since the last step: cell i at (i + 1) / cells of each period."""
         if self.content is None:
             self._start = at
-        cells, period = self.grid.cells, self.gate.refresh_seconds
+        cells, period = self.grid.cells, self.gate.refresh
         turn = 0 if period is None else math.floor((at - self._start) / period * cells)
         due = np.arange(max(self._turn, turn - cells), turn) % cells
         self._turn = turn

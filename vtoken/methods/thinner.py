@@ -1,7 +1,7 @@
-"""Thinner: what every method shares that acts inside the vision encoder, and Merging, which fuses alike cells.
+"""Thinner: base of methods that act inside the vision encoder, and Merging, base of those that merge similar cells.
 
-A method decides, at each layer, which cells join or go; the encoder applies it. The cells of every frame end on the
-exact count that the budget gives the frame.
+A method decides, at each layer, which cells are merged or dropped; the encoder applies it. Every frame ends with the
+exact number of cells that the budget gives it.
 """
 
 from __future__ import annotations
@@ -12,57 +12,34 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vtoken.data.budget import Budget
 from vtoken.encoders.packed import Step
-from vtoken.errors import InputError
 from vtoken.kernels.bipartite import Match, numbered
-from vtoken.kernels.merge import Folding
+from vtoken.kernels.merge import Merge
 from vtoken.kernels.varlen import Segments
-from vtoken.methods.registry import Method
+from vtoken.methods.budgeted import Budgeted
 
 Decision = tuple[Tensor, bool]
 
 
 @dataclass(kw_only=True)
-class Thinner(Method):
-    """A method that lets cells leave while the encoder runs; subclasses write ``decide``.
+class Thinner(Budgeted):
+    """A method that drops or merges cells while the encoder runs; subclasses write ``decide``.
 
     Attributes:
-        keep, tokens, per_second: a budget of this stage's own (at most one of them). It wins over the plan's, and a
-            share counts from the tokens that enter the encoder.
         exact: the published code to the letter instead of exact counts and raster order.
         exact_cells: whether ``exact`` means anything where a cell is several patches.
-
-    Raises:
-        InputError: a budget out of range, two of them, or one where none is taken.
     """
 
     kind: ClassVar[str] = "encoder"
-    keep: float | None = None
-    tokens: int | None = None
-    per_second: float | None = None
     exact: bool = False
     exact_cells: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        if (own := self.own_budget()) and not self.needs_budget:
-            raise InputError(f"{self.name} decides itself how many tokens remain and takes no budget, got {own}")
-
-    @property
-    def needs_budget(self) -> bool:
-        """False where the method's own options say how many tokens remain."""
-        return True
-
-    def own_budget(self) -> Budget | None:
-        """The budget of this stage alone, or None where the plan's counts."""
-        return Budget.given(self.keep, self.tokens, self.per_second)
-
     def decide(self, step: Step) -> Decision | None:
-        """Which cells join or go at this layer.
+        """Which cells are merged or dropped at this layer.
 
         Returns:
-            int64 [N], the number of the new cell of each, 0..M-1, or -1 where it leaves, CLS tokens included; and
-            whether the new cells shall be in the order of their numbers rather than in raster order. None to change
+            int64 [N], CLS tokens included: the number of the new cell of each, 0..M-1, or -1 where it is dropped; and
+            whether the new cells are to be in the order of their numbers rather than in raster order. None to change
             nothing.
         """
         raise NotImplementedError(type(self).__name__)
@@ -70,14 +47,14 @@ class Thinner(Method):
 
 @dataclass(kw_only=True)
 class Merging(Thinner):
-    """A method that merges alike cells; subclasses write ``match`` and the schedule.
+    """A method that merges similar cells; subclasses write ``match`` and the schedule.
 
-    Cells merge with those of their own frame, in windowed layers of their own window. The metric is the mean of the
-    layer's keys over heads and over the patches of a cell, before rotary positions: likeness of content.
+    Cells merge within their frame, in windowed layers within their window. The metric is the mean of the layer's keys
+    over heads and over the patches of a cell, before rotary positions, so that it compares content alone.
 
     Attributes:
-        prop_attn: proportional attention: a merged cell weighs as many keys as it stands for (log size is added to
-            the scores of its key).
+        prop_attn: proportional attention: a merged cell counts as many keys as it has input cells (log size is added
+            to the scores of its key).
     """
 
     prop_attn: bool = True
@@ -87,7 +64,7 @@ class Merging(Thinner):
         raise NotImplementedError(type(self).__name__)
 
     def remaining(self, start: Tensor, goal: Tensor, layer: int, layers: int) -> Tensor:
-        """Cells that shall be left after a layer, int64 [F], with a budget."""
+        """Cells that are to remain after a layer, int64 [F], with a budget."""
         raise NotImplementedError(type(self).__name__)
 
     def published(self, count: Tensor, layer: int, layers: int) -> Tensor:
@@ -128,7 +105,7 @@ class Merging(Thinner):
             parts, excess = parts - now, excess - now
             if once or not bool(excess.any()):
                 return group
-            fold = Folding(own, size, ordered=True)
+            fold = Merge(own, size, ordered=True)
             metric, size = fold(metric), fold.size
 
     def _matched(self, metric: Tensor, parts: Tensor, r: Tensor, step: Step) -> Tensor:
@@ -148,7 +125,7 @@ class Merging(Thinner):
 
 
 def _dealt(length: Tensor, frame: Tensor, left: Tensor) -> Tensor:
-    """int64 [W]: what is left to merge in each frame, dealt to its windows in proportion to their lengths."""
+    """int64 [W]: what is left to merge in each frame, divided among its windows in proportion to their lengths."""
     total = torch.zeros_like(left).index_add_(0, frame, length)
     before = length.cumsum(0) - length - (total.cumsum(0) - total)[frame]
     after, total = before + length, total.clamp(min=1)

@@ -1,8 +1,8 @@
 """Images given as an overview and crops: which tokens are which, and which crop covers what of the overview.
 
 Two layouts are known. LLaVA-NeXT: a step is the overview, the next the canvas of all crops without its padding, which
-is seen from its larger grid. Tiles: step 0 is the overview, every further step one crop; only the user can tell these
-from the frames of a video.
+has a larger grid. Tiles: step 0 is the overview, every further step one crop; this looks like the frames of a
+video, so a method has an option for it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ class Tiles:
         full: int64 [F], rows of the overview.
         detail: int64 [C], rows of the crops.
         crop: int64 [C], the crop of each of these, 0..P-1 in raster order.
-        region: int64 [F], the crop that covers each row of the overview.
+        region: int64 [F], the cell of the grid of crops that covers each row of the overview.
         grid: (rows, columns) of crops; (0, 0) where there are none.
+        crops: P, how many crops there are; the grid's last row has fewer where they do not fill it.
         side: (height, width) of the overview in tokens.
         canvas: (height, width) of all crops together, without padding.
         place: int64 [F, 2] and [C, 2], (h, w) in the overview and on the canvas.
@@ -41,6 +42,7 @@ class Tiles:
     crop: Tensor
     region: Tensor
     grid: tuple[int, int]
+    crops: int
     side: tuple[int, int]
     canvas: tuple[int, int]
     place: tuple[Tensor, Tensor]
@@ -48,7 +50,7 @@ class Tiles:
     @property
     def sizes(self) -> Tensor:
         """int64 [P], tokens of each crop."""
-        return torch.bincount(self.crop, minlength=self.grid[0] * self.grid[1])
+        return torch.bincount(self.crop, minlength=self.crops)
 
     def enlarged(self, score: Tensor) -> Tensor:
         """Scores of the overview [F], resized bilinearly to the canvas and read at the crops' tokens: [C]."""
@@ -69,7 +71,7 @@ def images(position: Tensor, time: Tensor, columns: int | None = None) -> list[T
         position: int [N, 3], (t, h, w).
         time: float [N], seconds, nan where unknown.
         columns: given, the first step is the overview and every other one a crop, so many side by side; 0 for the
-            most nearly square arrangement, where there is no canvas.
+            most nearly square grid that the crops fill, where there is no canvas.
     """
     rows = steps(position)
     extents = [_extent(position[r]) for r in rows]
@@ -97,16 +99,17 @@ def _tiles(position: Tensor, parts: list[Tensor], columns: int) -> Tiles:
     inside = position[full][:, 1:].long()
     if not others:
         none = inside[:0]
-        return Tiles(full, empty, empty, torch.zeros_like(full), (0, 0), side, (0, 0), (inside, none))
+        return Tiles(full, empty, empty, torch.zeros_like(full), (0, 0), 0, side, (0, 0), (inside, none))
     detail = torch.cat(others)
     place = position[detail][:, 1:].long()
     if len(others) == 1 and _extent(position[others[0]]) != side:  # a canvas
         canvas = _extent(position[others[0]])
         grid = math.ceil(canvas[0] / side[0]), math.ceil(canvas[1] / side[1])
+        crops = grid[0] * grid[1]
     else:
-        side = _extent(position[torch.cat(parts)])
-        columns = columns or math.ceil(math.sqrt(len(others)))
-        grid = math.ceil(len(others) / columns), columns
+        side, crops = _extent(position[torch.cat(parts)]), len(others)
+        columns = columns or crops // max(r for r in range(1, math.isqrt(crops) + 1) if crops % r == 0)
+        grid = math.ceil(crops / columns), columns
         number = torch.repeat_interleave(torch.arange(len(others)), torch.tensor([len(r) for r in others]))
         corner = torch.stack([number // columns, number % columns], 1).to(place.device)
         place = place + corner * place.new_tensor(side)
@@ -119,7 +122,7 @@ def _tiles(position: Tensor, parts: list[Tensor], columns: int) -> Tiles:
         return index[:, 0] * grid[1] + index[:, 1]
 
     middle = (2 * inside + 1) * inside.new_tensor(canvas) // (2 * inside.new_tensor(side))
-    return Tiles(full, detail, crop_of(place), crop_of(middle), grid, side, canvas, (inside, place))
+    return Tiles(full, detail, crop_of(place), crop_of(middle), grid, crops, side, canvas, (inside, place))
 
 
 def over_images(
@@ -131,4 +134,5 @@ def over_images(
         context.note(f"{method}: {len(parts)} images or frames in a sample, each with its share of the budget")
     sizes = torch.tensor([len(p.full) + len(p.detail) for p in parts], device=tokens.x.device)
     quota = deal(sizes, sizes, k).tolist()
-    return torch.cat([select(part, own) for part, own in zip(parts, quota, strict=True) if own])
+    chosen = [select(part, own) for part, own in zip(parts, quota, strict=True) if own]
+    return torch.cat(chosen) if chosen else torch.arange(0, device=tokens.x.device)

@@ -1,4 +1,4 @@
-"""Surprise: what V-JEPA 2 did not foresee, as a signal of every cell and as a pruner."""
+"""jepa_surprise: how far every cell is from V-JEPA 2's prediction of it, as a signal."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from vtoken.data.frames import Grid
 from vtoken.encoders.foresight import Foresight, on_grid
-from vtoken.encoders.vjepa import PAPER, SURPRISE, TINY, check, loaded
+from vtoken.encoders.vjepa import PAPER, SURPRISE, loaded, named, notes
 from vtoken.errors import InputError
+from vtoken.methods.options import AtLeast1, Share
 from vtoken.methods.pathway import Cells, Pathway
 from vtoken.methods.registry import register
 
@@ -22,30 +23,40 @@ BATCH = 16  # clips in one pass of the model
 @register("jepa_surprise")
 @dataclass(kw_only=True)
 class JepaSurprise(Pathway):
-    """Tells of every cell how far it is from what V-JEPA 2 expected of the past: the signal ``surprise``.
+    """Gives every cell its distance from what V-JEPA 2 predicted from the past: the signal ``surprise``.
 
-    Frames are squeezed to the model's square. ``clip`` of them are encoded together and held against what is predicted
-    from the clips before, so every frame is encoded once and a decision lags by at most a clip. What begins a video
-    has no past and surprises without bound; the rest of the first clip is predicted from its first step.
+    Frames are resized to the model's square. ``clip`` of them are encoded together and compared with the prediction
+    from the clips before, so every frame is encoded once and a decision lags by at most a clip. The first step of a
+    video has no past: its surprise is infinite. The rest of the first clip is predicted from its first step.
 
     Attributes:
-        encoder: V-JEPA 2 checkpoint, by hub id or folder; "tiny" for the one in the package.
-        clip: frames encoded together, rounded up to whole steps of the model; longer ones cost less and see less
-            sharply when something happened.
-        past: frames that a prediction looks back.
-        usual: see ``Foresight``.
+        encoder: V-JEPA 2 checkpoint, by hub id or folder, or "tiny" for the toy in the package. Required.
+        clip: frames encoded together, rounded up to whole steps of the model; longer clips cost less and locate a
+            change in time less exactly.
+        past: frames before a clip that its prediction uses.
+        baseline_decay: rate at which the running mean of a place follows its surprise; the mean is subtracted. 0 for
+            no mean.
+
+    Raises:
+        InputError: no ``encoder``.
     """
 
     paper: ClassVar[str] = PAPER
     gives: ClassVar[frozenset[str]] = frozenset({SURPRISE})
+    example: ClassVar[str] = "jepa_surprise:encoder=tiny"
 
-    encoder: str = TINY
-    clip: int = 2
-    past: int = 8
-    usual: float = 0.5
+    encoder: str = ""
+    clip: AtLeast1 = 2
+    past: AtLeast1 = 8
+    baseline_decay: Share = 0.5
 
     def __post_init__(self) -> None:
-        check(self.name, self.usual, clip=self.clip, past=self.past)
+        super().__post_init__()
+        named(self.name, self.encoder)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return notes(self.name, self.encoder)
 
     @property
     def window(self) -> int:
@@ -54,7 +65,7 @@ class JepaSurprise(Pathway):
 
     def watch(self, grid: Grid) -> SurpriseWatch:
         dense = loaded(self.encoder)
-        foresight = Foresight(dense, max(1, self.past // dense.tubelet), self.usual)
+        foresight = Foresight(dense, max(1, self.past // dense.tubelet), self.baseline_decay)
         return SurpriseWatch(foresight, self.window, grid)
 
 
@@ -88,7 +99,7 @@ class SurpriseWatch:
         return frame[: g.rows * g.cell, : g.columns * g.cell].copy()  # the caller may reuse its chunk
 
     def _look(self) -> None:
-        """Take the whole clips among the frames that wait."""
+        """Encode the whole clips among the frames not yet encoded."""
         if clips := len(self._frames) // self.window:
             whole = np.stack(self._frames[: clips * self.window])
             self._frames = self._frames[clips * self.window :]

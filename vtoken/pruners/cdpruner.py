@@ -1,4 +1,4 @@
-"""CDPruner: a diverse set, where relevance to the question makes tokens count."""
+"""CDPruner: a diverse set of tokens, weighted by their relevance to the question."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vtoken.kernels.dpp import greedy_dpp
 from vtoken.kernels.topk import others, top
 from vtoken.methods.reducer import Context, Count, Pruner
 from vtoken.methods.registry import register
-from vtoken.methods.signals import text_of
+from vtoken.methods.signals import given, text_of
 
 RELEVANCE = "cdpruner.relevance"  # exact mode only: set for the whole batch, gone afterwards
 IMAGE, TEXT = "image_embeds", "text_embeds"
@@ -28,13 +28,13 @@ class CDPruner(Pruner):
     """Keeps a set that is diverse given the question: a determinantal point process, greedily.
 
     The kernel is r_i cos(x_i, x_j) r_j with relevance r scaled to 0..1 over the sample. Relevance is the mean cosine
-    with the question's tokens in the language model's space, **more alike is more relevant**. The picks end at the
-    rank of the kernel, and what is left of the budget goes to the most relevant of the others.
+    with the question's tokens in the language model's space, **more similar is more relevant**. The picks end at the
+    rank of the kernel, and the rest of the budget takes the most relevant of the others.
 
     Attributes:
-        exact: the published relevance: **minus** the cosine of CLIP embeddings, which are the signal ``image_embeds``
-            [N, d] and ``context.extra["text_embeds"]`` ([M, d] for all samples, or a list of them), scaled over the
-            whole batch.
+        exact: the published relevance: **minus** the cosine of CLIP embeddings, scaled over the whole batch. The user
+            gives them, because a vision language model has no CLIP text encoder:
+            ``signals={"image_embeds": [N, d] for each token, "text_embeds": [M, d]}``.
 
     Raises:
         InputError: the embeddings are missing or do not match.
@@ -42,7 +42,12 @@ class CDPruner(Pruner):
 
     paper: ClassVar[str] = "CDPruner, NeurIPS 2025 (arXiv 2506.10967)"
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
+    takes: ClassVar = {IMAGE: "token", TEXT: "sample"}
     exact: bool = False
+
+    @property
+    def required(self) -> frozenset[str]:
+        return self.needs | ({IMAGE, TEXT} if self.exact else set())
 
     def reduce(self, tokens: Tokens, budget: Budget | Count | None, context: Context) -> Tokens:
         if not self.exact:
@@ -62,16 +67,15 @@ class CDPruner(Pruner):
         return torch.cat([picks, rest[top(relevance[rest], k - len(picks))]]).sort().values
 
     def _published(self, tokens: Tokens, context: Context) -> Tensor:
-        image, text = tokens.signals.get(IMAGE), context.extra.get(TEXT)
-        if image is None or text is None:
-            raise InputError(f"{self.name}:exact=True needs the signal {IMAGE!r} and context.extra[{TEXT!r}]")
-        texts = text if isinstance(text, (list, tuple)) else [text] * tokens.samples
-        bounds = tokens.batch.tolist()
-        parts = [
-            -(normalize(image[a:b].float(), dim=1) @ normalize(t.float().flatten(0, -2), dim=1).T).mean(1)
-            for a, b, t in zip(bounds[:-1], bounds[1:], texts, strict=True)
-        ]
-        return scaled(torch.cat(parts)) if parts else image[:0, 0]
+        parts = []
+        for b in range(tokens.samples):
+            context.sample, sample = b, tokens.sample(b)
+            image, text = sample.signals.get(IMAGE), given(TEXT, sample, context)
+            if image is None or text is None:
+                raise InputError(f"{self.name}:exact=True needs the signals {IMAGE} and {TEXT}, which a user gives")
+            words = normalize(text.float().flatten(0, -2), dim=1)
+            parts.append(-(normalize(image.float(), dim=1) @ words.T).mean(1))
+        return scaled(torch.cat(parts)) if parts else tokens.size[:0]
 
 
 def scaled(value: Tensor) -> Tensor:

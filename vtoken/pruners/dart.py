@@ -1,4 +1,4 @@
-"""DART: drop what duplicates a few pivots."""
+"""DART: drop the tokens that duplicate a few pivots."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
-from vtoken.kernels.topk import top
+from vtoken.kernels.farthest import farthest
+from vtoken.methods.options import AtLeast0, AtLeast1
 from vtoken.methods.reducer import Context, Pruner
 from vtoken.methods.registry import register
+from vtoken.methods.signals import given
 
-KEYS = "text_keys"  # context.extra, optional: keys of the text tokens, a list of [M, ...] with one entry a sample
+KEYS = "text_keys"  # keys of the text tokens [M, ...], which a user may give
 
 
 @register("dart")
@@ -32,27 +33,20 @@ class DART(Pruner):
         pivot_image_token, pivot_text_token: numbers of pivots, at least 1 and at least 0.
         exact: the published count, image pivots and floor(N (1 - ratio) / pivots) for each pivot, and its order of
             pivots: that of a Python set of their places in the prompt. ``context.text`` then holds the states of the
-            text after the visual tokens, and ``context.extra["text_keys"]`` their keys.
+            text after the visual tokens, and ``signals={"text_keys": ...}`` their keys.
         vision_start: exact mode: tokens of the prompt before the visual ones.
-
-    Raises:
-        InputError: a number is out of range.
     """
 
     paper: ClassVar[str] = "DART, EMNLP 2025 (arXiv 2502.11494), as in LightCompress"
-    pivot_image_token: int = 4
-    pivot_text_token: int = 4
+    takes: ClassVar = {KEYS: "sample"}
+    pivot_image_token: AtLeast1 = 4
+    pivot_text_token: AtLeast0 = 4
     exact: bool = False
-    vision_start: int = 35
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.pivot_image_token < 1 or self.pivot_text_token < 0:
-            raise InputError(f"{self}: pivot_image_token must be at least 1 and pivot_text_token at least 0")
+    vision_start: AtLeast0 = 35
 
     @property
     def wants(self) -> frozenset[str]:
-        return super().wants | {"keys"}
+        return super().wants | {"keys"} | ({"text"} if self.pivot_text_token else set())
 
     def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
         text, text_norm = self._text(tokens, context)
@@ -71,11 +65,9 @@ class DART(Pruner):
             quota = [(k - len(image) + parts - 1 - i) // parts for i in range(parts)]
         return torch.cat([image, farthest(tokens.x, image, pivots, quota)]).sort().values
 
-    def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Tensor:
-        sample = tokens.sample(b)
-        if not self.exact or self.is_identity(len(sample), k):
-            return super().decide(tokens, b, k, context)
-        return self.select(sample, k, context)
+    @property
+    def own_count(self) -> bool:
+        return self.exact
 
     def _text(self, tokens: Tokens, context: Context) -> tuple[Tensor, Tensor]:
         """States [M, D] and norms [M] of the text tokens; none where the context has no text."""
@@ -84,20 +76,8 @@ class DART(Pruner):
             return tokens.x[:0].float(), tokens.x[:0, 0].float()
         if text.shape[1:] != tokens.x.shape[1:]:
             raise InputError(f"{self.name}: text is {list(text.shape)}, tokens are {list(tokens.x.shape)}")
-        keys = context.extra[KEYS][context.sample] if KEYS in context.extra else text
-        return text.float(), _norm(keys)
-
-
-def farthest(x: Tensor, taken: Tensor, pivots: Tensor, quota: list[int]) -> Tensor:
-    """For each pivot [P, D] in turn, its quota of the rows of x [N, D] of lowest cosine that are not taken yet."""
-    cosine = normalize(pivots, dim=1) @ normalize(x.float(), dim=1).T
-    cosine[:, taken] = torch.inf
-    chosen = []
-    for row, count in enumerate(quota):
-        pick = top(-cosine[row], count)
-        chosen.append(pick)
-        cosine[:, pick] = torch.inf
-    return torch.cat(chosen)
+        keys = given(KEYS, tokens, context)
+        return text.float(), _norm(text if keys is None else keys)
 
 
 def _norm(keys: Tensor) -> Tensor:

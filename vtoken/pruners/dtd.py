@@ -1,4 +1,4 @@
-"""Differential token drop on features (TimeChat-Online): drop what repeats the step before."""
+"""Differential token drop on features (TimeChat-Online): drop tokens that repeat the step before."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.kernels.cosine import adjacent_cosine
+from vtoken.kernels.precision import wide
 from vtoken.kernels.topk import shares, spread, top, top_of_groups
 from vtoken.methods.reducer import Context, Scorer
 from vtoken.methods.registry import register
@@ -21,11 +22,11 @@ from vtoken.methods.registry import register
 class DTD(Scorer):
     """Drops the tokens most like the token in the same place one step earlier; the first step stays.
 
-    Similarity is the cosine of features. Behind a gate, the last earlier token in the place counts, and a place seen
-    for the first time stays. With a budget the count is exact: a first step that is larger is thinned evenly.
+    Similarity is the cosine of features. Behind a gate, the last earlier token in the place counts, and the first
+    token in a place stays. With a budget the count is exact: a first step that is larger is thinned evenly.
 
     Attributes:
-        absolute: one bar for all steps, else the same share of every step.
+        absolute: one threshold for all steps, else the same share of every step.
         threshold: with ``exact``, tokens above this cosine are dropped, or, without ``absolute``, this share of every
             step, rounded down.
         exact: the published rule by ``threshold``, whatever count that gives; takes no budget.
@@ -45,7 +46,7 @@ class DTD(Scorer):
             raise InputError(f"{self.name}:threshold={self.threshold} is a share of each step here, 0 to 1")
 
     @property
-    def needs_budget(self) -> bool:
+    def needs_budget(self) -> bool:  # type: ignore[override]
         return not self.exact
 
     def score(self, tokens: Tokens, context: Context) -> Tensor:
@@ -58,7 +59,7 @@ class DTD(Scorer):
             return (score >= -self.threshold).nonzero().squeeze(1)
         if self.exact:
             seen = torch.bincount(step[~fresh], minlength=len(sizes))
-            return top_of_groups(score, step, sizes - (seen.double() * self.threshold).long())
+            return top_of_groups(score, step, sizes - (wide(seen) * self.threshold).long())
         first = fresh.nonzero().squeeze(1)
         if k <= len(first):
             return first[spread(len(first), k, first.device)]

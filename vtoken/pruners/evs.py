@@ -1,4 +1,4 @@
-"""EVS: drop what looks like the same place one time step earlier."""
+"""EVS: drop tokens that are similar to the token in the same place one time step earlier."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vtoken.methods.registry import register
 class EVS(Scorer):
     """Keeps the tokens least like the token in the same place at the previous step.
 
-    The score is 1 - cosine of features; a place seen for the first time ranks before everything, so that the first
+    The score is 1 - cosine of features; the first token in a place ranks before all others, so that the first
     frame comes first. Behind a gate, the last earlier token that is present in the place counts. The budget is
     exact, also where it is smaller than the first frame.
 
@@ -32,10 +32,8 @@ class EVS(Scorer):
     def score(self, tokens: Tokens, context: Context) -> Tensor:
         return 1 - adjacent_cosine(tokens.x, tokens.position)
 
-    def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Tensor:
-        if self.exact:
-            start, stop = tokens.batch[b : b + 2].tolist()
-            step = tokens.position[start:stop, 0]
-            first = int((step == step.min()).sum()) if len(step) else 0
-            k = max(first, k if self.keep is None else int(len(step) * self.keep))
-        return super().decide(tokens, b, k, context)
+    def count(self, tokens: Tokens, k: int) -> int:
+        if not self.exact or len(tokens) == 0:
+            return k
+        step = tokens.position[:, 0]
+        return max(int((step == step.min()).sum()), k if self.keep is None else int(len(tokens) * self.keep))

@@ -1,4 +1,4 @@
-"""FoPru: keep what the encoder's own patches attend to, token by token or in whole rows."""
+"""FoPru: keep the tokens that other patches attend to, one by one or in whole rows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vtoken.data.tokens import Tokens
+from vtoken.kernels.precision import wide
 from vtoken.methods.reducer import Context, Scorer
 from vtoken.methods.registry import register
 from vtoken.methods.signals import checked
@@ -38,7 +39,7 @@ class FoPru(Scorer):
         if self.strategy == "rank":
             return super().rank(score, k, tokens)
         _, line, size = tokens.position[:, :2].unique(dim=0, return_inverse=True, return_counts=True)
-        mean = score.double().new_zeros(len(size)).index_add_(0, line, score.double()) / size
+        mean = wide(score).new_zeros(len(size)).index_add_(0, line, wide(score)) / size
         best = mean.argsort(descending=True, stable=True)
         place = torch.empty_like(best)
         place[best] = torch.arange(len(best), device=best.device)

@@ -1,17 +1,17 @@
-"""GlobalCom2: the thumbnail commands how much each crop keeps, and votes on what."""
+"""GlobalCom2: the thumbnail's attention sets how much each crop keeps and weighs in on which tokens."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
 from vtoken.kernels.deal import deal
 from vtoken.kernels.topk import top_of_groups
+from vtoken.methods.options import Bound, Positive
 from vtoken.methods.reducer import Context, Pruner
 from vtoken.methods.registry import register
 from vtoken.methods.signals import SOURCES, attention
@@ -23,7 +23,7 @@ LOGITS = "cls_logits"  # of the last layer
 @register("globalcom2")
 @dataclass(kw_only=True)
 class GlobalCom2(Pruner):
-    """Keeps the best tokens of a thumbnail and of its crops; the thumbnail decides what each crop is worth.
+    """Keeps the best tokens of a thumbnail and of its crops; the thumbnail sets the share of each crop.
 
     A crop keeps the share R (1 + w - mean w) of its tokens, where R is the share kept overall and w the softmax over
     crops of the thumbnail's scores in its region, divided by ``temperature``. Its tokens are ranked by their own score
@@ -34,25 +34,17 @@ class GlobalCom2(Pruner):
     Attributes:
         temperature: of the softmax over crops, above 0.
         columns: None where steps of one grid are images or frames of their own. Else step 0 is the thumbnail and every
-            other step a crop: how many are side by side, 0 for nearly square.
+            other step a crop: how many are side by side, 0 for the most nearly square grid that they fill.
         exact: the published code: step 0 is the thumbnail and the others its crops. Counts are rounded down, regions
             cut as there, and tokens come in its order: the thumbnail by descending score, then the crops in raster
             order.
-
-    Raises:
-        InputError: ``temperature`` or ``columns`` is out of range.
     """
 
     paper: ClassVar[str] = "GlobalCom2 (arXiv 2501.05179)"
     accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
-    temperature: float = 10.0
-    columns: int | None = None
+    temperature: Positive = 10.0
+    columns: Annotated[int | None, Bound(least=0)] = None
     exact: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.temperature <= 0 or (self.columns or 0) < 0:
-            raise InputError(f"{self}: temperature must be above 0 and columns at least 0")
 
     @property
     def wants(self) -> frozenset[str]:
@@ -71,11 +63,9 @@ class GlobalCom2(Pruner):
         chosen = over_images(tokens, k, columns, one, context, self.name)
         return chosen if self.exact else chosen.sort().values
 
-    def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Tensor:
-        sample = tokens.sample(b)
-        if not self.exact or self.is_identity(len(sample), k):
-            return super().decide(tokens, b, k, context)
-        return self.select(sample, k, context)
+    @property
+    def own_count(self) -> bool:
+        return self.exact
 
     def ratios(self, image: Tiles, score: Tensor, retention: float) -> Tensor:
         """Share of its tokens that each crop keeps, float32 [P], from the thumbnail's scores [F]."""
@@ -85,7 +75,7 @@ class GlobalCom2(Pruner):
             part = region.new_tensor([max(1, image.side[0] // rows), max(1, image.side[1] // columns)])
             h, w = (image.place[0] // part).T
             region = h.clamp(max=rows - 1) * columns + w.clamp(max=columns - 1)
-        total = score.new_zeros(rows * columns).index_add_(0, region, score)
+        total = score.new_zeros(rows * columns).index_add_(0, region, score)[: image.crops]
         weight = (total / self.temperature).softmax(0)
         return (retention * (1 + weight - weight.mean())).clamp(max=1)
 

@@ -1,4 +1,4 @@
-"""HiPrune: objects from a middle layer, their neighbours, and the summary of the last layer."""
+"""HiPrune: tokens attended to in a middle layer, their neighbours, and those attended to in the last layer."""
 
 from __future__ import annotations
 
@@ -9,43 +9,36 @@ import torch
 from torch import Tensor
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
-from vtoken.kernels.topk import cells
+from vtoken.kernels.topk import shares
+from vtoken.kernels.units import batches
+from vtoken.methods.options import Share
 from vtoken.methods.reducer import Context, Pruner
 from vtoken.methods.registry import register
-from vtoken.methods.signals import SOURCES, attention, per_step
+from vtoken.methods.signals import SOURCES, attention
 
 
 @register("hiprune")
 @dataclass(kw_only=True)
 class HiPrune(Pruner):
-    """Keeps what a middle layer attends to, the neighbours of it, and the most attended of the last layer.
+    """Keeps the most attended tokens of a middle layer, their neighbours, and the most attended of the last layer.
 
     Per frame: anchors are the top tokens of the middle layer, buffers their four neighbours in the grid, registers the
-    top of the last layer among the others. Without a signal of single layers, the encoder's one attention signal
-    serves for both, and the report says so.
+    top of the last layer among the others. Without signals of single layers, the encoder's one attention signal
+    is used for both, and the report says so.
 
     Attributes:
         alpha: share of the budget for anchors and buffers, 0 to 1; a fifth of it are anchors.
         middle_layer, last_layer: layers of the encoder, negative from the end. That the middle one is -12, half of a
             ViT-L, is our choice.
         exact: neighbours by index +-1 and +- the width, clamped, as in vLLM: they wrap around the ends of rows.
-
-    Raises:
-        InputError: ``alpha`` is out of range.
     """
 
     paper: ClassVar[str] = "HiPrune (arXiv 2508.00553), as in vLLM"
     accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
-    alpha: float = 0.1
+    alpha: Share = 0.1
     middle_layer: int = -12
     last_layer: int = -1
     exact: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.alpha <= 1:
-            raise InputError(f"{self.name}:alpha={self.alpha} must be 0 to 1")
 
     @property
     def wants(self) -> frozenset[str]:
@@ -56,26 +49,28 @@ class HiPrune(Pruner):
             attention(tokens, context, self.name, *(f"{s}@{n}" for s in SOURCES), *SOURCES)
             for n in (self.middle_layer, self.last_layer)
         )
+        _, step, sizes = tokens.position[:, 0].unique(return_inverse=True, return_counts=True)
         kept = []
-        for rows, own in per_step(tokens.position, k):
-            anchors = middle[rows].argsort(descending=True, stable=True)[: round(own * self.alpha / 5)]
-            rank = torch.zeros_like(rows)
-            rank[self._beside(tokens.position[rows], anchors)] = 1
-            rank[anchors] = 2
-            order = last[rows].argsort(descending=True, stable=True)
-            kept.append(rows[order[rank[order].argsort(descending=True, stable=True)][:own]])
+        for rows, _, own in batches(step, shares(sizes, k)):
+            anchors = middle[rows].argsort(dim=1, descending=True, stable=True)[:, : round(own * self.alpha / 5)]
+            rank = self._beside(tokens.position[rows], anchors).long().scatter_(1, anchors, 2)
+            order = last[rows].argsort(dim=1, descending=True, stable=True)
+            best = rank.gather(1, order).argsort(dim=1, descending=True, stable=True)[:, :own]
+            kept.append(rows.gather(1, order.gather(1, best)).flatten())
         return torch.cat(kept).sort().values
 
     def _beside(self, position: Tensor, anchors: Tensor) -> Tensor:
-        """Rows beside the anchors that are there: int64."""
-        n, width = len(position), int(position[:, 2].max()) + 1
+        """bool [B, S], the tokens beside an anchor: positions int [B, S, 3], anchors int64 [B, A]."""
+        n = position.shape[1]
         if self.exact:
-            around = torch.tensor([-1, 1, -width, width], device=anchors.device)
-            return (anchors[:, None] + around).clamp(0, n - 1).flatten()
-        wide = position.clone()  # a free column between rows, so that no cell has a neighbour around the corner
-        wide[:, 2] += 1
-        edge = wide.new_tensor([[0, int(wide[:, 1].min()), 0], [0, int(wide[:, 1].min()), width + 1]])
-        cell = cells(torch.cat([edge, wide]))[2:]
-        around = torch.tensor([-1, 1, -width - 2, width + 2], device=anchors.device)
-        wanted = (cell[anchors][:, None] + around).flatten()
-        return torch.isin(cell, wanted).nonzero().squeeze(1)
+            width = position[..., 2].amax(1).long()[:, None] + 1
+            around = torch.cat([anchors - 1, anchors + 1, anchors - width, anchors + width], dim=1).clamp(0, n - 1)
+            return torch.zeros(position.shape[:2], dtype=torch.bool, device=anchors.device).scatter_(1, around, True)
+        place = position[..., 1:].long()
+        h, w = (place - place.amin(1, keepdim=True) + 1).unbind(2)  # a free column between rows, so that nothing wraps
+        width, height = int(w.max()) + 2, int(h.max()) + 2
+        cell = h * width + w
+        heads = cell.gather(1, anchors)
+        around = torch.cat([heads - 1, heads + 1, heads - width, heads + width], dim=1)
+        marked = torch.zeros(len(cell), height * width, dtype=torch.bool, device=cell.device).scatter_(1, around, True)
+        return marked.gather(1, cell)

@@ -1,17 +1,17 @@
-"""HiRED: the overview says where the picture is busy, and the crops there may keep more."""
+"""HiRED: crops keep more tokens where the overview has more attention."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
 from vtoken.kernels.deal import deal
 from vtoken.kernels.topk import top, top_of_groups
+from vtoken.methods.options import Bound, Share
 from vtoken.methods.reducer import Context, Pruner
 from vtoken.methods.registry import register
 from vtoken.methods.signals import SOURCES, attention
@@ -23,34 +23,26 @@ EARLY = "cls_attention@0"  # the first layer of the encoder
 @register("hired")
 @dataclass(kw_only=True)
 class HiRED(Pruner):
-    """Keeps the most attended tokens of an overview and of its crops, more where the overview is busy.
+    """Keeps the most attended tokens of an overview and of its crops, more where the overview has more attention.
 
-    ``alpha`` of the budget goes to the overview. The rest goes to the crops in proportion to the marks in their region:
-    the top (1 - alpha) of the overview by attention of the first layer. Within each, the last layer but one decides.
-    An image of one tile, or a frame, is ranked as in ``cls``.
+    ``alpha`` of the budget goes to the overview. The rest goes to the crops in proportion to the marked tokens in their
+    region: the top (1 - alpha) of the overview by attention of the first layer. Within each, the last layer but one
+    decides. An image of one tile, or a frame, is ranked as in ``cls``.
 
     Attributes:
         alpha: share of the budget for the overview, 0 to 1.
         columns: None where steps of one grid are images or frames of their own. Else step 0 is the overview and every
-            other step a crop: how many are side by side, 0 for nearly square.
+            other step a crop: how many are side by side, 0 for the most nearly square grid that they fill.
         exact: the published code: step 0 is the overview and the others its crops. Regions are contiguous strips of
             the flat overview instead of the crops' places, and crop budgets are rounded down, so that up to one token
             a crop is lost.
-
-    Raises:
-        InputError: ``alpha`` or ``columns`` is out of range.
     """
 
     paper: ClassVar[str] = "HiRED, AAAI 2025 (arXiv 2408.10945)"
     accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
-    alpha: float = 0.5
-    columns: int | None = None
+    alpha: Share = 0.5
+    columns: Annotated[int | None, Bound(least=0)] = None
     exact: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.alpha <= 1 or (self.columns or 0) < 0:
-            raise InputError(f"{self}: alpha must be 0 to 1 and columns at least 0")
 
     @property
     def wants(self) -> frozenset[str]:
@@ -66,22 +58,22 @@ class HiRED(Pruner):
         columns = 0 if self.exact and self.columns is None else self.columns
         return over_images(tokens, k, columns, one, context, self.name).sort().values
 
-    def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Tensor:
-        sample = tokens.sample(b)
-        if not self.exact or self.is_identity(len(sample), k):
-            return super().decide(tokens, b, k, context)
-        return self.select(sample, k if self.keep is None else int(len(sample) * self.keep), context)
+    @property
+    def own_count(self) -> bool:
+        return self.exact
+
+    def count(self, tokens: Tokens, k: int) -> int:
+        return int(len(tokens) * self.keep) if self.exact and self.keep is not None else k
 
     def _image(self, image: Tiles, k: int, early: Tensor, late: Tensor) -> Tensor:
         full, crops = len(image.full), len(image.detail)
         sub = min(k - min(int(k * self.alpha), full), crops)
         marks = top(early[image.full], int(full * (1 - self.alpha)))
         if self.exact and crops:
-            parts = len(image.sizes)
-            count = torch.bincount(marks // max(1, full // parts), minlength=parts)[:parts]
+            count = torch.bincount(marks // max(1, full // image.crops), minlength=image.crops)[: image.crops]
             quota = (count / count.sum().clamp(min=1) * sub).long().minimum(image.sizes)
         else:
-            count = torch.bincount(image.region[marks], minlength=len(image.sizes))
+            count = torch.bincount(image.region[marks], minlength=image.crops)[: image.crops]
             quota = deal(count, image.sizes, sub)
         chosen = top_of_groups(late[image.detail], image.crop, quota)
         return torch.cat([image.full[top(late[image.full], k - sub)], image.detail[chosen]])

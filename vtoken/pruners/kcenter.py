@@ -1,4 +1,4 @@
-"""k-center: the plain greedy cover of the features."""
+"""k-center: greedy cover of the features."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from vtoken.methods.registry import register
 @register("kcenter")
 @dataclass(kw_only=True)
 class KCenter(Pruner):
-    """Keeps a cover: starts in the middle and adds the token farthest from all kept ones, by cosine distance.
+    """Keeps a cover: starts near the mean direction and adds the token farthest from all kept ones, by cosine distance.
 
     The greedy 2-approximation of the k-center problem. The start, which the guarantee leaves free, is the token most
-    like the mean direction; ``divprune`` differs from it in starting with the loneliest token.
+    like the mean direction; ``divprune`` starts with the token whose nearest other token is farthest.
     """
 
     paper: ClassVar[str] = "Gonzalez 1985, Clustering to minimize the maximum intercluster distance"

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
 from vtoken.kernels.cosine import adjacent_cosine
 from vtoken.methods.frame_budget import FrameBudget
+from vtoken.methods.options import NotNegative
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
 
@@ -24,23 +24,15 @@ class KFFocus(FrameBudget):
     """Keeps more tokens of frames with little temporal redundancy; another pruner chooses within each frame.
 
     A frame's weight is its novelty: the mean over its tokens of 1 - cosine with the token in the same place at the
-    step before, where a place seen for the first time counts as 1. The paper trains a model around this idea and
+    step before, where the first token in a place counts as 1. The paper trains a model around this idea and
     finds key frames from the redundancy of neighbours; here only the budgets by redundancy are taken, without training.
 
     Attributes:
         power: of the novelty; 0 gives every frame the same weight.
-
-    Raises:
-        InputError: ``power`` below 0.
     """
 
     paper: ClassVar[str] = "KFFocus (arXiv 2508.08989), budgets by temporal redundancy"
-    power: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.power >= 0:
-            raise InputError(f"{self.name}:power={self.power} must be 0 or more")
+    power: NotNegative = 1.0
 
     def weights(self, tokens: Tokens, steps: Tensor, step: Tensor, context: Context) -> Tensor:
         novelty = 1 - adjacent_cosine(tokens.x, tokens.position).clamp(min=0)

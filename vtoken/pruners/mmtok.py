@@ -1,4 +1,4 @@
-"""MMTok: keep the tokens that best cover the question and the picture."""
+"""MMTok: keep the tokens that best cover the question and the visual tokens."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
 from vtoken.kernels.coverage import greedy_coverage
+from vtoken.methods.options import NotNegative, Positive
 from vtoken.methods.reducer import Context, Pruner
 from vtoken.methods.registry import register
 from vtoken.methods.signals import text_of
 
-FEATURES = "encoder_features"  # optional signal [N, d]: features before the projector, as the published code uses
+FEATURES = "encoder_features"  # [N, d] before the projector, as the published code uses; a user may give them
 
 
 @register("mmtok")
@@ -27,26 +27,19 @@ class MMTok(Pruner):
     What a token covers is a softmax of cosines over all visual tokens: for every word with temperature ``t_tv``, for
     every visual token with ``t_vv`` and weight ``alpha``. The published code drops stop words from the question and
     compares visual tokens by their features before the projector; here all text of the prompt counts, and the tokens
-    at hand are compared unless they carry the signal ``encoder_features``. Memory 4 N^2 bytes.
+    at hand are compared unless the user gives ``signals={"encoder_features": ...}``, [N, d]. Memory 4 N^2 bytes.
 
     Attributes:
-        alpha: weight of covering the visual tokens, at least 0.
-        t_tv, t_vv: temperatures, above 0.
-
-    Raises:
-        InputError: a parameter is out of range.
+        alpha: weight of covering the visual tokens.
+        t_tv, t_vv: temperatures.
     """
 
     paper: ClassVar[str] = "MMTok (arXiv 2508.18264)"
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
-    alpha: float = 0.5
-    t_tv: float = 0.02
-    t_vv: float = 0.2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.alpha < 0 or min(self.t_tv, self.t_vv) <= 0:
-            raise InputError(f"{self}: alpha must be at least 0, t_tv and t_vv above 0")
+    takes: ClassVar = {FEATURES: "token"}
+    alpha: NotNegative = 0.5
+    t_tv: Positive = 0.02
+    t_vv: Positive = 0.2
 
     def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
         text = normalize(text_of(context, self.name, tokens.x.shape[1]), dim=1)

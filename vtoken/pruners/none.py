@@ -1,4 +1,4 @@
-"""No reduction: the baseline that stands beside every result."""
+"""No reduction: the baseline of every comparison."""
 
 from __future__ import annotations
 

@@ -11,10 +11,12 @@ from torch.nn.functional import normalize
 
 from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
+from vtoken.kernels.precision import widest
 from vtoken.methods.frame_budget import FrameBudget
+from vtoken.methods.options import NotNegative
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
-from vtoken.methods.signals import text_of
+from vtoken.methods.signals import given, text_of
 
 BLOCK = 1 << 22  # similarities held at a time
 
@@ -25,8 +27,8 @@ class Quota(FrameBudget):
     """Keeps more tokens of frames that answer the question; another pruner chooses within each frame.
 
     A frame of score p has the weight p ** ``power``. The paper asks a second vision language model, frame by frame,
-    whether what the question is about is there, and takes the probability of yes. Here p is read from
-    ``context.extra["frame_scores"]`` where it is given: for every sample a tensor [T] of numbers of at least 0. Else it
+    whether what the question is about is there, and takes the probability of yes. Give such scores as
+    ``signals={"frame_scores": ...}``, for every sample a tensor [T] of numbers of at least 0. Without them p
     comes from the language model's own embeddings (ours): the mean over the text's tokens of the best cosine with a
     token of the frame, as the logistic of its standard score among the frames.
 
@@ -34,24 +36,20 @@ class Quota(FrameBudget):
         power: the paper squares the probability; 0 gives every frame the same weight.
 
     Raises:
-        InputError: ``power`` below 0, or frame scores that do not fit.
+        InputError: frame scores that do not fit.
     """
 
     paper: ClassVar[str] = "QuoTA (arXiv 2503.08689), frame budgets; its scorer is a second model"
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
-    power: float = 2.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.power >= 0:
-            raise InputError(f"{self.name}:power={self.power} must be 0 or more")
+    takes: ClassVar = {"frame_scores": "sample"}
+    power: NotNegative = 2.0
 
     def weights(self, tokens: Tokens, steps: Tensor, step: Tensor, context: Context) -> Tensor:
-        given = context.extra.get("frame_scores")
-        if given is None:
+        score = given("frame_scores", tokens, context)
+        if score is None:
             text = text_of(context, self.name, tokens.x.shape[1])
             return _relevance(tokens.x, step, len(steps), text) ** self.power
-        score = torch.as_tensor(given[context.sample], dtype=torch.float64, device=tokens.x.device)
+        score = score.to(widest(tokens.x.device))
         if score.dim() != 1 or len(score) <= int(steps.max()) or not bool((score >= 0).all() & score.isfinite().all()):
             raise InputError(
                 f"{self.name}: frame_scores of sample {context.sample} must be one finite number of at least 0 for "

@@ -1,4 +1,4 @@
-"""Surprise: keep what V-JEPA 2 did not foresee."""
+"""surprise: keep what V-JEPA 2 did not predict."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from vtoken.methods.signals import checked
 @register("surprise")
 @dataclass(kw_only=True)
 class Surprise(Scorer):
-    """Keeps the tokens at the places that V-JEPA 2 foresaw least.
+    """Keeps the tokens whose cells are farthest from what V-JEPA 2 predicted.
 
-    The signal comes from the pathway ``jepa_surprise``, with its defaults unless a plan writes it out:
+    The signal comes from the pathway ``jepa_surprise``, which a plan must write out, because it needs a checkpoint:
     ``"grt | jepa_surprise:encoder=facebook/vjepa2-vitl-fpc64-256 | surprise"``.
     """
 

@@ -1,4 +1,4 @@
-"""Fewer frames, evenly spaced: what every video pipeline does, as a baseline."""
+"""Fewer frames, evenly spaced: a baseline."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ class Uniform(Pruner):
         device = tokens.x.device
         _, step, sizes = tokens.position[:, 0].unique(return_inverse=True, return_counts=True)
         steps = len(sizes)
+        if steps == 1:
+            return spread(len(tokens), k, device)
 
         def picked(count: int) -> Tensor:
             return spread(steps, count, device)

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
 from vtoken.kernels.topk import others, top, top_of_groups
+from vtoken.methods.options import Positive
 from vtoken.methods.reducer import Context, Pruner
 from vtoken.methods.registry import register
 
@@ -25,23 +25,24 @@ class VidCom2(Pruner):
 
     On the half of the features that vary least, at unit length, a token's redundancy is a sum of Gaussians of its
     distance to the mean of the video and to that of its frame. A frame gets its share of the budget times
-    1 + softmax(-mean redundancy against the video / temperature) - 1 / frames, rounded, at least one token. What is
-    then too many or too few leaves or joins by redundancy over all frames, so that the count is exact.
+    1 + softmax(-mean redundancy against the video / temperature) - 1 / frames, rounded, at least one token. Then
+    tokens are dropped or added by redundancy over all frames, so that the count is exact.
 
     Attributes:
-        temperature: of the softmax over frames, above 0.
-
-    Raises:
-        InputError: ``temperature`` is not above 0.
+        temperature: of the softmax over frames.
+        exact: the published count: a share of this stage's own is rounded down, and there are at least as many tokens
+            as frames.
     """
 
     paper: ClassVar[str] = "VidCom2, Video Compression Commander (arXiv 2505.14454), as in vLLM"
-    temperature: float = 0.01
+    temperature: Positive = 0.01
+    exact: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.temperature > 0:
-            raise InputError(f"{self.name}:temperature={self.temperature} must be above 0")
+    def count(self, tokens: Tokens, k: int) -> int:
+        if not self.exact:
+            return k
+        k = k if self.keep is None else int(len(tokens) * self.keep)
+        return min(len(tokens), max(k, len(tokens.position[:, 0].unique())))
 
     def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
         _, frame, sizes = tokens.position[:, 0].unique(return_inverse=True, return_counts=True)
@@ -52,7 +53,8 @@ class VidCom2(Pruner):
         redundancy = to_video + _likeness(unit, (sums / sizes[:, None])[frame])
         usual = to_video.new_zeros(len(sizes)).index_add_(0, frame, to_video) / sizes
         weight = (-usual / self.temperature).softmax(0)
-        quota = (k / len(x) * (1 + weight - weight.mean()) * sizes).round().long()
+        share = self.keep if self.exact and self.keep is not None else k / len(x)
+        quota = (share * (1 + weight - weight.mean()) * sizes).round().long()
         kept = top_of_groups(-redundancy, frame, quota.clamp(min=1).minimum(sizes))
         if len(kept) > k:
             return kept[top(-redundancy[kept], k)]

@@ -9,47 +9,40 @@ import torch
 from torch import Tensor
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
 from vtoken.kernels.distinct import distinct
+from vtoken.kernels.topk import shares
+from vtoken.kernels.units import batches
+from vtoken.methods.options import Share
 from vtoken.methods.reducer import Context, Pruner
 from vtoken.methods.registry import register
-from vtoken.methods.signals import SOURCES, attention, per_step
+from vtoken.methods.signals import SOURCES, attention
 
 
 @register("vispruner")
 @dataclass(kw_only=True)
 class VisPruner(Pruner):
-    """Keeps the tokens the class token attends to, then as many others that are least alike, in every frame.
+    """Keeps the tokens the class token attends to, then as many others that differ most, in every frame.
 
     The others are de-duplicated round by round: split the list at even and odd places, and drop the eight even ones
-    that are most like some odd one. Cosines are those of the tokens at hand; the published code takes the features
-    before the projector.
+    that are most similar to some odd one. Cosines are of the tokens that enter the stage; the published code takes the
+    features before the projector.
 
     Attributes:
         important_ratio: share of the budget that goes by attention, 0 to 1.
-
-    Raises:
-        InputError: ``important_ratio`` is out of range.
     """
 
     paper: ClassVar[str] = "VisPruner, ICCV 2025 (arXiv 2412.01818)"
     accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
-    important_ratio: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.important_ratio <= 1:
-            raise InputError(f"{self.name}:important_ratio={self.important_ratio} must be 0 to 1")
+    important_ratio: Share = 0.5
 
     def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
         score = attention(tokens, context, self.name, *SOURCES)
-        kept = [
-            rows[self._frame(score[rows], tokens.x[rows], own)] for rows, own in per_step(tokens.position, k) if own
-        ]
+        _, step, sizes = tokens.position[:, 0].unique(return_inverse=True, return_counts=True)
+        kept = []
+        for rows, _, own in batches(step, shares(sizes, k)):
+            order = rows.gather(1, score[rows].argsort(dim=1, descending=True, stable=True))
+            important = int(own * self.important_ratio)
+            rest = order[:, important:]
+            others = rest.gather(1, distinct(tokens.x[rest], own - important))
+            kept.append(torch.cat([order[:, :important], others], dim=1).flatten())
         return torch.cat(kept).sort().values
-
-    def _frame(self, score: Tensor, x: Tensor, k: int) -> Tensor:
-        order = score.argsort(descending=True, stable=True)
-        important = int(k * self.important_ratio)
-        rest = order[important:]
-        return torch.cat([order[:important], rest[distinct(x[rest], k - important)]])

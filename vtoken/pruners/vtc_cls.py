@@ -1,15 +1,15 @@
-"""VTC-CLS: the class token's attention, summed over the later layers."""
+"""VTC-CLS: attention of the class token, summed over the later layers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
+from vtoken.methods.options import Bound
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
 from vtoken.methods.signals import SOURCES, checked
@@ -29,19 +29,11 @@ class VTCCLS(CLS):
         start_layer: first layer of the sum, counted from the end, at most -2. The published command line counts from
             the front and is tuned per benchmark; -8 is its 16 in a CLIP of 24 layers, and -2 is FasterVLM. An encoder
             of fewer layers is summed from its first.
-
-    Raises:
-        InputError: ``start_layer`` is above -2.
     """
 
     paper: ClassVar[str] = "VTC-CLS (arXiv 2412.05819)"
     accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
-    start_layer: int = -8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.start_layer > -2:
-            raise InputError(f"{self.name}:start_layer={self.start_layer} counts from the end and must be at most -2")
+    start_layer: Annotated[int, Bound(most=-2, hint="it counts from the end")] = -8
 
     @property
     def layers(self) -> list[str]:

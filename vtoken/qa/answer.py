@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from vtoken.engine import run
 from vtoken.engine.call import Call
 from vtoken.engine.prepare import pad_id, prepare
 from vtoken.engine.wrap import session_of
-from vtoken.families.base import Clip, Family
 from vtoken.families.compat import core, input_device
+from vtoken.families.family import Family
+from vtoken.families.features import Clip
 from vtoken.methods.plan import Plan
 from vtoken.qa.cache import ClipMemory
 from vtoken.qa.packed import greedy, pack, stops
@@ -64,6 +66,7 @@ class Questions:
     Attributes:
         model: as the user gave it, wrapped or not.
         prompts: arguments of ``generate`` for each question.
+        questions: their texts.
         ids: per question int64 [M], its own ids.
         read: the report of reading the video.
         options: further arguments of ``generate``.
@@ -74,6 +77,7 @@ class Questions:
     tokenizer: Any
     clips: list[Clip]
     prompts: list[dict[str, Any]]
+    questions: list[str]
     ids: list[Tensor]
     plan: Plan
     read: Report
@@ -82,13 +86,15 @@ class Questions:
     memory: ClipMemory
     progress: Progress | None
     positions: str = "trained"
+    signals: Mapping[str, Any] = field(default_factory=dict)
 
     def call(self, first: int, count: int) -> Call:
         """The engine's call for some of the questions."""
         call = Call(core(self.model), self.family, self.plan)
         call.clips, call.question = self.clips * count, self.ids[first : first + count]
-        call.positions = self.positions
-        call.memory = self.memory.recall(call.report, input_device(self.model))
+        call.positions, call.signals = self.positions, self.signals
+        call.questions = self.questions[first : first + count]
+        call.memory = self.memory.recall(call.report, input_device(self.model), self.plan.hold is not None)
         return call
 
     def inputs(self, first: int, count: int) -> dict[str, Any]:
@@ -114,7 +120,8 @@ class Questions:
 def answer_packed(asked: Questions) -> list[Answer] | None:
     """Answers behind one prefill of the video; None where packing cannot give what ``generate`` gives."""
     model, prompts = core(asked.model), asked.prompts
-    rules = greedy(model, asked.options) if len(prompts) > 1 and not asked.plan.reads_text else None
+    own = asked.plan.reads_text or any(map(callable, asked.signals.values()))  # the choice may follow the question
+    rules = greedy(model, asked.options) if len(prompts) > 1 and not own else None
     if rules is None:
         return None
     ids = [p["input_ids"][0] for p in prompts]
@@ -129,7 +136,7 @@ def answer_packed(asked: Questions) -> list[Answer] | None:
         ready = prepare(call, asked.inputs(0, 1), generating=True)
     length = int((ready.cut.slots[0] < columns).sum())
     tails = [i[columns:] for i in ids]
-    found = pack(model, ready.inputs, length, tails, rules, asked.batch, report, asked.show)
+    found = pack(model, ready, columns, tails, rules, asked.batch, report, asked.show)
     report.measure_memory(input_device(asked.model))
     _remember(asked.model, report)
     n = len(prompts)

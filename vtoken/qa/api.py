@@ -10,11 +10,12 @@ import torch
 
 from vtoken import families
 from vtoken.data.report import Report
-from vtoken.engine.check import check
+from vtoken.engine.check import check, on_model
 from vtoken.engine.wrap import session_of
 from vtoken.errors import InputError, UnsupportedError
-from vtoken.families.base import Clip, Family
 from vtoken.families.compat import core
+from vtoken.families.family import Family
+from vtoken.families.features import Clip
 from vtoken.methods.plan import Plan, PlanLike
 from vtoken.qa.answer import Answer, Questions, answer_batches, answer_packed
 from vtoken.qa.cache import ClipMemory
@@ -59,6 +60,7 @@ def ask_many(
     history: Sequence[Mapping[str, str]] = (),
     chat_template_kwargs: Mapping[str, Any] | None = None,
     positions: str = "trained",
+    signals: Mapping[str, Any] | None = None,
     batch: int = 16,
     progress: Progress | None = None,
     memory: ClipMemory | None = None,
@@ -79,6 +81,7 @@ def ask_many(
         chat_template_kwargs: arguments of the chat template, such as ``{"enable_thinking": False}``.
         positions: of Qwen2-VL and Qwen2.5-VL, "trained" as their checkpoints were trained, or "stock" as the
             installed transformers counts.
+        signals: what only you can give to a method, see ``vtoken.wrap``.
         batch: questions that run together.
         progress: called with a stage ("decode", then "encode") and its share done, 0 to 1; an exception ends it.
         memory: what earlier calls about the same video kept of it, and where this one keeps it; see ``ClipMemory``.
@@ -103,13 +106,15 @@ def ask_many(
     sampling = replace(sampling or Sampling(), **frames)
     inner = core(model)
     family = families.of(inner)
-    chosen = _plan(family, model, plan, budget)
+    chosen = _plan(family, model, plan, budget, signals or {})
     if family.clip_modality not in family.sparse:
         raise UnsupportedError(
             f"vtoken.ask does not know how {family.title} takes a video; call model.generate with what its own "
             "processor makes"
         )
     media = media_of(video)
+    checked = Report()
+    chosen = on_model(chosen, inner, checked)
     pixels = family.images(inner, processor, [m.load() for m in media if isinstance(m, Image)])
 
     def make(one: Video, report: Report) -> Clip:
@@ -119,6 +124,7 @@ def ask_many(
     memory = memory or ClipMemory()
     videos = [m for m in media if isinstance(m, Video)]
     clips, read = memory.read((model, processor, video), videos, chosen, sampling, make)
+    read = replace(read, notes=[*checked.notes, *read.notes])
     chat = Chat(system, history, chat_template_kwargs or {})
     order, shown = iter(clips), iter(pixels.items if pixels else ())
     written = prompts(
@@ -132,6 +138,7 @@ def ask_many(
         tokenizer_of(processor),
         clips,
         written,
+        list(questions),
         [question_ids(processor, question) for question in questions],
         chosen,
         read,
@@ -140,17 +147,20 @@ def ask_many(
         memory,
         progress,
         positions,
+        signals or {},
     )
     return answer_packed(asked) or answer_batches(asked)
 
 
-def _plan(family: Family, model: Any, plan: PlanLike | None, budget: dict[str, Any]) -> Plan:
+def _plan(
+    family: Family, model: Any, plan: PlanLike | None, budget: dict[str, Any], signals: Mapping[str, Any]
+) -> Plan:
     """The plan of a call: its own, else that of the wrapped model, else "grt"."""
     session = session_of(model)
     if plan is None and session is not None and not any(v is not None for v in budget.values()):
         return session.plan
     own = session.plan if session is not None else "grt"
-    return check(Plan.parse(own if plan is None else plan, **budget), family)
+    return check(Plan.parse(own if plan is None else plan, **budget), family, signals)
 
 
 def _settings(model: Any, options: dict[str, Any]) -> dict[str, Any]:

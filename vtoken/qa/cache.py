@@ -8,8 +8,8 @@ from typing import Any
 
 from vtoken.data.report import Report
 from vtoken.errors import InputError
-from vtoken.families.base import Clip, Features
 from vtoken.families.clips import Memory
+from vtoken.families.features import Clip, Features
 from vtoken.methods.plan import Plan
 from vtoken.qa.media import Video
 from vtoken.qa.read import Sampling
@@ -27,7 +27,7 @@ class ClipMemory:
     def __init__(self) -> None:
         self._about: tuple[Any, Any, Any] | None = None
         self._clips: dict[tuple[Sampling, str], tuple[list[Clip], Report]] = {}
-        self._features: dict[tuple[int, frozenset[str]], tuple[Features, float]] = {}
+        self._features: dict[tuple[int, frozenset[str], bool], tuple[Features, float]] = {}
 
     def read(
         self,
@@ -56,11 +56,15 @@ class ClipMemory:
             self._clips[key] = [make(video, report) for video in videos], report
         return self._clips[key]
 
-    def recall(self, report: Report, device: Any) -> Memory:
-        """What ``encode_each_once`` takes; milliseconds of earlier work go to ``report``."""
+    def recall(self, report: Report, device: Any, hold: bool) -> Memory:
+        """What ``encode_each_once`` takes; milliseconds of earlier work go to ``report``.
+
+        Args:
+            hold: whether the plan holds skipped cells, which changes features.
+        """
 
         def features(clip: Clip, wants: frozenset[str], make: Callable[[], Features]) -> Features:
-            key = id(clip), wants
+            key = id(clip), wants, hold
             if key in self._features:
                 found, ms = self._features[key]
                 report.add("encode", ms)

@@ -15,9 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtoken.data.hold import HoldMap
 from vtoken.data.report import Report
-from vtoken.engine.prepare import takes
+from vtoken.engine.hold.inputs import hold_inputs
+from vtoken.engine.prepare import Prepared
 from vtoken.engine.splice import Cut, cut_inputs
+from vtoken.families.compat import accepts_outputs, attention_of
 
 VIDEO = -1  # owner of the columns that every question sees
 # settings of generate that do not change a greedy answer
@@ -62,7 +65,7 @@ def greedy(model: Any, options: dict[str, Any]) -> Greedy | None:
     layers = set(getattr(text, "layer_types", None) or ["full_attention"])
     if layers != {"full_attention"} or getattr(text, "sliding_window", None) is not None:
         return None
-    if text._attn_implementation not in ("sdpa", "eager") or not takes(model, "mm_encoder_outputs"):
+    if attention_of(model) not in ("sdpa", "eager") or not accepts_outputs(model):
         return None
     penalty = config.repetition_penalty
     return Greedy(config.max_new_tokens, stops(model, options), 1.0 if penalty is None else penalty)
@@ -88,52 +91,70 @@ def stops(model: Any, options: dict[str, Any]) -> frozenset[int]:
 @torch.no_grad()
 def pack(
     model: Any,
-    inputs: dict[str, Any],
-    length: int,
+    ready: Prepared,
+    columns: int,
     tails: Sequence[Tensor],
     rules: Greedy,
     batch: int,
     report: Report,
-    tell: Callable[[int], None],
+    show: Callable[[int], None],
 ) -> list[Tensor]:
     """Greedy answers to several questions behind one prefix.
 
     Args:
-        inputs: arguments of ``forward`` for one whole prompt of batch size 1, as ``prepare`` makes them.
-        length: columns of it that all prompts share; text alone follows.
+        ready: one whole prompt of batch size 1, after the plan.
+        columns: columns of the original prompt that all prompts share; text alone follows.
         tails: int64 [n] each, n > 0: the ids of every prompt behind the shared columns.
         batch: questions that run together.
         report: gets the milliseconds of "prefill" and "generate".
-        tell: called with the number of answers before each batch.
+        show: called with the number of answers before each batch.
 
     Returns:
         int64 [m] on the CPU for each question, the end token included where there is one.
     """
-    device, width = inputs["input_ids"].device, inputs["input_ids"].shape[1]
-    places = inputs.get("position_ids")
-    if places is None:
-        places = torch.arange(width, device=device)[None]
-    shared = [torch.arange(length)]
-    prefix = cut_inputs(inputs, Cut(shared, shared), 0, right=False)
-    with report.stage("prefill", device):
-        cache = model(**prefix, use_cache=True, logits_to_keep=1).past_key_values
-    start, ids = places[..., length : length + 1], inputs["input_ids"][0, :length]
+    ids = ready.stock["input_ids"]
+    with report.stage("prefill", ids.device):
+        cache, start = _prefix(model, ready, columns)
+    stored = int(cache.get_mask_sizes(0, 0)[0])
     out: list[Tensor] = []
     for first in range(0, len(tails), batch):
-        tell(first)
-        some = [t.to(device) for t in tails[first : first + batch]]
-        out += _answers(model, cache, ids, start, some, rules, report)
-        cache.crop(length - cache.get_seq_length())
+        show(first)
+        some = [t.to(ids.device) for t in tails[first : first + batch]]
+        out += _answers(model, cache, stored, ids[0, :columns], start, some, rules, report)
+        cache.crop(stored - int(cache.get_mask_sizes(0, 0)[0]))
     return out
 
 
+def _prefix(model: Any, ready: Prepared, columns: int) -> tuple[Any, Tensor]:
+    """The filled cache of the shared columns, and the position [..., 1] of the column behind them."""
+    rows = torch.arange(int((ready.cut.slots[0] < columns).sum()))
+    head = cut_inputs(ready.inputs, Cut([rows], [rows]), 0, right=False)
+    if ready.hold is None:
+        places = ready.inputs.get("position_ids")
+        start = torch.tensor([[len(rows)]], device=rows.device) if places is None else places[..., len(rows) :][..., :1]
+    else:
+        places = ready.stock["position_ids"]
+        start = places[..., columns : columns + 1]
+        head = hold_inputs(model, head, HoldMap(ready.hold.shows[:, :columns]), places[..., :columns])
+    cache = model(**head, use_cache=True, logits_to_keep=1).past_key_values
+    return cache, start.to(ready.inputs["input_ids"].device)
+
+
 def _answers(
-    model: Any, cache: Any, prefix: Tensor, start: Tensor, tails: list[Tensor], rules: Greedy, report: Report
+    model: Any,
+    cache: Any,
+    stored: int,
+    prefix: Tensor,
+    start: Tensor,
+    tails: list[Tensor],
+    rules: Greedy,
+    report: Report,
 ) -> list[Tensor]:
     """Answers of one batch; the cache holds the prefix, and what it gains is the caller's to take off.
 
     Args:
-        prefix: int64 [P], its ids.
+        stored: columns that the cache holds.
+        prefix: int64 [P], ids of the shared columns.
         start: [..., 1], the position of the first column behind it.
     """
     device, dtype = prefix.device, model.dtype
@@ -142,7 +163,7 @@ def _answers(
     owner = asking.repeat_interleave(lengths)
     place = torch.cat([torch.arange(len(t), device=device) for t in tails])
     ids, last = torch.cat(tails), lengths.cumsum(0) - 1
-    columns = torch.full_like(prefix, VIDEO)
+    columns = torch.full((stored,), VIDEO, device=device)
     found: list[list[int]] = [[] for _ in tails]
     stage = "prefill"
     while len(asking):

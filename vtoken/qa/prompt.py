@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vtoken.errors import InputError
-from vtoken.families.base import Clip, Family, Picture
+from vtoken.families.family import Family
+from vtoken.families.features import Clip, Picture
 from vtoken.qa.tokenize import UserText, tokenizer_of
 
 

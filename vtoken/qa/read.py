@@ -14,8 +14,8 @@ from torch import Tensor
 
 from vtoken.data.frames import Frames, GateMap, Grid
 from vtoken.data.report import Report
-from vtoken.errors import InputError, VideoError
-from vtoken.families.base import Clip
+from vtoken.errors import VideoError
+from vtoken.families.features import Clip
 from vtoken.methods.gate import Gate
 from vtoken.methods.pathway import Cells, Pathway, joined
 from vtoken.methods.plan import Plan
@@ -37,6 +37,7 @@ class Sampling:
         start, end: part of the video, seconds.
         backend, native_fps: see ``open_video``.
         max_frames: most frames to sample; if it binds, ``fps`` is lowered and the report says so.
+        network: ``video`` may be an address.
     """
 
     fps: float | str = 2.0
@@ -45,6 +46,7 @@ class Sampling:
     backend: str = "auto"
     native_fps: float | None = None
     max_frames: int | None = None
+    network: bool = False
 
 
 def read_clip(
@@ -64,21 +66,18 @@ def read_clip(
     """
     s = sampling or Sampling()
     reader = open_video(
-        video, fps=s.fps, start=s.start, end=s.end, backend=s.backend, chunk=CHUNK, native_fps=s.native_fps
+        video,
+        fps=s.fps,
+        start=s.start,
+        end=s.end,
+        backend=s.backend,
+        chunk=CHUNK,
+        native_fps=s.native_fps,
+        max_frames=s.max_frames,
+        network=s.network,
     )
     with reader:
-        seconds = _length(reader)
-        rate = reader.fps or reader.native_fps
-        if s.max_frames is not None and seconds is not None and rate is not None:
-            if s.max_frames < 1:
-                raise InputError(f"max_frames={s.max_frames} must be at least 1")
-            if seconds * rate > s.max_frames + 0.5:
-                lower = s.max_frames / seconds
-                report.note(f"frame cap: max_frames={s.max_frames} lowers fps={rate:g} to {lower:.4g}")
-                reader.fps = rate = lower
-        if rate is not None and reader.native_fps is not None:
-            rate = min(rate, reader.native_fps)
-        frames = None if seconds is None or rate is None else max(1, round(seconds * rate))
+        frames = reader.expected or s.max_frames
         height, width = reader.size
         grid = preprocess.grid(height, width, frames)
         for note in preprocess.notes(height, width, frames):
@@ -95,11 +94,11 @@ def read_clip(
             report.note(note)
     pts = np.concatenate([piece.pts for piece in found])
     report.frames.append(pts.tolist())
-    spacing = float(np.diff(pts).mean()) if len(pts) > 1 else 1 / rate if rate else 1.0
+    spacing = reader.spacing(pts)
     seconds = float(pts[-1] - pts[0]) + spacing
     rows, whole = torch.cat([piece.rows for piece in found]), GateMap.concatenate([piece.gate for piece in found])
     signals = joined([piece.signals for piece in found], plan.pathways, grid, len(whole.keep))
-    return Clip(rows, grid, whole, pts, seconds, preprocess.crop is not None, signals)
+    return Clip(rows, grid, whole, pts, seconds, preprocess.crop is not None, signals, spacing)
 
 
 @dataclass
@@ -185,10 +184,3 @@ def _colour(frames: Frames, preprocess: Preprocessor, grid: Grid) -> np.ndarray:
 
 def _both(first: Cells, then: Cells) -> Cells:
     return {name: np.concatenate([value, then[name]]) for name, value in first.items()}
-
-
-def _length(reader: Any) -> float | None:
-    """Seconds that will be read, or None where the file does not say."""
-    if reader.duration is None:
-        return None
-    return min(reader.end, reader.duration) - reader.start

@@ -73,11 +73,11 @@ def build(recipe: Recipe, folder: Path, splits: Sequence[str] = SPLITS, device: 
     given, clips = source(recipe)
     shards = [(s, i, given[s][i : i + SHARD]) for s in splits for i in range(0, len(given[s]), SHARD)]
     missing = [(_shard(folder, s, i), part) for s, i, part in shards if not _shard(folder, s, i).is_file()]
+    make = _maker(recipe, clips, device) if missing else None  # before anything is written: it may refuse
     if not note.is_file():
         write_text(note, json.dumps({"recipe": marks, "clips": clips}, indent=1) + "\n")
-    if not missing:
+    if make is None:
         return
-    make = _maker(recipe, clips, device)
     with progress(sum(len(part) for _, part in missing), "episodes") as advance:
         for path, part in missing:
             rows = []
@@ -121,12 +121,13 @@ def _maker(recipe: Recipe, clips: int, device: str) -> Callable[[Any], dict[str,
     from vtoken.qa.load import device_of
     from vtoken.qa.load import load as load_model
 
-    dense = Dense.load(recipe.encoder, device_of(device))
     if recipe.thinker == THINKER and not (THINKER_WEIGHTS / "config.json").is_file():
         raise InputError(
-            f"thinker {THINKER!r}: its weights are missing from {THINKER_WEIGHTS}; train them with "
-            "`python -m training.thinker.think`, or name another checkpoint"
+            f"thinker {THINKER!r}: its weights are in the repository and not in the installed package, and "
+            f"{THINKER_WEIGHTS} does not exist; run `python -m vtoken jepa` in a clone, or name another checkpoint "
+            "with --thinker"
         )
+    dense = Dense.load(recipe.encoder, device_of(device))
     thinker, processor = load_model(str(THINKER_WEIGHTS) if recipe.thinker == THINKER else recipe.thinker, device)
 
     def make(episode: Any) -> dict[str, Tensor]:

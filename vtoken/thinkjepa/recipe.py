@@ -31,7 +31,7 @@ class Recipe:
     Attributes:
         data: "hands" for the synthetic set, or a folder of episodes in EgoDex's form.
         encoder: V-JEPA 2 checkpoint, "tiny" for the one in the package.
-        thinker: vision-language checkpoint, "hands" for the one in the package.
+        thinker: vision-language checkpoint, "hands" for the one in the repository (not in the wheel).
         plan: stages that cut the thinker's tokens.
         question: what the thinker is asked about the sparse frames.
         layers: its decoder layers; None for those of ``spread_layers``.

@@ -1,4 +1,4 @@
-"""FlowCut: patches from which little information flows to the class token leave the encoder layer by layer."""
+"""FlowCut: drops the patches from which least information flows to the class token, inside the encoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vtoken.kernels.topk import top_of_groups
 from vtoken.methods.registry import register
 from vtoken.methods.thinner import Decision, Thinner
 
-FLOW = "_flow"  # goes with each cell: its score, a running mean over the layers
+FLOW = "_flow"  # each cell's score, a running mean over the layers; it moves with the cell
 
 
 @register("flowcut")
@@ -28,8 +28,8 @@ class FlowCut(Thinner):
     ends on the budget. Encoders without a class token use the mean query and the mean value of the frame in its place.
 
     Attributes:
-        exact: let as many patches leave each frame as the frame that can spare most, as the published code does with
-            a batch; by default every frame goes its own way to its count.
+        exact: drop the same number of patches in every frame, the largest over the frames, as the published code does
+            with a batch; by default each frame has its own number.
     """
 
     paper: ClassVar[str] = "FlowCut, NeurIPS 2025 (arXiv 2505.19536)"

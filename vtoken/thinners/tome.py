@@ -1,9 +1,9 @@
-"""ToMe: alike tokens merge inside the encoder, a few at every layer."""
+"""ToMe: merges similar tokens inside the encoder, a few at every layer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from vtoken.encoders.packed import Step
 from vtoken.errors import InputError
 from vtoken.kernels.bipartite import Match, bipartite_match
+from vtoken.methods.options import Bound
 from vtoken.methods.registry import register
 from vtoken.methods.thinner import Merging
 
@@ -18,7 +19,7 @@ from vtoken.methods.thinner import Merging
 @register("tome")
 @dataclass(kw_only=True)
 class ToMe(Merging):
-    """Merges the most alike tokens of each frame at every encoder layer, by bipartite soft matching.
+    """Merges the most similar tokens of each frame at every encoder layer, by bipartite soft matching.
 
     Attributes:
         r: tokens to merge at each layer as in the paper, instead of a budget: a number, (number, inflection), or one
@@ -28,24 +29,22 @@ class ToMe(Merging):
         exact: order the tokens as the published code does; needs ``r``.
 
     Raises:
-        InputError: ``r`` below 0, ``inflection`` outside -1..1, or ``exact`` without ``r``.
+        InputError: ``r`` below 0, or ``exact`` without ``r``.
     """
 
     paper: ClassVar[str] = "Token Merging, ICLR 2023 (arXiv 2210.09461)"
     r: int | tuple | list | None = None
-    inflection: float = 0.0
+    inflection: Annotated[float, Bound(least=-1, most=1)] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not -1 <= self.inflection <= 1:
-            raise InputError(f"{self.name}:inflection={self.inflection} must be -1 to 1")
         if self.r is not None and any(n < 0 for n in schedule(12, self.r)):
             raise InputError(f"{self.name}:r={self.r} must be 0 or more at each layer")
         if self.exact and self.r is None:
             raise InputError(f"{self.name}:exact=True is the published schedule: give r=8, or a budget without exact")
 
     @property
-    def needs_budget(self) -> bool:
+    def needs_budget(self) -> bool:  # type: ignore[override]
         return self.r is None
 
     def match(self, metric: Tensor, r: Tensor, step: Step) -> Match:

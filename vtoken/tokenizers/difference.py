@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from vtoken.data.frames import Grid
-from vtoken.kernels.patch_gate import absolute_difference, block_max, block_mean, cell_max, side
-from vtoken.methods.gate import Gate
+from vtoken.kernels.blocks import absolute_difference, block_max, block_mean, cell_max, side
+from vtoken.methods.gate import Gate, Threshold
 from vtoken.methods.registry import register
 
-PATCH = 14  # pixels; larger cells are judged patch by patch, for a mean over 28 px misses what one over 14 px sees
+PATCH = 14  # pixels; larger cells are compared patch by patch: a mean over 28 px misses small changes
 
 
 @register("mad")
@@ -19,7 +19,7 @@ PATCH = 14  # pixels; larger cells are judged patch by patch, for a mean over 28
 class Mad(Gate):
     """Keeps cells whose mean absolute luma difference in some patch exceeds the threshold (levels of 255)."""
 
-    threshold: float = 4.0
+    threshold: Threshold = 4.0
 
     def score(self, current: np.ndarray, reference: np.ndarray, grid: Grid) -> np.ndarray:
         k = side(grid.cell, PATCH)
@@ -31,7 +31,7 @@ class Mad(Gate):
 class Rms(Gate):
     """Keeps cells whose root mean square luma difference in some patch exceeds the threshold (levels of 255)."""
 
-    threshold: float = 6.0
+    threshold: Threshold = 6.0
 
     def score(self, current: np.ndarray, reference: np.ndarray, grid: Grid) -> np.ndarray:
         k = side(grid.cell, PATCH)
@@ -43,7 +43,7 @@ class Rms(Gate):
 class Max(Gate):
     """Keeps cells in which some pixel's luma differs by more than the threshold (levels of 255)."""
 
-    threshold: float = 32.0
+    threshold: Threshold = 32.0
 
     def score(self, current: np.ndarray, reference: np.ndarray, grid: Grid) -> np.ndarray:
         return block_max(absolute_difference(current, reference), grid.cell).astype(np.float32)

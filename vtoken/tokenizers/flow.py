@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vtoken.data.frames import Grid
-from vtoken.kernels.patch_gate import as_cells
+from vtoken.kernels.blocks import as_cells
 
 if TYPE_CHECKING:
     from vtoken.methods.gate import Gate
@@ -30,7 +30,7 @@ def moves(before: np.ndarray, now: np.ndarray) -> bool:
     size = (max(width // shrink, 2), max(height // shrink, 2))
     planes = [cv2.resize(x, size, interpolation=cv2.INTER_AREA).astype(np.float32) for x in (before, now)]
     for plane in planes:
-        plane -= plane.mean()  # or the window itself would be found, standing still
+        plane -= plane.mean()  # or the edges of the window would be matched, which do not move
     (dx, dy), response = cv2.phaseCorrelate(planes[0], planes[1], _window(size))
     return bool(response > RESPONSE and np.hypot(dx * width / size[0], dy * height / size[1]) > SHIFT)
 

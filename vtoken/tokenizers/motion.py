@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from vtoken.data.frames import Grid
-from vtoken.kernels.patch_gate import absolute_difference, block_max, block_mean, cell_max, side
-from vtoken.methods.gate import Gate
+from vtoken.kernels.blocks import absolute_difference, block_max, block_mean, cell_max, side
+from vtoken.methods.gate import Gate, Threshold
+from vtoken.methods.options import Bound
 from vtoken.methods.registry import register
 from vtoken.methods.stream import GateStream
 from vtoken.tokenizers import flow
 
 SUB_BLOCK = 7  # pixels
-ATTACK, RELEASE = 0.1, 0.5  # low-pass of the noise: slow to believe in more of it, fast to believe in less
+ATTACK, RELEASE = 0.1, 0.5  # low-pass of the noise: slow to rise, fast to fall
 
 
 class MotionStream(GateStream):
@@ -23,7 +24,7 @@ class MotionStream(GateStream):
 
     gate: Grt
     noise: float | None = None
-    apart: np.ndarray | None = None  # how far the frames of the last step differ in the cells that were kept
+    apart: np.ndarray | None = None  # score between the frames of the last step in the cells that were kept
 
     def restart(self) -> None:
         self.noise = None
@@ -82,7 +83,7 @@ class MotionStream(GateStream):
 class Grt(Gate):
     """Keeps what moved: mean luma change of a 7x7 sub-block since the cell's last refresh, with noise adaptation.
 
-    This is stage 1. Stage 2, the merging of neighbouring scenes that look alike, is the merger ``scene``, which a plan
+    This is stage 1. Stage 2, the merging of similar neighbouring scenes, is the merger ``scene``, which a plan
     with this gate runs after the encoder.
 
     Luma; cells of 14 px have 4 sub-blocks, of 28 px 16; sub-blocks of 8 px where 7 does not divide the cell. A cell is
@@ -99,42 +100,42 @@ class Grt(Gate):
         motion: "dis" compares with content moved along the optical flow, by whole pixels per cell; a moved cell is then
             kept only where the residual exceeds the threshold. About 10 times slower. None compares in place.
         settle: where a step has several frames (Qwen's have two), a cell that changes between them is kept in the next
-            step too: its token shows the change, and nothing else would show what it changed to. Not with ``motion``.
-        merge: "scene" for both stages of the paper, "none" for stage 1 alone.
+            step too: its token shows both contents, and no later token would show the new one. Not with ``motion``.
+        tau: with ``hold``, a token within this cosine distance of what its cell shows is no row (stage ``hold``); None
+            for a row for every encoded token.
+        second: with ``hold``, a second row after a change larger than this; see the stage ``hold``.
+        merge: without ``hold``, "scene" for both stages of the paper, "none" for stage 1 alone.
         merge_delta: scenes merge below this divergence; None for the default of ``scene``.
     """
 
     stream_class: ClassVar[type[GateStream]] = MotionStream
     paper: ClassVar[str] = "Dense Video Understanding with Gated Residual Tokenization, arXiv:2509.14199"
 
+    hold: bool = True
+    tau: float | None = 0.1
+    second: float | None = 0.4
     run_position: Literal["start", "middle", "end"] = "middle"
-    threshold: float = 6.0
-    noise_gain: float = 1.8
-    noise_cap: float = 2.0
-    tiny_object: float = 60.0
-    tiny_object_noise: float = 1.5
+    threshold: Threshold = 6.0
+    noise_gain: Annotated[float, Bound(least=0, hint="noise_cap=1 switches the adaptation off")] = 1.8
+    noise_cap: Annotated[float, Bound(least=0, hint="1 switches the adaptation off")] = 2.0
+    tiny_object: Annotated[float, Bound(least=0, hint="255 switches the guard off")] = 60.0
+    tiny_object_noise: Annotated[float, Bound(least=0, hint="0 switches the guard off")] = 1.5
     motion: Literal["dis"] | None = None
     settle: bool = True
     merge: Literal["scene", "none"] | None = "scene"
-    merge_delta: float | None = None
+    merge_delta: Annotated[float | None, Bound(least=0, hint="merge=none switches the merging of scenes off")] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._number("noise_gain", "noise_cap=1 switches the adaptation off")
-        self._number("noise_cap", "1 switches the adaptation off")
-        self._number("tiny_object", "255 switches the guard off")
-        self._number("tiny_object_noise", "0 switches the guard off")
-        self._choice("motion", None, "dis")
-        self._choice("settle", True, False)
         self.merge = self.merge or "none"  # a plan's text reads none as None
-        self._choice("merge", "scene", "none")
-        self._number("merge_delta", "merge=none switches the merging of scenes off")
 
     def second_stage(self) -> tuple[str, dict[str, Any]] | None:
+        if self.hold:
+            return "hold", {"tau": self.tau or 0.0, "second": self.second}
         if self.merge == "none":
             return None
-        anchors = {name: getattr(self, name) for name in ("anchors", "anchor_at", "anchor_seed")}
-        return "scene", {"delta": self.merge_delta, **anchors}
+        anchors = replace(self.anchoring, reuse=False)  # the merger has nothing to encode
+        return "scene", {"delta": self.merge_delta, "anchors": anchors}
 
     def score(self, current: np.ndarray, reference: np.ndarray, grid: Grid) -> np.ndarray:
         k = side(grid.cell, SUB_BLOCK)

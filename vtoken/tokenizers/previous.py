@@ -1,6 +1,6 @@
 """Gates that compare with the previous step, as published: RLT and the pixel form of DTD.
 
-Both set the last frame of a step against the first frame of the step before, and know neither scenes nor refresh.
+Both compare the last frame of a step with the first frame of the step before; there are no scenes and no refresh.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from vtoken.data.frames import GateMap, Grid
-from vtoken.kernels.patch_gate import absolute_difference, block_mean, cell_max, side
-from vtoken.methods.gate import Gate
-from vtoken.methods.normalize import NORMALIZATIONS, scale
+from vtoken.data.frames import Grid
+from vtoken.kernels.blocks import absolute_difference, block_mean, cell_max, side
+from vtoken.methods.gate import Gate, Refresh, Threshold
+from vtoken.methods.normalize import Normalization, scale
 from vtoken.methods.registry import register
 from vtoken.tokenizers.difference import PATCH
 
@@ -22,7 +22,7 @@ from vtoken.tokenizers.difference import PATCH
 class PreviousStep(Gate):
     """Mean absolute RGB difference of the last frame of a step and the first frame of the step before."""
 
-    refresh_seconds: float | None = None
+    refresh_seconds: Refresh = None
     reference: Literal["refreshed", "previous"] = "previous"
     cut_histogram: float = 1.0
     cut_kept: float = 1.0
@@ -50,12 +50,8 @@ class Rlt(PreviousStep):
 
     paper: ClassVar[str] = "Don't Look Twice: Faster Video Transformers with Run-Length Tokenization, arXiv:2411.05222"
 
-    threshold: float = 0.1
-    normalize: str = "imagenet"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._choice("normalize", *NORMALIZATIONS)
+    threshold: Threshold = 0.1
+    normalize: Normalization = "imagenet"
 
     def score(self, current: np.ndarray, reference: np.ndarray, grid: Grid) -> np.ndarray:
         k = side(grid.cell, PATCH)
@@ -73,19 +69,10 @@ class DtdPixel(PreviousStep):
 
     paper: ClassVar[str] = "TimeChat-Online, arXiv:2504.17343"
 
-    threshold: float = 0.1
+    threshold: Threshold = 0.1
 
     def score(self, current: np.ndarray, reference: np.ndarray, grid: Grid) -> np.ndarray:
         return block_mean(absolute_difference(current, reference), grid.cell) / np.float32(255)
 
     def changed(self, score: np.ndarray) -> np.ndarray:
         return score >= self.threshold  # only what is below the threshold is dropped
-
-
-def run_lengths(gate: GateMap) -> np.ndarray:
-    """RLT's run length of every kept token, int64 [kept].
-
-    In RLT's order: all steps of the first cell, then of the next, while the tokens themselves come step by step.
-    """
-    runs = gate.runs().transpose(1, 2, 0).ravel()
-    return runs[runs > 0].astype(np.int64)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
 from vtoken.data.frames import Grid
 from vtoken.errors import InputError
-from vtoken.kernels.patch_gate import as_cells, block_sum, cell_max, side
-from vtoken.methods.gate import Gate
-from vtoken.methods.normalize import NORMALIZATIONS, normalize
+from vtoken.kernels.blocks import as_cells, block_sum, cell_max, side
+from vtoken.methods.gate import KEEPS_CHANGES, Gate
+from vtoken.methods.normalize import Normalization, normalize
+from vtoken.methods.options import AtLeast0, AtLeast1, Bound
 from vtoken.methods.registry import register
 from vtoken.tokenizers.difference import PATCH, squares
 
@@ -20,7 +21,7 @@ GRT = "Dense Video Understanding with Gated Residual Tokenization, arXiv:2509.14
 
 @dataclass(kw_only=True)
 class PatchVectors(Gate):
-    """What SSIM and L2 share: the published mode on normalised RGB patch vectors.
+    """Base of SSIM and L2: the published mode on normalised RGB patch vectors.
 
     Attributes:
         threshold: None for the default of the mode.
@@ -31,26 +32,25 @@ class PatchVectors(Gate):
         patch: side of a patch in pixels, for ``exact``; a cell is kept if any of its patches changed. The whole cell
             where it is no multiple.
         normalize: normalisation of the vision encoder, for ``exact``.
+        apply: "reuse" is what the released code does with the mask: all cells are encoded and sent; only the patch
+            projection of a skipped one is saved, which enters the encoder with the patch embedding of the last kept
+            cell in its place. "skip" neither encodes nor sends it.
     """
 
     thresholds: ClassVar[tuple[float, float]]  # of the luma mode, of the published mode
     paper: ClassVar[str] = GRT
 
-    threshold: float | None = None
+    threshold: Annotated[float | None, Bound(least=0, hint=KEEPS_CHANGES)] = None
     exact: bool = False
-    refresh_interval: int = 0
-    patch: int = 14
-    normalize: str = "siglip"
+    refresh_interval: AtLeast0 = 0
+    patch: AtLeast1 = 14
+    normalize: Normalization = "siglip"
+    apply: Literal["skip", "reuse"] = "skip"  # type: ignore[misc]  # an option here, fixed in other gates
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._choice("normalize", *NORMALIZATIONS)
-        for field, least in (("refresh_interval", 0), ("patch", 1)):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{self.name}: {field}={value!r} must be a whole number of at least {least}")
         if self.exact:
-            if self.refresh_seconds not in (10.0, None):
+            if self.refresh_seconds not in ("auto", None):
                 raise InputError(
                     f"{self.name}: exact has no refresh_seconds={self.refresh_seconds}; use refresh_interval (in steps)"
                 )

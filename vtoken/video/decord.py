@@ -2,7 +2,8 @@
 
 Its random access returns wrong frames and its batches can spin forever where a container promises more frames than
 it holds, so frames are only ever taken one after the other, and never more of them than PyAV could decode.
-Their times are PyAV's too: decord keeps its own in float32.
+Their times are PyAV's too: decord keeps its own in float32. In MPEG-TS and MPEG-PS it gives pictures of another place,
+so it reads only the containers in which it was found right.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-import numpy as np
-
 from vtoken.errors import VideoError, require
 from vtoken.video import pyav
+from vtoken.video.check import limited
 from vtoken.video.source import Clip, Picture
 
+NAME = "decord"
+RIGHT = (*pyav.SEEKABLE, "avi")
 
-def check() -> None:
-    """Raise MissingExtraError where decord is not installed."""
+
+def check(clip: Clip) -> None:
+    """Raise MissingExtraError where decord is not installed, VideoError for a container that it reads wrongly."""
     require("decord", "decord", "backend='decord'")
+    limited(NAME, clip, RIGHT)
 
 
 def pictures(clip: Clip, start: float = 0.0) -> Iterator[Picture]:
@@ -32,26 +36,28 @@ def pictures(clip: Clip, start: float = 0.0) -> Iterator[Picture]:
     decord = require("decord", "decord", "backend='decord'")
     decord.logging.set_level(decord.logging.QUIET)
     remedy = "use backend='pyav'"
-    times = [picture.time for picture in pyav.pictures(clip)]  # a pass that decodes and converts nothing
     try:
         reader = decord.VideoReader(clip.path, num_threads=1)
     except (decord.DECORDError, RuntimeError, OSError) as error:
         raise VideoError(f"{clip.path}: decord cannot open this video ({_reason(error)}); {remedy}") from error
-    read, reason = 0, "it gave no more"
-    for time in times:
+    read, total, reason = 0, 0, "it gave no more"
+    for picture in pyav.pictures(clip):  # decodes along and converts nothing
+        total += 1
+        if read < total - 1:
+            continue  # only counts what decord lacks
         try:
             frame = reader.next().asnumpy()
         except StopIteration:
-            break
+            continue
         except (decord.DECORDError, RuntimeError) as error:
             reason = _reason(error)
-            break
+            continue
         read += 1
-        yield Picture(time, partial(np.asarray, frame))
+        yield Picture(picture.time, partial(clip.upright.after_turns, frame))
     if not read:
         raise VideoError(f"{clip.path}: decord opens this video but gives no frame; {remedy}")
-    if read < len(times):
-        clip.warn(f"decord read {read} of {len(times)} frames ({reason}); {remedy}")
+    if read < total:
+        clip.warn(f"decord read {read} of {total} frames ({reason}); {remedy}")
 
 
 def _reason(error: BaseException) -> str:

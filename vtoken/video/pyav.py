@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vtoken.errors import VideoError
+from vtoken.video.files import container, first_line, is_address, packets
 from vtoken.video.source import Clip, Picture
 
 if TYPE_CHECKING:
@@ -18,53 +18,40 @@ if TYPE_CHECKING:
 
 SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # an AVI with B-frames seeks to the wrong frame
 SEEK_FROM = 5.0  # seconds; nearer to the beginning, decoding is as quick as a seek
-MICROSECONDS = 1_000_000
 
 
-def probe(path: str) -> Clip:
-    """Read a file's facts and decode its first frame.
+@dataclass
+class Trace:
+    """What a pass over a file met.
 
-    Raises:
-        VideoError: the file is missing, empty, no video, has no video stream, or no frame of it can be decoded.
+    Attributes:
+        errors: what went wrong, in order.
+        packet: the latest time stamp of a packet, in units of the stream, or None.
+        frame: the latest time stamp of a frame, or None.
+        frames: how many frames came.
+        last: seconds in the file of the latest frame.
+        stands: seconds that it stays on the screen: as its packet says, or as long as the one before it.
     """
-    with _open(path) as container:
-        stream = _best(container, path)
-        frame = next((f for f in _decode(container, stream, []) if f is not None), None)
-        if frame is None:
-            raise VideoError(
-                f"{path}: the video stream ({stream.codec_context.name}) holds no frame that can be decoded; "
-                "the file is empty, cut off or damaged: record or download it again"
-            )
-        turns = round(frame.rotation / 90) % 4
-        height, width = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
-        duration, exact = None, False
-        if stream.duration and stream.time_base:
-            duration, exact = float(stream.duration * stream.time_base), True
-        elif container.duration:
-            duration = container.duration / MICROSECONDS
-            exact = len(container.streams) == 1
-        else:  # a browser's recording: its header was written before its end
-            duration, exact = _scan(path, stream.index), True
-        rate = stream.average_rate or stream.guessed_rate
-        clip = Clip(
-            path=path,
-            name=os.path.basename(path),
-            size=(height, width),
-            duration=duration if duration and duration > 0 else None,
-            native_fps=float(rate) if rate and 0 < rate <= 1000 else None,
-            frames=stream.frames,
-            origin=frame.time if frame.pts is not None and frame.time is not None else 0.0,
-            stream=stream.index,
-            place=[s.index for s in container.streams.video].index(stream.index),
-            turns=turns,
-            seekable=container.format.name in SEEKABLE,
-            exact_end=exact,
-        )
-        if abs(clip.origin) > 1e-3:
-            clip.note(f"the first frame is at {clip.origin:.3f} s in the file; times count from it")
-        if frame.rotation % 90:
-            clip.note(f"the file asks to rotate by {frame.rotation} degrees; only quarter turns are done")
-        return clip
+
+    errors: list[str] = field(default_factory=list)
+    packet: int | None = None
+    frame: int | None = None
+    frames: int = 0
+    last: float = 0.0
+    stands: float = 0.0
+
+    def see(self, frame: VideoFrame) -> None:
+        """Follow where the clip ends."""
+        time = _time(frame)
+        if time is not None and time > self.last:
+            own = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
+            self.last, self.stands = time, max(own, time - self.last)
+
+    @property
+    def lacks_end(self) -> bool:
+        """Whether packets behind the last frame gave none: where frames are decoded in threads, a damaged last packet
+        takes the frames with it that the decoder holds back."""
+        return bool(self.packet is not None and self.frame is not None and self.packet > self.frame)
 
 
 def pictures(clip: Clip, start: float = 0.0) -> Iterator[Picture]:
@@ -72,88 +59,83 @@ def pictures(clip: Clip, start: float = 0.0) -> Iterator[Picture]:
 
     Damaged packets are passed over; if there were any, or the file ends early, a warning says how much came.
     """
-    errors: list[str] = []
-    read, last = 0, 0.0
+    trace = Trace()
     target = _jump(clip, start)
-    with _open(clip.path) as container:
-        stream = _stream(container, clip)
+    with container(clip.path) as file:
+        stream = _stream(file, clip, "AUTO")
         if target is not None:
-            container.seek(target, stream=stream)
-        for frame in _decode(container, stream, errors):
-            time = frame.time if frame.pts is not None else None
-            read, last = read + 1, max(last, time or 0.0)
-            yield _picture(frame, time, clip)
-    _tell(clip, read, last - clip.origin, errors, whole=target is None)
+            file.seek(target, stream=stream)  # went well in _jump
+        for frame in decode(file, stream, trace):
+            trace.see(frame)
+            yield _picture(frame, clip)
+    if trace.lacks_end and not is_address(clip.path):
+        for frame in _end(clip, target, trace):
+            trace.see(frame)
+            yield _picture(frame, clip)
+    _tell(clip, trace, whole=target is None)
 
 
-def _open(path: str) -> InputContainer:
-    import av
-    import av.logging
-    from av.error import FFmpegError
+def decode(file: InputContainer, stream: VideoStream, trace: Trace) -> Iterator[VideoFrame]:
+    """Every frame that can be decoded, in order."""
+    from av.error import EOFError, FFmpegError
 
-    av.logging.set_level(None)  # FFmpeg writes to stderr; what it has to say comes as our errors and warnings
-    try:
-        return av.open(path, metadata_errors="replace")
-    except (FFmpegError, OSError, ValueError) as error:
-        raise VideoError(
-            f"{path}: not a video that FFmpeg can open ({_first_line(error)}); "
-            "check that the file is complete and really a video"
-        ) from error
-
-
-def _scan(path: str, index: int) -> float | None:
-    """Seconds to the end of the last packet of a stream, without decoding; None where packets have no times."""
-    from av.error import FFmpegError
-
-    first, last = None, None
-    with _open(path) as container:
+    coming = packets(file, stream)
+    more = True
+    while more:
+        packet, frames = None, []
         try:
-            for packet in container.demux(container.streams[index]):
-                if packet.pts is None or packet.time_base is None:
-                    continue
-                first = packet.pts if first is None else min(first, packet.pts)
-                end = float((packet.pts + (packet.duration or 0) - first) * packet.time_base)
-                last = end if last is None else max(last, end)
-        except (FFmpegError, OSError):
-            pass  # the file is cut off; what could be read counts
-    return last
-
-
-def _best(container: InputContainer, path: str) -> VideoStream:
-    stream = container.streams.best("video")
-    cover = stream is not None and "attached_pic" in str(stream.disposition)
-    if stream is None or cover:
-        kinds = ", ".join(sorted({s.type for s in container.streams if s is not stream}))
-        holds = f"only {kinds}" if kinds else "nothing at all"
-        raise VideoError(f"{path}: the file has no video stream, {holds}; give a file with video")
-    if stream.codec_context is None:
-        raise VideoError(f"{path}: this FFmpeg has no decoder for the video stream; convert it to H.264 first")
-    return stream  # type: ignore[return-value]
-
-
-def _decode(container: InputContainer, stream: VideoStream, errors: list[str]) -> Iterator[VideoFrame]:
-    from av.error import FFmpegError
-
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
+            packet = next(coming)
         except StopIteration:
             return
         except (FFmpegError, OSError) as error:
-            errors.append(f"reading stopped: {_first_line(error)}")
-            return
+            trace.errors.append(f"reading stopped: {first_line(error)}")
+            more = False  # the decoder still holds frames back
         try:
-            frames = packet.decode()
+            frames = stream.codec_context.decode(None) if packet is None else packet.decode()
+        except EOFError:
+            return
         except (FFmpegError, ValueError) as error:
-            errors.append(_first_line(error))
-            continue
-        yield from frames  # type: ignore[misc]
+            trace.errors.append(first_line(error))
+        stamp = None if packet is None else packet.pts if packet.pts is not None else packet.dts
+        trace.packet = _later(trace.packet, stamp)
+        for frame in frames:
+            trace.frames, trace.frame = trace.frames + 1, _later(trace.frame, frame.pts)
+            yield frame  # type: ignore[misc]
 
 
-def _stream(container: InputContainer, clip: Clip) -> VideoStream:
-    stream = container.streams[clip.stream]
-    stream.thread_type = "AUTO"  # type: ignore[attr-defined]
+def _end(clip: Clip, target: int | None, trace: Trace) -> Iterator[VideoFrame]:
+    """The frames that ``trace`` lacks: a second pass without threads over frames, from near the end if possible."""
+    from av.error import FFmpegError
+
+    known, last = trace.frames, trace.frame
+    second, near = Trace(), clip.container in SEEKABLE
+    jump = last if near else target
+    with container(clip.path) as file:
+        stream = _stream(file, clip, "SLICE")
+        try:
+            if jump is not None:
+                file.seek(jump, stream=stream)
+        except (FFmpegError, OSError):
+            return
+        for frame in decode(file, stream, second):
+            behind = frame.pts is not None and last is not None and frame.pts > last
+            if behind if near else second.frames > known:
+                trace.frames += 1
+                yield frame
+    trace.errors += second.errors if not trace.errors else []
+
+
+def _later(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else max(one, other)
+
+
+def _time(frame: VideoFrame) -> float | None:
+    return frame.time if frame.pts is not None else None
+
+
+def _stream(file: InputContainer, clip: Clip, threads: str) -> VideoStream:
+    stream = file.streams[clip.stream]
+    stream.thread_type = threads  # type: ignore[attr-defined]
     return stream  # type: ignore[return-value]
 
 
@@ -161,38 +143,38 @@ def _jump(clip: Clip, start: float) -> int | None:
     """The stream time to seek to for ``start``, or None: from the beginning. Checked by decoding one frame there."""
     from av.error import FFmpegError
 
-    if not clip.seekable or start < SEEK_FROM:
+    if clip.container not in SEEKABLE or start < SEEK_FROM or is_address(clip.path):
         return None
-    with _open(clip.path) as container:
-        stream = _stream(container, clip)
+    with container(clip.path) as file:
+        stream = _stream(file, clip, "AUTO")
         if not stream.time_base:
             return None
         target = int((start + clip.origin) / stream.time_base)
         try:
-            container.seek(target, stream=stream)
-            frame = next(_decode(container, stream, []), None)
+            file.seek(target, stream=stream)
+            frame = next(decode(file, stream, Trace()), None)
         except (FFmpegError, OSError):
             return None
         arrived = frame is not None and frame.pts is not None and frame.pts <= target
         return target if arrived else None
 
 
-def _picture(frame: VideoFrame, time: float | None, clip: Clip) -> Picture:
-    height, width = clip.size[::-1] if clip.turns % 2 else clip.size
+def _picture(frame: VideoFrame, clip: Clip) -> Picture:
+    height, width = clip.upright.size(*clip.size)
     if (frame.height, frame.width) != (height, width):
         clip.note(
             f"the frame size changes to {frame.width}x{frame.height} midway; frames were scaled to the first size"
         )
         frame = frame.reformat(width=width, height=height)
-    turns = clip.turns
+    upright = clip.upright
 
     def rgb() -> np.ndarray:
-        return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+        return upright.apply(frame.to_ndarray(format="rgb24"))
 
     def luma() -> np.ndarray:
-        return np.ascontiguousarray(np.rot90(_luma(frame), turns))
+        return upright.apply(_luma(frame))
 
-    return Picture(time, rgb, luma)
+    return Picture(_time(frame), rgb, luma)
 
 
 def _luma(frame: VideoFrame) -> np.ndarray:
@@ -213,20 +195,16 @@ def _luma(frame: VideoFrame) -> np.ndarray:
     return rows[:, : frame.width].copy()
 
 
-def _tell(clip: Clip, read: int, last: float, errors: list[str], whole: bool) -> None:
-    interval = 1 / clip.native_fps if clip.native_fps else 0.04
-    early = clip.exact_end and clip.duration is not None and last + max(3 * interval, 0.5) < clip.duration
+def _tell(clip: Clip, trace: Trace, whole: bool) -> None:
+    interval, last = 1 / clip.native_fps if clip.native_fps else 0.04, trace.last - clip.origin
+    end = last + max(trace.stands, 3 * interval, 0.5)
+    early = clip.exact_end and clip.duration is not None and end < clip.duration
     length = f" of {clip.duration:.2f} s" if clip.duration else ""
-    promise = f" (the header promises {clip.frames})" if whole and clip.frames not in (0, read) else ""
-    told = f"{read} frames were read{promise}, up to {last:.2f} s{length}"
-    if errors:
-        clip.warn(f"{told}; {len(errors)} damaged packet(s) were passed over ({errors[0]})")
+    promise = f" (the header promises {clip.frames})" if whole and clip.frames not in (0, trace.frames) else ""
+    told = f"{trace.frames} frames were read{promise}, up to {last:.2f} s{length}"
+    if trace.errors:
+        clip.warn(f"{told}; {len(trace.errors)} damaged packet(s) were passed over ({trace.errors[0]})")
     elif early:
         clip.warn(f"{told}; the file is cut off")
     elif promise:
         clip.note(told)
-
-
-def _first_line(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error)
-    return (text.splitlines() or [type(error).__name__])[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import os
 from collections.abc import Callable, Iterator
 from numbers import Real
 from typing import Any
@@ -13,12 +12,17 @@ import numpy as np
 
 from vtoken.data.frames import Frames
 from vtoken.errors import InputError, VideoError
+from vtoken.video import choice, files
 from vtoken.video import images as memory
-from vtoken.video import pyav
+from vtoken.video.check import agree
+from vtoken.video.probe import probe
+from vtoken.video.scan import frame_times, last_end, seconds
 from vtoken.video.source import Clip, Picture
 from vtoken.video.timeline import sample, steady
 
 BACKENDS = ("pyav", "opencv", "decord", "torchcodec")
+LAST = 1.0  # seconds before the end by the header from which on the frames' own times say where it is
+ROUNDED = 2e-3  # seconds that the clock of a container may be off
 CHUNK_BYTES = 256 * 2**20  # RGB of one chunk; 4K frames make shorter chunks than asked
 
 
@@ -27,11 +31,11 @@ class VideoReader:
 
     Attributes:
         source: name of the clip, for messages.
-        size: (height, width) in pixels, after rotation.
-        duration: seconds, or None where the file does not say.
-        native_fps: average frames per second by the file's header, or None.
+        size: (height, width) in pixels, upright.
+        native_fps: average frames per second, or None. It is no local rate.
         backend: the backend that decodes: "pyav", "opencv", "decord", "torchcodec", or "memory".
-        fps, start, end: the sampling asked for; fps is None for every frame.
+        fps, start, end: the sampling; fps is None for every frame, and lower than asked for where ``max_frames`` binds.
+        max_frames: most frames of a pass, or None.
         notes: what the user should know: caps, repaired times, damage. Complete after a whole pass.
     """
 
@@ -45,13 +49,14 @@ class VideoReader:
         start: float,
         end: float,
         chunk: int,
+        max_frames: int | None = None,
     ) -> None:
         self._clip, self._pictures = clip, pictures
         self._open: list[Iterator[Frames]] = []
         self._closed = False
-        self.source, self.size, self.duration = clip.name, clip.size, clip.duration
+        self.source, self.size = clip.name, clip.size
         self.native_fps, self.notes, self.backend = clip.native_fps, clip.notes, backend
-        self.fps, self.start, self.end = fps, start, end
+        self.fps, self.start, self.end, self.max_frames = fps, start, end, max_frames
         height, width = clip.size
         self.chunk = max(1, min(chunk, CHUNK_BYTES // (3 * height * width)))
 
@@ -64,7 +69,7 @@ class VideoReader:
 
     def _read(self) -> Iterator[Frames]:
         pictures = self._pictures()
-        taken = sample(steady(pictures, self._clip), self._clip, self.fps, self.start, self.end)
+        taken = sample(steady(pictures, self._clip), self._clip, self.fps, self.start, self.end, self.max_frames)
         batch: list[tuple[float, Picture]] = []
         try:
             for item in taken:
@@ -88,6 +93,46 @@ class VideoReader:
         luma = np.stack([plane() for plane in planes if plane is not None])
         return Frames(None, pts, self.source, luma=luma, convert=lambda index: pictures[index].rgb())
 
+    @property
+    def duration(self) -> float | None:
+        """Seconds to where the last frame ends, or None where nobody knows (a live address)."""
+        return seconds(self._clip)
+
+    @property
+    def expected(self) -> int | None:
+        """Frames that a pass will give, by the times of the packets; None for an address.
+
+        The file is looked through once without decoding. A damaged file gives fewer.
+        """
+        times = frame_times(self._clip, self.end)
+        if times is None:
+            return None
+        return min(choice.count(times, self.fps, self.start, self.end, self.native_fps), self.max_frames or math.inf)  # type: ignore[return-value]
+
+    def spacing(self, pts: np.ndarray) -> float:
+        """Seconds from one sampled frame to the next, as the sampling has it; the frames' mean where it has none.
+
+        Args:
+            pts: float64 [T], the times of all frames of a pass.
+        """
+        return choice.spacing(pts.tolist(), self.fps, self.start, self.native_fps)
+
+    def _limit(self, fps: float | None, most: int) -> None:
+        """Lower the rate so that a pass gives ``most`` frames at most."""
+        times = frame_times(self._clip, self.end)
+        if times is not None:
+            lower = choice.fit(times, fps, self.start, self.end, self.native_fps, most)
+        elif self._clip.duration is not None and fps is not None:
+            lower = min(fps, most / max(1e-3, min(self.end, self._clip.duration) - self.start))
+        else:
+            return
+        if lower is not None and lower != fps:
+            asked = fps or self.native_fps
+            self._clip.note(
+                f"frame cap: max_frames={most} lowers fps={'native' if asked is None else f'{asked:g}'} to {lower:.4g}"
+            )
+        self.fps = lower
+
     def close(self) -> None:
         """Close every file this reader opened; it cannot be read any more."""
         self._closed = True
@@ -102,7 +147,8 @@ class VideoReader:
         self.close()
 
     def __repr__(self) -> str:
-        length = "unknown length" if self.duration is None else f"{self.duration:.2f} s"
+        known = self._clip.duration  # a look through the whole file is too much for a name
+        length = "unknown length" if known is None else f"{known:.2f} s"
         return f"VideoReader({self.source!r}, {self.size[1]}x{self.size[0]}, {length}, backend={self.backend!r})"
 
 
@@ -115,6 +161,8 @@ def open_video(
     backend: str = "auto",
     chunk: int = 32,
     native_fps: float | None = None,
+    max_frames: int | None = None,
+    network: bool = False,
 ) -> VideoReader:
     """Open a clip for reading in order with bounded memory.
 
@@ -122,20 +170,24 @@ def open_video(
     from the clip's first frame, taken from the frames' pts, never from index / fps.
 
     Args:
-        source: video file; folder of images (natural order); list of uint8 arrays or tensors [H, W, 3], PIL images
-            or image files; uint8 array or tensor [T, H, W, 3].
+        source: video file; picture file, also animated; folder of images (natural order); list of uint8 arrays or
+            tensors [H, W, 3], PIL images or image files; uint8 array or tensor [T, H, W, 3]. A file is opened as
+            what it is: playlists and scripts that name other files are refused.
         fps: frames per second on the grid ``start + i / fps``, each time of the grid taking the frame nearest to
-            it and no frame twice; "native", or a rate above the clip's own, takes every frame once.
+            it and no frame twice; "native" takes every frame.
         start: first second, inclusive; default the beginning.
         end: last second, exclusive; default the end.
         backend: "auto" (PyAV), "pyav", "opencv", "decord" or "torchcodec". Only PyAV gives the decoder's own luma;
-            with the others ``Frames.luma`` is computed from RGB, in full range.
+            with the others ``Frames.luma`` is computed from RGB, in full range. They are held against PyAV on the
+            first frames, and refused where they differ.
         chunk: most frames in one ``Frames``; fewer where frames are so large that 32 of them would fill memory.
         native_fps: rate of a folder, list or array, whose frames carry no times; default 1 per second.
+        max_frames: most frames of the clip; where it binds, ``fps`` is lowered, with a note.
+        network: take an address (http, https, rtsp, ...) as ``source``. Playlists may be opened then, local files not.
 
     Raises:
         InputError: an argument that cannot be used.
-        VideoError: a source that cannot be read.
+        VideoError: a source that cannot be read; MissingFileError, which is also a FileNotFoundError, for none there.
         MissingExtraError: the backend is not installed.
     """
     rate, begin, stop = _fps(fps), _second("start", start, 0.0), _second("end", end, math.inf)
@@ -143,8 +195,9 @@ def open_video(
         raise InputError(
             f"end={end} must be greater than start={begin:g}; give end as a time in the clip, not a length"
         )
-    if isinstance(chunk, bool) or not isinstance(chunk, (int, np.integer)) or chunk < 1:
-        raise InputError(f"chunk={chunk!r} must be a whole number of frames, at least 1")
+    _whole("chunk", chunk)
+    if max_frames is not None:
+        _whole("max_frames", max_frames)
     if backend != "auto" and backend not in BACKENDS:
         raise InputError(f"backend={backend!r} is unknown; known are auto, {', '.join(BACKENDS)}")
     if memory.is_memory(source):
@@ -158,32 +211,35 @@ def open_video(
                 f"native_fps={native_fps!r} is for folders, lists and arrays; a video file has its own times"
             )
         name = "pyav" if backend == "auto" else backend
-        clip, pictures = _file(source, name, begin)
-    if clip.duration is not None and begin >= clip.duration - 1e-6:
-        raise InputError(f"{clip.name}: start={begin:g} is past the end; the clip lasts {clip.duration:.2f} s")
+        clip, pictures = _file(files.resolve(source, network), name, begin)
+    if begin > 0 and clip.duration is not None and begin >= clip.duration - LAST:
+        last = last_end(clip)  # a header may count less than there is, or a little more
+        if last is not None and begin >= last - ROUNDED:
+            raise InputError(f"{clip.name}: start={begin:g} is past the end; the clip lasts {last:.2f} s")
     if rate is not None and clip.native_fps is not None and rate > clip.native_fps * 1.001:
-        clip.note(f"fps={rate:g} is above the clip's own {clip.native_fps:.2f}: every frame is taken once")
-    return VideoReader(clip, pictures, backend=name, fps=rate, start=begin, end=stop, chunk=int(chunk))
+        clip.note(f"fps={rate:g} is above the clip's own {clip.native_fps:.2f} on average: no frame is taken twice")
+    reader = VideoReader(
+        clip, pictures, backend=name, fps=rate, start=begin, end=stop, chunk=int(chunk), max_frames=max_frames
+    )
+    if max_frames is not None:
+        reader._limit(rate, int(max_frames))
+    return reader
 
 
-def _file(source: Any, backend: str, start: float) -> tuple[Clip, Callable[[], Iterator[Picture]]]:
-    if not isinstance(source, (str, os.PathLike)) or not os.fspath(source):
-        raise InputError(
-            f"source={source!r:.80} ({type(source).__name__}) is no video; give a file, a folder of images, "
-            "a list of images, or a uint8 array [T, H, W, 3]"
-        )
-    path = os.fspath(source)
-    path = os.fsdecode(path)
-    if not os.path.exists(path):
-        hint = "; download it first" if "://" in path else "; check the spelling"
-        raise VideoError(f"{path}: no such file{hint}")
-    if os.path.getsize(path) == 0:
-        raise VideoError(f"{path}: the file is empty (0 bytes); record or download it again")
+def _file(path: str, backend: str, start: float) -> tuple[Clip, Callable[[], Iterator[Picture]]]:
+    if backend != "pyav" and files.is_address(path):
+        raise InputError(f"backend={backend!r} reads files only; use backend='pyav' for {path}")
     module = importlib.import_module(f"vtoken.video.{backend}")
-    if backend in ("decord", "torchcodec"):
-        module.check()
-    clip = pyav.probe(path)
+    clip = probe(path)
+    if backend != "pyav":
+        module.check(clip)
+        agree(module.NAME, module.pictures, clip)
     return clip, lambda: module.pictures(clip, start)
+
+
+def _whole(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise InputError(f"{name}={value!r} must be a whole number of frames, at least 1")
 
 
 def _fps(fps: Any) -> float | None:

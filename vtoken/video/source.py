@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+
+from vtoken.video.orientation import Orientation
 
 
 class VideoWarning(UserWarning):
@@ -33,19 +35,24 @@ class Clip:
     """The facts of an opened clip.
 
     Attributes:
-        path: file to decode, empty for frames in memory.
+        path: file or address to decode, empty for frames in memory.
         name: what messages call the clip.
-        size: (height, width) in pixels after rotation.
-        duration: seconds, or None where the file does not say.
-        native_fps: average frames per second by the file's header, or None.
+        size: (height, width) in pixels, upright.
+        duration: seconds, or None where nobody knows (a live address).
+        native_fps: average frames per second, or None. It is no local rate: nothing is sampled by it.
         frames: frames by the file's header, 0 where it does not say.
         origin: time of the first frame in the file, seconds; the reader's times count from it.
-        stream: index of the best video stream among all streams of the file.
+        begins: time at which the stream begins by its header, seconds.
+        stream: index of the video stream that is read, among all streams of the file.
         place: its place among the video streams, 0 for the first.
-        turns: quarter turns counter-clockwise that bring a stored frame upright.
-        seekable: containers whose index can be trusted for a jump to ``start``.
-        exact_end: ``duration`` is that of the video stream, not of the longest stream.
+        container: FFmpeg's name of the format, empty for frames in memory.
+        upright: how stored frames are brought upright.
+        transfer: "PQ" or "HLG" for high dynamic range, else empty.
+        interlaced: whether the first frame holds two fields.
+        exact_end: ``duration`` is a promise of the file about this stream, so that less is a damage.
+        times: seconds of every frame from ``origin``, where the whole file was looked through without decoding.
         notes: everything the user should know about how the clip was read.
+        silent: remarks raise no warning.
     """
 
     path: str
@@ -55,12 +62,21 @@ class Clip:
     native_fps: float | None = None
     frames: int = 0
     origin: float = 0.0
+    begins: float = 0.0
     stream: int = 0
     place: int = 0
-    turns: int = 0
-    seekable: bool = False
+    container: str = ""
+    upright: Orientation = field(default_factory=Orientation)
+    transfer: str = ""
+    interlaced: bool = False
     exact_end: bool = False
+    times: list[float] | None = None
     notes: list[str] = field(default_factory=list)
+    silent: bool = False
+
+    def scratch(self) -> Clip:
+        """A copy for a look ahead, whose remarks are not kept."""
+        return replace(self, notes=[], silent=True)
 
     def note(self, text: str) -> None:
         """Remember a remark once."""
@@ -72,4 +88,5 @@ class Clip:
         text = f"{self.name}: {text}"
         if text not in self.notes:
             self.notes.append(text)
-            warnings.warn(text, VideoWarning, stacklevel=2)
+            if not self.silent:
+                warnings.warn(text, VideoWarning, stacklevel=2)

@@ -1,4 +1,4 @@
-"""Times of a clip: put right what containers get wrong, then sample by time. One rule for every backend."""
+"""Times of a clip: put right what containers get wrong. One rule for every backend."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from vtoken.errors import VideoError
+from vtoken.video.choice import Choice, millisecond
 from vtoken.video.source import Clip, Picture
 
 DEPTH = 8  # frames held back to sort times; B-frame pyramids move a time by at most a few places
-EPSILON = 1e-6  # seconds; below any frame interval, above the rounding of float seconds
+BACK = 4  # average frames; a clock that goes back further, and 0.2 s, is another recording's
 
 Timed = tuple[float, Picture]
 
@@ -44,7 +45,7 @@ def steady(pictures: Iterable[Picture], clip: Clip) -> Iterator[Timed]:
             clip.note("some frames have no time in the file; theirs continue by the average frame duration")
         else:
             time = picture.time - clip.origin + shift
-            if count and time < newest - max(1.0, DEPTH * step()):
+            if count and jumps_back(time, newest, step()):
                 shift += newest + step() - time
                 time = newest + step()
                 clip.note(f"the file's clock jumps back near {time:.2f} s; times continue from there")
@@ -61,52 +62,61 @@ def steady(pictures: Iterable[Picture], clip: Clip) -> Iterator[Timed]:
         yield release()
 
 
-def sample(timed: Iterable[Timed], clip: Clip, fps: float | None, start: float, end: float) -> Iterator[Timed]:
-    """Frames with start <= time < end, on the grid start + i / fps.
+def jumps_back(time: float, newest: float, step: float) -> bool:
+    """Whether a clock that goes back from ``newest`` to ``time`` was set anew; ``step`` is the average frame."""
+    return time < newest - max(0.2, BACK * step)
 
-    Each time of the grid takes the frame nearest to it (the earlier of two equally near), and no frame is taken
-    twice, so a still stretch of a clip with variable frame rate gives one frame. ``fps`` of None, or at or above
-    the clip's own rate, takes every frame once. Where no frame begins between ``start`` and ``end``, the
-    one on the screen at ``start`` is given, with a note.
+
+def sample(
+    timed: Iterable[Timed], clip: Clip, fps: float | None, start: float, end: float, most: int | None = None
+) -> Iterator[Timed]:
+    """Frames with start <= time < end, on the grid start + i / fps, as ``Choice`` takes them.
+
+    ``fps`` of None takes every frame. Where no frame begins between ``start`` and ``end``, the one on the screen at
+    ``start`` is given, with a note. After ``most`` frames the clip ends, with a note, whatever its file said.
 
     Raises:
         VideoError: ``start`` lies past the last frame that can be read.
     """
-    every = fps is None or (clip.native_fps is not None and fps >= clip.native_fps * 0.999)
+    for given, item in enumerate(_taken(timed, clip, fps, start, end)):
+        if given == most:
+            clip.note(
+                f"max_frames={most} ends the clip before {item[0]:.2f} s: it holds more frames than could be known "
+                "when it was opened"
+            )
+            return
+        yield item
+
+
+def _taken(timed: Iterable[Timed], clip: Clip, fps: float | None, start: float, end: float) -> Iterator[Timed]:
+    choice = Choice(fps, start, end, clip.native_fps) if fps is not None else None
     before: Timed | None = None
+    gap = 1 / clip.native_fps if clip.native_fps else 0.0
     held: Timed | None = None
-    given = 0  # times of the grid already served
-    interval = 1 / clip.native_fps if clip.native_fps else 0.0
     stopped = False
     for item in timed:
-        time = item[0]
-        if time < start - EPSILON:
+        if millisecond(item[0]) < millisecond(start):
+            gap = item[0] - before[0] if before is not None and clip.native_fps else gap
             before = item
             continue
-        if time >= end - EPSILON:
+        if millisecond(item[0]) >= millisecond(end):
             stopped = True
             break
-        if every or fps is None:
+        if choice is None:
             yield item
-        elif held is not None:
-            interval = time - held[0]
-            reach = math.floor(((held[0] + time) / 2 - start) * fps + EPSILON) + 1
-            if reach > given:
-                given = reach
-                yield held
+        elif choice.push(item[0]) and held is not None:
+            yield held
         held = item
     if held is None:
-        yield _on_screen(before, clip, start, stopped, interval)
-    elif not every and fps is not None:
-        limit = min(end, held[0] + interval)  # the last frame stands as long as the one before it
-        if max(1, math.ceil((limit - start) * fps - EPSILON)) > given:
-            yield held
+        yield _on_screen(before, clip, start, stopped, gap)
+    elif choice is not None and choice.finish():
+        yield held
 
 
-def _on_screen(before: Timed | None, clip: Clip, start: float, more: bool, interval: float) -> Timed:
+def _on_screen(before: Timed | None, clip: Clip, start: float, more: bool, gap: float) -> Timed:
     if before is None:
         raise VideoError(f"{clip.name}: no frame could be read between start and end; check both")
-    if not more and start > max(before[0] + interval, clip.duration or 0.0) + EPSILON:
+    if not more and start > max(before[0] + gap, clip.duration or 0.0) + 1e-6:
         raise VideoError(
             f"{clip.name}: start={start:g} is past the last frame, which is at {before[0]:.3f} s; give a smaller start"
         )

@@ -1,4 +1,7 @@
-"""torchcodec (extra ``torchcodec``): sequential decoding to RGB, on a CUDA device where there is one."""
+"""torchcodec (extra ``torchcodec``): sequential decoding to RGB, on a CUDA device where there is one.
+
+In AVI with B-frames it gives wrong frames, so it reads only the containers in which it was found right.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,19 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from vtoken.errors import VideoError, require
+from vtoken.video.check import limited
+from vtoken.video.pyav import SEEKABLE
 from vtoken.video.source import Clip, Picture
 
+NAME = "torchcodec"
 BATCH = 16  # frames a call
 
 
-def check() -> None:
-    """Raise MissingExtraError where torchcodec cannot be imported."""
+def check(clip: Clip) -> None:
+    """Raise MissingExtraError where torchcodec cannot be imported, VideoError for a container that it reads wrongly."""
     require("torchcodec.decoders", "torchcodec", "backend='torchcodec'")
+    limited(NAME, clip, SEEKABLE)
 
 
 def pictures(clip: Clip, start: float = 0.0) -> Iterator[Picture]:
@@ -40,7 +45,7 @@ def pictures(clip: Clip, start: float = 0.0) -> Iterator[Picture]:
             break
         frames, times = batch
         for frame, time in zip(frames, times, strict=True):
-            yield Picture(time, partial(np.asarray, frame))
+            yield Picture(time, partial(clip.upright.after_turns, frame))
         read += len(frames)
     if not read:
         raise VideoError(f"{clip.path}: torchcodec opens this video but gives no frame; {remedy}")

@@ -1,48 +1,18 @@
-"""Cases of the operations along time, on pixels, and of merging."""
+"""Cases of the operations along time and of merging."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from vtoken.bench.kernels.case import Case, Form, Setting, Target
-from vtoken.kernels import reference
 from vtoken.kernels.bipartite import bipartite_match, groups
 from vtoken.kernels.cosine import adjacent_cosine
-from vtoken.kernels.merge import Folding, merge_tokens
-from vtoken.kernels.patch_gate import patch_gate
+from vtoken.kernels.merge import Merge, merge_tokens
 
-CELL, WIDTH, HEAD = 14, 1152, 72
+WIDTH, HEAD = 1152, 72
 BANDWIDTH = Target("share of the measured copy", lambda r: r.share, ">=", 0.8, "cuda")
-
-
-def pixels(setting: Setting) -> Case:
-    """The gate on a clip in which a quarter of every frame moves."""
-    frames, side = setting.pick(512 if setting.cuda else 64, 4), setting.pick(448, 56)
-    g = torch.Generator().manual_seed(0)
-    clip = torch.randint(256, (1, side, side, 3), generator=g, dtype=torch.uint8).repeat(frames, 1, 1, 1)
-    for t in range(frames):
-        clip[t, : side // 2, : side // 2] = torch.randint(256, (side // 2, side // 2, 3), generator=g)
-    clip = clip.to(setting.device)
-    plain = Form.of("differences, means and masks of whole frames in torch", lambda: _plain_gate(clip))
-    return Case(
-        op="patch_gate",
-        size=f"{frames} frames of {side} x {side}, a quarter moves",
-        run=lambda: patch_gate(clip, cell=CELL),
-        moved=float(clip.numel() + 2 * clip[0].numel()),  # every pixel once; the reference in and out
-        plain=plain,
-        frames=frames,
-        targets=(Target("ms a frame", lambda r: r.ms / r.frames, "<=", 0.5, "cpu"), BANDWIDTH),
-    )
-
-
-def _plain_gate(clip: Tensor) -> Any:
-    forced = torch.zeros(len(clip), *(s // CELL for s in clip.shape[1:3]), dtype=torch.bool, device=clip.device)
-    forced[0] = True
-    return reference.patch_gate(clip, clip[0], forced, CELL, CELL // 2, 6.0, 1)
 
 
 def steps(setting: Setting) -> Case:
@@ -95,7 +65,7 @@ def merging(setting: Setting) -> Case:
     values, size = _values(setting, n)
     r = n // 4
     into = groups(bipartite_match(setting.randn(16, n // 16, HEAD), torch.full((16,), r // 16, device=setting.device)))
-    folding = Folding(into.flatten(), size)
+    folding = Merge(into.flatten(), size)
     share, head = folding.share, folding.head
     left = len(head)
 
@@ -129,7 +99,7 @@ def match_and_merge(setting: Setting) -> Case:
     r = torch.tensor([n // 4], device=setting.device)
 
     def ours() -> Tensor:
-        return Folding(groups(bipartite_match(metric, r)).flatten(), size, ordered=True)(x)
+        return Merge(groups(bipartite_match(metric, r)).flatten(), size, ordered=True)(x)
 
     def mean() -> Tensor:
         return _tome_merge(x, *_tome_match(metric[0], n // 4), "mean")

@@ -55,7 +55,7 @@ class Spent:
 
 
 def operation(frame: FrameType) -> str:
-    """Module and function or class, as in ``merge.Folding``."""
+    """Module and function or class, as in ``merge.Merge``."""
     module = Path(frame.f_code.co_filename).stem
     owner = frame.f_locals.get("self")
     return f"{module}.{type(owner).__name__ if owner is not None else frame.f_code.co_name}"
@@ -109,8 +109,9 @@ def _gates(setting: Setting) -> Iterator[tuple[str, Callable[[], Any]]]:
     clip = render("slides", seconds=32 / 30, fps=30.0, size=(edge, edge))
     frames = Frames(np.stack([clip.draw(i) for i in range(len(clip))]), np.arange(len(clip)) / 30.0)
     for name in registry.names("gate"):
-        gate: Any = registry.build(name)
-        yield name, lambda g=gate: g.gate(frames, Grid(edge, edge, 14))
+        gate: Any = registry.build(name, **({"encoder": "tiny"} if name == "jepa" else {}))
+        planes = frames.luma if gate.signal == "luma" else frames.pixels
+        yield name, lambda g=gate, p=planes: g.gate_planes(p, frames.pts, Grid(edge, edge, 14))
 
 
 def _encoder(frames: int, side: int) -> Iterator[tuple[str, Callable[[], Any]]]:

@@ -23,7 +23,6 @@ from vtoken.output.files import folder, write_text
 from vtoken.output.progress import progress
 
 CASES: dict[str, Callable[[Setting], Case]] = {
-    "patch_gate": merging.pixels,
     "adjacent_cosine": merging.steps,
     "kcenter": selection.centres,
     "greedy_coverage": selection.coverage,

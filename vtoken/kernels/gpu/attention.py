@@ -35,12 +35,12 @@ def _load(x, row, inside, column, WIDTH: tl.constexpr, ROW: tl.constexpr, UPCAST
 @triton.jit
 def _column_sums(
     held, streamed, held_first, held_stop, first, stop, top, share, factor,
-    STATISTICS: tl.constexpr, HELD_ROW: tl.constexpr, STREAMED_ROW: tl.constexpr, HELD_STEP: tl.constexpr,
-    STEP: tl.constexpr, WIDTH: tl.constexpr, UPCAST: tl.constexpr, HELD: tl.constexpr, STREAM: tl.constexpr,
+    STATISTICS: tl.constexpr, HELD_ROW: tl.constexpr, STREAMED_ROW: tl.constexpr,
+    WIDTH: tl.constexpr, UPCAST: tl.constexpr, HELD: tl.constexpr, STREAM: tl.constexpr,
     MAIN: tl.constexpr, TAIL: tl.constexpr,
 ):  # fmt: skip
     """Held rows against the streamed ones: softmax maximum and sum of each (``STATISTICS``), or its column sum."""
-    near = held_first + tl.arange(0, HELD) * HELD_STEP
+    near = held_first + tl.arange(0, HELD)
     main, tail = tl.arange(0, MAIN), MAIN + tl.arange(0, 16 if TAIL == 0 else TAIL)
     a = _load(held, near, near < held_stop, main, WIDTH, HELD_ROW, UPCAST)
     a_tail = a
@@ -48,8 +48,8 @@ def _column_sums(
         a_tail = _load(held, near, near < held_stop, tail, WIDTH, HELD_ROW, UPCAST)
     most = tl.full([HELD], float("-inf"), tl.float32)
     total = tl.zeros([HELD], tl.float32)
-    for start in range(first, stop, STREAM * STEP):
-        far = start + tl.arange(0, STREAM) * STEP
+    for start in range(first, stop, STREAM):
+        far = start + tl.arange(0, STREAM)
         inside = far < stop
         b = _load(streamed, far, inside, main, WIDTH, STREAMED_ROW, UPCAST)
         score = tl.dot(a, tl.trans(b), input_precision="ieee")
@@ -72,28 +72,27 @@ def _column_sums(
 @triton.jit
 def _rows(
     q, k, top, share, offsets, owner, before, n, heads, factor,
-    STRIDE: tl.constexpr, Q_ROW: tl.constexpr, Q_HEAD: tl.constexpr, K_ROW: tl.constexpr, K_HEAD: tl.constexpr,
+    Q_ROW: tl.constexpr, Q_HEAD: tl.constexpr, K_ROW: tl.constexpr, K_HEAD: tl.constexpr,
     WIDTH: tl.constexpr, UPCAST: tl.constexpr, HELD: tl.constexpr, STREAM: tl.constexpr,
     MAIN: tl.constexpr, TAIL: tl.constexpr,
 ):  # fmt: skip
     """Maximum of a query's scores, and 1 / (sum of exponentials x queries of its segment x heads)."""
     segment, head = tl.load(owner + tl.program_id(0)), tl.program_id(1).to(tl.int64)
     first, stop = tl.load(offsets + segment), tl.load(offsets + segment + 1)
-    start = first + (tl.program_id(0) - tl.load(before + segment)) * (HELD * STRIDE)
+    start = first + (tl.program_id(0) - tl.load(before + segment)) * HELD
     if start < stop:
         near, most, total = _column_sums(
             q + head * Q_HEAD, k + head * K_HEAD, start, stop, first, stop, top, share, factor,
-            True, Q_ROW, K_ROW, STRIDE, 1, WIDTH, UPCAST, HELD, STREAM, MAIN, TAIL,
+            True, Q_ROW, K_ROW, WIDTH, UPCAST, HELD, STREAM, MAIN, TAIL,
         )  # fmt: skip
-        queries = (stop - first + STRIDE - 1) // STRIDE
         tl.store(top + head * n + near, most, mask=near < stop)
-        tl.store(share + head * n + near, 1.0 / (total * queries * heads), mask=near < stop)
+        tl.store(share + head * n + near, 1.0 / (total * (stop - first) * heads), mask=near < stop)
 
 
 @triton.jit
 def _columns(
     q, k, top, share, out, offsets, owner, before, n, factor,
-    STRIDE: tl.constexpr, Q_ROW: tl.constexpr, Q_HEAD: tl.constexpr, K_ROW: tl.constexpr, K_HEAD: tl.constexpr,
+    Q_ROW: tl.constexpr, Q_HEAD: tl.constexpr, K_ROW: tl.constexpr, K_HEAD: tl.constexpr,
     WIDTH: tl.constexpr, UPCAST: tl.constexpr, HELD: tl.constexpr, STREAM: tl.constexpr,
     MAIN: tl.constexpr, TAIL: tl.constexpr,
 ):  # fmt: skip
@@ -104,7 +103,7 @@ def _columns(
     if start < stop:
         near, most, total = _column_sums(
             k + head * K_HEAD, q + head * Q_HEAD, start, stop, first, stop, top + head * n, share + head * n, factor,
-            False, K_ROW, Q_ROW, 1, STRIDE, WIDTH, UPCAST, HELD, STREAM, MAIN, TAIL,
+            False, K_ROW, Q_ROW, WIDTH, UPCAST, HELD, STREAM, MAIN, TAIL,
         )  # fmt: skip
         tl.store(out + head * n + near, total, mask=near < stop)
 
@@ -138,9 +137,9 @@ def _cls(
 @torch.library.custom_op(
     "vtoken::received_attention",
     mutates_args=(),
-    schema="(Tensor q, Tensor k, float scale, Tensor cu_seqlens, int query_stride) -> Tensor",
+    schema="(Tensor q, Tensor k, float scale, Tensor cu_seqlens) -> Tensor",
 )
-def received_attention(q: Tensor, k: Tensor, scale: float, cu_seqlens: Tensor, query_stride: int) -> Tensor:
+def received_attention(q: Tensor, k: Tensor, scale: float, cu_seqlens: Tensor) -> Tensor:
     """See ``kernels.attention``; scratch is three float32 [H, N]."""
     n, heads, width = q.shape
     segments = len(cu_seqlens) - 1
@@ -156,7 +155,6 @@ def received_attention(q: Tensor, k: Tensor, scale: float, cu_seqlens: Tensor, q
     tail = 0 if width <= main else max(16, triton.next_power_of_2(width - main))
     factor = scale * math.log2(math.e)
     options = _strides(q, k) | {
-        "STRIDE": query_stride,
         "WIDTH": width,
         # half precision goes to the tensor cores as it is; the interpreter cannot compute in bfloat16
         "UPCAST": q.dtype == torch.float64 or not q.is_cuda,
@@ -166,9 +164,8 @@ def received_attention(q: Tensor, k: Tensor, scale: float, cu_seqlens: Tensor, q
         "TAIL": tail,
         "num_warps": 4 if half and (width <= 64 or held < 128) else 8,
     }
-    plan = _blocks(offsets, n, held, query_stride)
+    plan = _blocks(offsets, n, held)
     _rows[(len(plan[0]), heads)](q, k, top, share, offsets, *plan, n, heads, factor, **options)
-    plan = _blocks(offsets, n, held, 1) if query_stride > 1 else plan
     _columns[(len(plan[0]), heads)](q, k, top, share, partial, offsets, *plan, n, factor, **options)
     return partial.sum(0)
 
@@ -192,7 +189,7 @@ def cls_attention(q_cls: Tensor, k: Tensor, scale: float, cu_seqlens: Tensor) ->
 
 
 @received_attention.register_fake
-def _(q, k, scale, cu_seqlens, query_stride):
+def _(q, k, scale, cu_seqlens):
     return _row_values(q)
 
 
@@ -219,13 +216,13 @@ def _offsets(cu_seqlens: Tensor, x: Tensor) -> Tensor:
     return cu_seqlens.to(x.device, torch.int32).clamp(0, len(x))
 
 
-def _blocks(offsets: Tensor, n: int, size: int, step: int) -> tuple[Tensor, Tensor]:
+def _blocks(offsets: Tensor, n: int, size: int) -> tuple[Tensor, Tensor]:
     """Segment of every program, and the number of programs before each segment: no program has rows of two.
 
     There are as many programs as any division of ``n`` rows can need, so that nothing is read from the device.
     """
     segments = len(offsets) - 1
-    count = (offsets.diff() + (step * size - 1)) // (step * size)
+    count = (offsets.diff() + size - 1) // size
     stop = count.cumsum(0)
-    programs = torch.arange(n // (step * size) + segments, device=offsets.device)
+    programs = torch.arange(n // size + segments, device=offsets.device)
     return torch.searchsorted(stop, programs, right=True).clamp(max=segments - 1), stop - count

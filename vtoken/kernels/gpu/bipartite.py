@@ -35,7 +35,6 @@ def _nearest(
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
     CLASS: tl.constexpr,
-    DISTILL: tl.constexpr,
 ):
     segment = tl.program_id(1).to(tl.int64)
     even = tl.program_id(0) * EVEN + tl.arange(0, EVEN)
@@ -64,10 +63,7 @@ def _nearest(
             norm += tl.sum(b * b, axis=0)
             score = tl.dot(a, b, score, input_precision=PRECISION)
         score = score / tl.maximum(tl.sqrt(norm), 1e-12)[None, :]
-        open_ = odd < odds
-        if DISTILL:
-            open_ = open_ & (odd > 0)
-        score = tl.where(open_[None, :], score, float("-inf"))
+        score = tl.where((odd < odds)[None, :], score, float("-inf"))
         value = tl.max(score, axis=1)
         index = start + tl.argmax(score, axis=1)  # the first of equals
         which = tl.where(value > top, index, which)
@@ -104,15 +100,15 @@ def _decide(best, partner, r, into, rank, n, evens, PLACES: tl.constexpr, OTHERS
 @torch.library.custom_op(
     "vtoken::bipartite_match",
     mutates_args=(),
-    schema="(Tensor metric, Tensor r, bool class_token, bool distill_token) -> (Tensor, Tensor)",
+    schema="(Tensor metric, Tensor r, bool class_token) -> (Tensor, Tensor)",
 )
-def bipartite_match(metric: Tensor, r: Tensor, class_token: bool, distill_token: bool) -> tuple[Tensor, Tensor]:
+def bipartite_match(metric: Tensor, r: Tensor, class_token: bool) -> tuple[Tensor, Tensor]:
     """``into`` and ``rank`` [S, n], for n of at least 2; scratch of 8 bytes a row. See ``kernels.bipartite_match``."""
     segments, n, d = metric.shape
     evens = n - n // 2
     best = torch.empty(segments, evens, device=metric.device, dtype=torch.float32)
     partner = torch.empty(segments, evens, dtype=torch.int32, device=metric.device)
-    into, rank = _shapes(metric, r, class_token, distill_token)
+    into, rank = _shapes(metric, r, class_token)
     _nearest[(triton.cdiv(evens, EVEN), segments)](
         metric,
         best,
@@ -127,7 +123,6 @@ def bipartite_match(metric: Tensor, r: Tensor, class_token: bool, distill_token:
         WIDE=min(64, max(16, triton.next_power_of_2(d))),
         PRECISION="ieee" if metric.dtype == torch.float32 else "tf32",
         CLASS=class_token,
-        DISTILL=distill_token,
         num_warps=4,
     )
     _decide[(triton.cdiv(evens, PLACES), segments)](
@@ -137,6 +132,6 @@ def bipartite_match(metric: Tensor, r: Tensor, class_token: bool, distill_token:
 
 
 @bipartite_match.register_fake
-def _shapes(metric, r, class_token, distill_token):
+def _shapes(metric, r, class_token):
     rows = metric.new_empty(metric.shape[:2], dtype=torch.long)
     return rows, torch.empty_like(rows)

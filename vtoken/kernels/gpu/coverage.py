@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vtoken.kernels.gpu.team import ANY, COOPERATIVE, NONE, barrier, best_below, key_of, row_of, team_of
 
-SPAN = 1024  # gains a program looks at together
+SPAN = 1024  # gains a program handles together
 ROWS = 8  # rows whose gains it computes together
 BLOCK = 1024  # demands of each of them that it reads together
 

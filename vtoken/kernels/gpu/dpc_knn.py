@@ -13,7 +13,6 @@ import triton.language as tl
 from torch import Tensor
 
 TILE: dict[str, Any] = {"ROWS": 64, "COLUMNS": 64, "K": 32, "num_warps": 4}  # of distances; K entries at a time
-MOST = 128  # neighbours that a program can keep
 
 
 @triton.jit
@@ -113,7 +112,7 @@ def dpc_scores(x: Tensor, neighbours: int) -> Tensor:
 
     Args:
         x: float32 [B, N, D], centred and over sqrt(D).
-        neighbours: 1 to min(N, MOST).
+        neighbours: 1 to min(N, ``kernels.dpc_knn.MOST``).
     """
     x = x.contiguous()
     batch, n, width = x.shape

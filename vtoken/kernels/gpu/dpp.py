@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vtoken.kernels.gpu.team import ANY, COOPERATIVE, NONE, barrier, best_below, row_of, score_of, team_of
 
-SPAN = 1024  # residuals a program looks at together
+SPAN = 1024  # residuals a program handles together
 ROWS = 32  # rows of a tile
 WIDTH = 128  # entries of a row that are read together
 

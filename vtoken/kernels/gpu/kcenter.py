@@ -21,7 +21,7 @@ from vtoken.kernels.gpu.team import ANY, COOPERATIVE, NONE, barrier, best_below,
 
 CANDIDATES = 1024  # rows a team considers in a round, at most
 EACH = 256  # of which one program names at most
-SPAN = 1024  # scores a program looks at together
+SPAN = 1024  # scores a program handles together
 TILE = 64  # rows of a tile of distances
 FIRST: dict[str, Any] = {"WIDE": 128, "num_warps": 8}  # rows of a tile in the search for the first pick
 

@@ -1,0 +1,33 @@
+"""What a cut prompt costs: the decoder layers' FLOPs and the cache's bytes, as shares of the stock model's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vtoken.engine.inner.probe import attention_of
+from vtoken.engine.inner.record import Record
+
+
+def layer_flops(layer: Any, rows: float) -> float:
+    """FLOPs of a decoder layer on some rows: two a weight and row, and causal attention at half the square.
+
+    In a layer with experts all of them are counted.
+    """
+    weights = sum(p.numel() for p in layer.parameters())
+    attention = attention_of(layer)
+    heads = 0 if attention is None else attention.config.num_attention_heads * attention.head_dim
+    return 2 * rows * weights + 2 * rows**2 * heads
+
+
+def flops_share(model: Any, record: Record) -> float:
+    """FLOPs of the decoder layers in reading the prompt, of the stock model's. The methods' own scores are left out."""
+    layers = list(model.get_decoder().layers)
+    stock = record.stock_rows
+    whole = sum(layer_flops(layer, stock) for layer in layers)
+    return sum(layer_flops(layer, n) for layer, n in zip(layers, record.rows, strict=True)) / whole
+
+
+def cache_share(model: Any, record: Record) -> float:
+    """Bytes of the prompt's keys and values, of the stock model's; layers without softmax attention hold none."""
+    held = [n for layer, n in zip(model.get_decoder().layers, record.held, strict=True) if attention_of(layer)]
+    return sum(held) / max(1.0, record.stock_rows * len(held))

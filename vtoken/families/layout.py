@@ -1,0 +1,70 @@
+"""What each placeholder row of an image or a video is: its place, its time and the run that its token stands for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Layout:
+    """What each placeholder row of one modality is.
+
+    Attributes:
+        lengths: rows of each item (image, tile group or video), in order.
+        position: int32 [R, 3], (t, h, w); t counts on over the items.
+        structural: bool [R], rows that are no visual content (newlines, a kept CLS token).
+        line: int64 [R], rows of one line share a number; a structural row stays as long as its line has a token.
+        time: float32 [R], seconds from the clip's start, nan where unknown.
+        seconds: length of each item in seconds, nan where unknown.
+        run: int32 [R], time steps that a row's token stands for, 0 where a gate left none; None without a gate.
+    """
+
+    lengths: list[int]
+    position: Tensor
+    structural: Tensor
+    line: Tensor
+    time: Tensor
+    seconds: list[float]
+    run: Tensor | None = None
+
+    @classmethod
+    def of_grids(cls, grids: list[tuple[int, int, int]], seconds_per_step: list[float] | None = None) -> Layout:
+        """Items that are plain (t, h, w) grids in raster order."""
+        per_step = seconds_per_step or [math.nan] * len(grids)
+        parts, times, start = [], [], 0
+        for (t, h, w), step in zip(grids, per_step, strict=True):
+            cell = torch.cartesian_prod(torch.arange(t), torch.arange(h), torch.arange(w)).view(-1, 3)
+            times.append(cell[:, 0] * step)
+            parts.append(cell + torch.tensor([start, 0, 0]))
+            start += t
+        position = torch.cat(parts) if parts else torch.zeros(0, 3, dtype=torch.long)
+        rows = len(position)
+        return cls(
+            [t * h * w for t, h, w in grids],
+            position.to(torch.int32),
+            torch.zeros(rows, dtype=torch.bool),
+            torch.full((rows,), -1),
+            torch.cat(times).float() if times else torch.zeros(0, dtype=torch.float32),
+            [t * step for (t, _, _), step in zip(grids, per_step, strict=True)],
+        )
+
+    def timed(self, seconds_per_step: float) -> None:
+        """Fill in the times of items whose length is unknown."""
+        start = 0
+        for i, n in enumerate(self.lengths):
+            if n and math.isnan(self.seconds[i]):
+                t = self.position[start : start + n, 0].float()
+                t = t - t.min()
+                self.time[start : start + n] = t * seconds_per_step
+                self.seconds[i] = (float(t.max()) + 1) * seconds_per_step
+            start += n
+
+
+def square(n: int) -> tuple[int, int, int]:
+    """A grid of n rows: square where n is a square, else one line."""
+    side = math.isqrt(n)
+    return (1, side, side) if side * side == n else (1, 1, n)

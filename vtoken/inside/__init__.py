@@ -1,0 +1,1 @@
+"""Methods that let visual tokens leave or fuse inside the language model, one file each."""
