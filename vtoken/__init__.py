@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vtoken.data.report import Report
     from vtoken.data.tokens import Tokens
     from vtoken.encoders.signals import Tap, signal
+    from vtoken.engine.session import Session
     from vtoken.engine.wrap import unwrap, wrap, wrapped
     from vtoken.errors import (
         InputError,
@@ -28,10 +29,17 @@ if TYPE_CHECKING:
         VideoError,
         VtokenError,
     )
+    from vtoken.methods.gate import Gate
+    from vtoken.methods.merger import Merger
+    from vtoken.methods.pathway import Pathway
     from vtoken.methods.plan import Plan
-    from vtoken.methods.registry import register
+    from vtoken.methods.reducer import Context, Pruner, Scorer
+    from vtoken.methods.registry import Method, register
+    from vtoken.methods.thinner import Thinner
     from vtoken.qa.api import Answer, ask, ask_many
     from vtoken.qa.load import load
+    from vtoken.qa.media import Image, Video
+    from vtoken.qa.read import Sampling
     from vtoken.video import open_video
 
 _HOMES = {
@@ -40,12 +48,20 @@ _HOMES = {
     "data.report": ("Report",),
     "data.tokens": ("Tokens",),
     "encoders.signals": ("Tap", "signal"),
+    "engine.session": ("Session",),
     "engine.wrap": ("wrap", "unwrap", "wrapped"),
     "errors": ("InputError", "MissingExtraError", "MissingFileError", "UnsupportedError", "VideoError", "VtokenError"),
+    "methods.gate": ("Gate",),
+    "methods.merger": ("Merger",),
+    "methods.pathway": ("Pathway",),
     "methods.plan": ("Plan",),
-    "methods.registry": ("register",),
+    "methods.reducer": ("Context", "Pruner", "Scorer"),
+    "methods.registry": ("Method", "register"),
+    "methods.thinner": ("Thinner",),
     "qa.api": ("ask", "ask_many", "Answer"),
     "qa.load": ("load",),
+    "qa.media": ("Image", "Video"),
+    "qa.read": ("Sampling",),
     "video": ("open_video",),
 }
 _NAMES = {name: home for home, names in _HOMES.items() for name in names}
@@ -53,16 +69,28 @@ _NAMES = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Answer",
     "Budget",
+    "Context",
     "Frames",
+    "Gate",
     "GateMap",
+    "Image",
     "InputError",
+    "Merger",
+    "Method",
     "MissingExtraError",
     "MissingFileError",
+    "Pathway",
     "Plan",
+    "Pruner",
     "Report",
+    "Sampling",
+    "Scorer",
+    "Session",
     "Tap",
+    "Thinner",
     "Tokens",
     "UnsupportedError",
+    "Video",
     "VideoError",
     "VtokenError",
     "__version__",

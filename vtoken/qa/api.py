@@ -103,6 +103,8 @@ def ask_many(
         raise InputError(f"positions={positions!r} must be 'trained' or 'stock'")
     budget = {name: options.pop(name, None) for name in BUDGETS}
     frames = {f.name: options.pop(f.name) for f in fields(Sampling) if f.name in options}
+    if frames.get("num_frames") is not None and frames.get("fps") is not None:
+        raise InputError(f"fps={frames['fps']} and num_frames={frames['num_frames']}: give one of them")
     sampling = replace(sampling or Sampling(), **frames)
     inner = core(model)
     family = families.of(inner)
@@ -113,6 +115,8 @@ def ask_many(
             "processor makes"
         )
     media = media_of(video)
+    if not any(isinstance(m, Video) for m in media):
+        raise InputError("ask needs a video beside its images; for images alone call model.generate")
     checked = Report()
     chosen = on_model(chosen, inner, checked)
     pixels = family.images(inner, processor, [m.load() for m in media if isinstance(m, Image)])

@@ -37,6 +37,7 @@ class Sampling:
         start, end: part of the video, seconds.
         backend, native_fps: see ``open_video``.
         max_frames: most frames to sample; if it binds, ``fps`` is lowered and the report says so.
+        num_frames: exactly this many frames, evenly spaced by time, in place of ``fps``.
         network: ``video`` may be an address.
     """
 
@@ -46,6 +47,7 @@ class Sampling:
     backend: str = "auto"
     native_fps: float | None = None
     max_frames: int | None = None
+    num_frames: int | None = None
     network: bool = False
 
 
@@ -67,13 +69,14 @@ def read_clip(
     s = sampling or Sampling()
     reader = open_video(
         video,
-        fps=s.fps,
+        fps=s.fps if s.num_frames is None else "native",
         start=s.start,
         end=s.end,
         backend=s.backend,
         chunk=CHUNK,
         native_fps=s.native_fps,
         max_frames=s.max_frames,
+        num_frames=s.num_frames,
         network=s.network,
     )
     with reader:

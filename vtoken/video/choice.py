@@ -92,6 +92,23 @@ def fit(
     return lower
 
 
+def even(times: Sequence[float], start: float, end: float, native_fps: float | None, number: int) -> list[int]:
+    """Which of the frames between ``start`` and ``end`` are taken for ``number`` evenly spaced times, rising.
+
+    The times are start + i / rate, where ``rate`` is ``number`` over the length; each takes the frame nearest to it
+    that leaves enough for the others. All frames where there are no more.
+    """
+    inside = within(times, start, end)
+    step = length(inside, start, end, native_fps) / number
+    out: list[int] = []
+    for i in range(min(number, len(inside))):
+        first = out[-1] + 1 if out else 0
+        last = len(inside) - min(number, len(inside)) + i
+        target = millisecond(start + i * step)
+        out.append(min(range(first, last + 1), key=lambda j: (abs(millisecond(inside[j]) - target), j)))
+    return out
+
+
 def within(times: Sequence[float], start: float, end: float) -> list[float]:
     """Times with start <= time < end."""
     return [t for t in times if millisecond(start) <= millisecond(t) < millisecond(end)]

@@ -18,6 +18,7 @@ from vtoken.video.check import agree
 from vtoken.video.probe import probe
 from vtoken.video.scan import frame_times, last_end, seconds
 from vtoken.video.source import Clip, Picture
+from vtoken.video.spool import Spooled, is_held
 from vtoken.video.timeline import sample, steady
 
 BACKENDS = ("pyav", "opencv", "decord", "torchcodec")
@@ -59,6 +60,8 @@ class VideoReader:
         self.fps, self.start, self.end, self.max_frames = fps, start, end, max_frames
         height, width = clip.size
         self.chunk = max(1, min(chunk, CHUNK_BYTES // (3 * height * width)))
+        self._wanted: set[int] | None = None
+        self._spooled: Spooled | None = None  # its file lives as long as the reader
 
     def __iter__(self) -> Iterator[Frames]:
         if self._closed:
@@ -69,7 +72,8 @@ class VideoReader:
 
     def _read(self) -> Iterator[Frames]:
         pictures = self._pictures()
-        taken = sample(steady(pictures, self._clip), self._clip, self.fps, self.start, self.end, self.max_frames)
+        part = self.fps, self.start, self.end, self.max_frames, self._wanted
+        taken = sample(steady(pictures, self._clip), self._clip, *part)
         batch: list[tuple[float, Picture]] = []
         try:
             for item in taken:
@@ -104,6 +108,8 @@ class VideoReader:
 
         The file is looked through once without decoding. A damaged file gives fewer.
         """
+        if self._wanted is not None:
+            return len(self._wanted) or 1
         times = frame_times(self._clip, self.end)
         if times is None:
             return None
@@ -133,12 +139,27 @@ class VideoReader:
             )
         self.fps = lower
 
+    def _spread(self, number: int) -> None:
+        """Take ``number`` frames, evenly spaced by time."""
+        times = frame_times(self._clip, self.end)
+        if times is None:
+            raise InputError(f"num_frames={number} needs a video whose frames can be counted; give fps= for an address")
+        taken = choice.even(times, self.start, self.end, self.native_fps, number)
+        inside = choice.within(times, self.start, self.end)
+        if len(taken) < number:
+            self._clip.note(f"num_frames={number}: there are {max(1, len(taken))} frames, and each is taken once")
+        elif len(taken) < len(inside):
+            self.fps = number / choice.length(inside, self.start, self.end, self.native_fps)
+        self._wanted = set(taken)
+
     def close(self) -> None:
         """Close every file this reader opened; it cannot be read any more."""
         self._closed = True
         for frames in self._open:
             frames.close()  # type: ignore[attr-defined]
         self._open.clear()
+        if self._spooled is not None:
+            self._spooled.close()
 
     def __enter__(self) -> VideoReader:
         return self
@@ -162,6 +183,7 @@ def open_video(
     chunk: int = 32,
     native_fps: float | None = None,
     max_frames: int | None = None,
+    num_frames: int | None = None,
     network: bool = False,
 ) -> VideoReader:
     """Open a clip for reading in order with bounded memory.
@@ -171,8 +193,9 @@ def open_video(
 
     Args:
         source: video file; picture file, also animated; folder of images (natural order); list of uint8 arrays or
-            tensors [H, W, 3], PIL images or image files; uint8 array or tensor [T, H, W, 3]. A file is opened as
-            what it is: playlists and scripts that name other files are refused.
+            tensors [H, W, 3], PIL images or image files; uint8 array or tensor [T, H, W, 3]; bytes or a binary file
+            object, which is read from its beginning. A file is opened as what it is: playlists and scripts that name
+            other files are refused.
         fps: frames per second on the grid ``start + i / fps``, each time of the grid taking the frame nearest to
             it and no frame twice; "native" takes every frame.
         start: first second, inclusive; default the beginning.
@@ -183,6 +206,8 @@ def open_video(
         chunk: most frames in one ``Frames``; fewer where frames are so large that 32 of them would fill memory.
         native_fps: rate of a folder, list or array, whose frames carry no times; default 1 per second.
         max_frames: most frames of the clip; where it binds, ``fps`` is lowered, with a note.
+        num_frames: exactly this many frames, evenly spaced by time from ``start``, in place of ``fps``; all, with a
+            note, where there are fewer.
         network: take an address (http, https, rtsp, ...) as ``source``. Playlists may be opened then, local files not.
 
     Raises:
@@ -198,8 +223,16 @@ def open_video(
     _whole("chunk", chunk)
     if max_frames is not None:
         _whole("max_frames", max_frames)
+    if num_frames is not None:
+        _whole("num_frames", num_frames)
+        if rate is not None or max_frames is not None:
+            other = f"fps={rate:g}" if rate is not None else f"max_frames={max_frames}"
+            raise InputError(f"num_frames={num_frames} says how many frames are read; leave out {other}")
     if backend != "auto" and backend not in BACKENDS:
         raise InputError(f"backend={backend!r} is unknown; known are auto, {', '.join(BACKENDS)}")
+    if is_held(source):
+        options = {"fps": fps, "start": start, "end": end, "backend": backend, "chunk": chunk}
+        return _held(source, options | {"native_fps": native_fps, "max_frames": max_frames, "num_frames": num_frames})
     if memory.is_memory(source):
         if native_fps is not None:
             native_fps = _positive("native_fps", native_fps)
@@ -223,6 +256,21 @@ def open_video(
     )
     if max_frames is not None:
         reader._limit(rate, int(max_frames))
+    if num_frames is not None:
+        reader._spread(int(num_frames))
+    return reader
+
+
+def _held(source: Any, options: dict[str, Any]) -> VideoReader:
+    """A reader of bytes or of a file object."""
+    spooled = Spooled(source)
+    try:
+        reader = open_video(spooled.path, **options)
+    except (VideoError, InputError) as error:
+        spooled.close()
+        raise type(error)(str(error).replace(spooled.path, spooled.name)) from error
+    reader._spooled = spooled
+    reader.source = reader._clip.name = spooled.name
     return reader
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from vtoken.errors import VideoError
 from vtoken.video.choice import Choice, millisecond
@@ -68,17 +68,24 @@ def jumps_back(time: float, newest: float, step: float) -> bool:
 
 
 def sample(
-    timed: Iterable[Timed], clip: Clip, fps: float | None, start: float, end: float, most: int | None = None
+    timed: Iterable[Timed],
+    clip: Clip,
+    fps: float | None,
+    start: float,
+    end: float,
+    most: int | None = None,
+    wanted: Collection[int] | None = None,
 ) -> Iterator[Timed]:
     """Frames with start <= time < end, on the grid start + i / fps, as ``Choice`` takes them.
 
     ``fps`` of None takes every frame. Where no frame begins between ``start`` and ``end``, the one on the screen at
-    ``start`` is given, with a note. After ``most`` frames the clip ends, with a note, whatever its file said.
+    ``start`` is given, with a note. With ``wanted`` the frames of these numbers, counted from ``start``, are taken, in
+    place of a grid. After ``most`` frames the clip ends, with a note, whatever its file said.
 
     Raises:
         VideoError: ``start`` lies past the last frame that can be read.
     """
-    for given, item in enumerate(_taken(timed, clip, fps, start, end)):
+    for given, item in enumerate(_taken(timed, clip, fps, start, end, wanted)):
         if given == most:
             clip.note(
                 f"max_frames={most} ends the clip before {item[0]:.2f} s: it holds more frames than could be known "
@@ -88,8 +95,11 @@ def sample(
         yield item
 
 
-def _taken(timed: Iterable[Timed], clip: Clip, fps: float | None, start: float, end: float) -> Iterator[Timed]:
-    choice = Choice(fps, start, end, clip.native_fps) if fps is not None else None
+def _taken(
+    timed: Iterable[Timed], clip: Clip, fps: float | None, start: float, end: float, wanted: Collection[int] | None
+) -> Iterator[Timed]:
+    choice = Choice(fps, start, end, clip.native_fps) if fps is not None and wanted is None else None
+    number = 0
     before: Timed | None = None
     gap = 1 / clip.native_fps if clip.native_fps else 0.0
     held: Timed | None = None
@@ -103,7 +113,9 @@ def _taken(timed: Iterable[Timed], clip: Clip, fps: float | None, start: float, 
             stopped = True
             break
         if choice is None:
-            yield item
+            if wanted is None or number in wanted:
+                yield item
+            number += 1
         elif choice.push(item[0]) and held is not None:
             yield held
         held = item
