@@ -1,4 +1,4 @@
-"""What counts columns, or comes ready-made for them, when tokens are dropped: masks, positions, logits, labels."""
+"""What counts columns when tokens are dropped, or comes ready-made: masks, positions, rows of logits, labels."""
 
 from __future__ import annotations
 

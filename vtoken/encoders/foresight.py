@@ -48,7 +48,7 @@ class Foresight:
         pixels = self.dense.pixels(clips.reshape(-1, *clips.shape[2:]), whole=True).unflatten(0, (m, -1))
         seen, side = self.dense.encode(pixels), int(self.dense.patches**0.5)
         steps, start = seen.shape[1], 0
-        out = torch.full(seen.shape[:3], torch.inf)
+        out = torch.full(seen.shape[:3], torch.inf, dtype=torch.float32)
         known = seen[:1, :0] if self._known is None else self._known
         if self._known is None:  # the first step alone tells what is expected of the others of its clip
             start = 1

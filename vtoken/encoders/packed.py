@@ -107,7 +107,7 @@ class Thin:
         self.count = torch.tensor(state.frames.lengths, device=device) // unit - int(state.has_cls)
         self.start = self.count
         n = len(self.frame)
-        self.size = torch.ones(n, device=device)
+        self.size = torch.ones(n, device=device, dtype=torch.float32)
         self.cell = self.source = torch.arange(n, device=device)
         self.merged = False
 

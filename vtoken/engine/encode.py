@@ -152,8 +152,8 @@ def _fill_signals(call: Call, modality: str, features: Features) -> None:
     """Without a gate: motion = inf, scene = 0. Without pathway signals: surprise = inf."""
     n, device = len(features.x), features.x.device
     if call.plan.gate is not None:
-        features.signals.setdefault("motion", torch.full((n,), math.inf, device=device))
+        features.signals.setdefault("motion", torch.full((n,), math.inf, device=device, dtype=torch.float32))
         features.signals.setdefault("scene", torch.zeros(n, dtype=torch.long, device=device))
     for name in sorted(call.plan.seen - set(features.signals)):
-        features.signals[name] = torch.full((n,), math.inf, device=device)
+        features.signals[name] = torch.full((n,), math.inf, device=device, dtype=torch.float32)
         call.report.note(f"{name}: {modality}s have none; their tokens count as wholly new")

@@ -52,6 +52,12 @@ def cut_square(mask: Tensor, columns: list[Tensor], width: int, right: bool) -> 
     return out
 
 
+def why_not_masked(inputs: dict[str, Any]) -> str:
+    """Why hold cannot run with the mask of a call; empty where it can."""
+    ready = inputs.get("attention_mask") is not None and padding(inputs) is None
+    return "the attention mask is ready-made" if ready else ""
+
+
 def check_masks(inputs: dict[str, Any], generating: bool) -> None:
     """Raises InputError: a mask in a shape that the call does not take."""
     mask = inputs.get("attention_mask")

@@ -33,9 +33,7 @@ def rope_positions(model: Any, inputs: dict[str, Any], generating: bool) -> tupl
     if inputs.get("position_ids") is not None or not hasattr(base, "get_rope_index"):
         return None, None
     if is_square(inputs):
-        raise InputError(
-            "an attention_mask of 4 dimensions needs position_ids: this model reads positions from a 2-D one"
-        )
+        raise InputError("an attention_mask of 4 dimensions needs position_ids: this model reads them from a 2-D one")
     grids = any(inputs.get(f"{m}_grid_thw") is not None for m in ("image", "video"))
     text = counted(padding(inputs), ids)
     if grids and inputs.get("mm_token_type_ids") is not None:

@@ -12,8 +12,9 @@ from torch import Tensor
 from vtoken.data.hold import HoldMap
 from vtoken.engine.call import Call
 from vtoken.engine.check import why_not_held
+from vtoken.engine.context import note_context
 from vtoken.engine.encode import MODALITIES, encode
-from vtoken.engine.masks import check_masks, padding
+from vtoken.engine.masks import check_masks, padding, why_not_masked
 from vtoken.engine.positions import counted, rope_positions, trained
 from vtoken.engine.reduce import Kept, reduce
 from vtoken.engine.splice import Cut, cut_inputs, is_right_padded, with_first_labels
@@ -69,12 +70,12 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
     positions, deltas = rope_positions(call.model, inputs, generating)
     if positions is not None:
         positions, deltas = _chosen(call, inputs, positions, deltas)
-    mask = inputs.get("attention_mask")
+    mask = padding(inputs)
     places = counted(mask, inputs["input_ids"]) if positions is None else positions
     places = inputs.get("position_ids", places)
     stock = {"input_ids": inputs["input_ids"], "attention_mask": mask, "position_ids": places}
     hold = call.plan.hold
-    if hold is not None and (why := why_not_held(call.model)):
+    if hold is not None and (why := why_not_held(call.model) or why_not_masked(inputs)):
         call.report.note(f"hold cannot run here ({why}): what is not computed is dropped")
         hold = None
     if hold is not None and generating and _ends_visual(call, inputs):
@@ -93,9 +94,9 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
         inputs = cut_inputs(inputs, cut, pad_id(call.model), right)
     inputs["mm_encoder_outputs"] = {k.rows.modality: k.pack(call) for k in kept}
     mask = padding(inputs)
-    call.report.prompt = int(mask.sum()) if mask is not None else inputs["input_ids"].numel()
-    longest = int(mask.sum(1).max()) if mask is not None else inputs["input_ids"].shape[1]
-    _note_context(call, longest)
+    lengths = mask.sum(1).tolist() if mask is not None else [inputs["input_ids"].shape[1]] * len(cut.slots)
+    call.report.prompt = sum(lengths)
+    note_context(call, lengths, cut, kept)
     return Prepared(inputs, cut, kept, width, deltas, stock, reduced.hold)
 
 
@@ -104,20 +105,8 @@ def _ends_visual(call: Call, inputs: dict[str, Any]) -> bool:
     return any(
         bool(call.family.placeholders(call.model, m, inputs["input_ids"], inputs)[:, -1].any())
         for m in MODALITIES
-        if has_pixels(inputs, m) or call.clips is not None and m == call.family.clip_modality
+        if has_pixels(inputs, m) or (call.clips is not None and m == call.family.clip_modality)
     )
-
-
-def _note_context(call: Call, longest: int) -> None:
-    """Say by how much a prompt is longer than what the model was made for, and what would fit."""
-    limit = getattr(call.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    report = call.report
-    if isinstance(limit, int) and longest > limit:
-        most = report.tokens - (longest - limit)
-        fits = f"tokens={most} would fit" if most > 0 else "no visual token fits; shorten the text"
-        report.note(
-            f"the prompt has {longest} tokens, {longest - limit} more than the {limit} positions of the model; {fits}"
-        )
 
 
 def _chosen(call: Call, inputs: dict[str, Any], stock: Tensor, deltas: Tensor | None) -> tuple[Tensor, Tensor | None]:

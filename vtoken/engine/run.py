@@ -66,10 +66,11 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
     """
     inputs = _with_mask(call.model, dict(inputs))
     prompt = {n: inputs.pop(n) for n in list(inputs) if _of_prompt(call, n)}
+    call.answer = _new_tokens(_settings(call.model, inputs), prompt["input_ids"].shape[1])
     encoder = {n: inputs[n] for n in ("past_key_values", *ENCODER) if inputs.get(n) is not None}
     ready = prepare(call, prompt | encoder, generating=True)
     device = ready.inputs["input_ids"].device
-    if not ready.drops:
+    if not ready.drops and not _cannot_repeat(call, ready, inputs):
         _refuse_beams(call, ready, inputs)
         clock = _Clock(call)
         inputs["logits_processor"] = [*(inputs.get("logits_processor") or []), clock]
@@ -282,6 +283,13 @@ class _Clock:
     def _wait(device: torch.device) -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+
+
+def _cannot_repeat(call: Call, ready: Prepared, inputs: dict[str, Any]) -> bool:
+    """Whether ``generate`` would fail to repeat features for beams: those of an empty DeepStack."""
+    config = _settings(call.model, inputs)
+    stacks = [getattr(out, "deepstack_features", None) for out in ready.inputs["mm_encoder_outputs"].values()]
+    return max(config.num_beams or 1, config.num_return_sequences or 1) > 1 and [] in stacks
 
 
 def _refuse_beams(call: Call, ready: Prepared, inputs: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 from vtoken import families
@@ -124,6 +125,20 @@ class Placed:
     def __init__(self, model: Any, session: Session, stock: Any, name: str) -> None:
         self.model, self.session, self.stock, self.name = model, session, stock, name
         self.__wrapped__, self.__doc__ = stock, stock.__doc__  # inspect.signature follows the first
+
+    def __getstate__(self) -> dict[str, Any]:
+        stock, own = self.stock, isinstance(self.stock, MethodType)
+        if own and getattr(type(stock.__self__), self.name, None) is stock.__func__:
+            stock = stock.__self__  # a method by name: the copy's is the copy's own
+        else:
+            own = False
+        return {"model": self.model, "session": self.session, "name": self.name, "stock": stock, "own": own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        stock, name = state["stock"], state["name"]
+        if state["own"]:
+            stock = getattr(type(stock), name).__get__(stock)
+        self.__init__(state["model"], state["session"], stock, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         import torch

@@ -70,7 +70,9 @@ class Family:
             raise InputError(
                 f"{self.title}: {n} {modality} features, {len(layout.position)} rows expected from the grid"
             )
-        return Features(rows, torch.arange(n), layout, torch.ones(n), {}, int((~layout.structural).sum()), out)
+        return Features(
+            rows, torch.arange(n), layout, torch.ones(n, dtype=torch.float32), {}, int((~layout.structural).sum()), out
+        )
 
     def offered(self, wants: frozenset[str]) -> frozenset[str]:
         """The wanted signals that its encoder can give."""

@@ -48,7 +48,7 @@ class Layout:
             position.to(torch.int32),
             torch.zeros(rows, dtype=torch.bool),
             torch.full((rows,), -1),
-            torch.cat(times).float() if times else torch.zeros(0),
+            torch.cat(times).float() if times else torch.zeros(0, dtype=torch.float32),
             [t * step for (t, _, _), step in zip(grids, per_step, strict=True)],
         )
 

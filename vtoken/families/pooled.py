@@ -64,7 +64,7 @@ class LlavaNext(Llava):
         return list(inputs["pixel_values_videos"])
 
     def count(self, model: Any, clip: Clip) -> int:
-        first = torch.zeros(1, clip.gate.keep[0].size, 1)
+        first = torch.zeros(1, clip.gate.keep[0].size, 1, dtype=torch.float32)
         return len(clip.gate.keep) * self.pooled(model, first).shape[1]
 
     def encode_clips(
@@ -156,4 +156,6 @@ class LlavaOnevision(LlavaNext):
 
         signals = {n: add(v, v.new_zeros(v.shape[1:])) for n, v in features.signals.items()}
         x = add(features.x, weight_of(base_of(model), "image_newline"))
-        return Features(x, index[order], layout, add(features.size, torch.ones(())), signals, features.encoded)
+        return Features(
+            x, index[order], layout, add(features.size, torch.ones((), dtype=torch.float32)), signals, features.encoded
+        )

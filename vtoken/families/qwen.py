@@ -227,7 +227,9 @@ def _kept(features: Features, mask: Tensor) -> Features:
     )
     n = int(kept.sum())
     signals = {name: value[mask] for name, value in features.signals.items()}
-    return Features(features.x[mask], torch.arange(n), layout, torch.ones(n), signals, n, features.output)
+    return Features(
+        features.x[mask], torch.arange(n), layout, torch.ones(n, dtype=torch.float32), signals, n, features.output
+    )
 
 
 def _stamped(

@@ -130,6 +130,7 @@ def answer_packed(asked: Questions) -> list[Answer] | None:
     if bool(visual[columns:].any()):
         return None
     call = asked.call(0, 1)
+    call.answer = rules.limit
     report = call.report
     with torch.no_grad():
         ready = prepare(call, asked.inputs(0, 1), generating=True)
