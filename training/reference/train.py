@@ -235,7 +235,7 @@ def _train_vision(state: State, args: argparse.Namespace, path: Path) -> None:
             save(state, path)
     if state.optimizer is not None:  # else a checkpoint between the stages
         state.optimizer = None
-        shape.settle(state.model, pairs(args.seed, 8, 4)[0])
+        shape.scale_features(state.model, pairs(args.seed, 8, 4)[0])
         save(state, path)
 
 

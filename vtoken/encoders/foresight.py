@@ -23,11 +23,11 @@ class Foresight:
     Args:
         dense: the model.
         past: time steps that a prediction looks back.
-        usual: rate at which the mean of a place follows its surprise, 0 to 1; 0 tells the surprise itself.
+        baseline_decay: rate at which the mean of a place follows its surprise, 0 to 1; 0 gives the surprise itself.
     """
 
-    def __init__(self, dense: Dense, past: int, usual: float = 0.0) -> None:
-        self.dense, self.past, self.usual = dense, past, usual
+    def __init__(self, dense: Dense, past: int, baseline_decay: float = 0.0) -> None:
+        self.dense, self.past, self.baseline_decay = dense, past, baseline_decay
         self.forget()
 
     def forget(self) -> None:
@@ -36,7 +36,7 @@ class Foresight:
         self._mean: Tensor | None = None  # of the surprise in every place
 
     def look(self, clips: np.ndarray) -> Tensor:
-        """Surprise of the next clips, each encoded by itself, above what is usual; inf where there is no past.
+        """Surprise of the next clips, each encoded by itself, less its running mean; inf where there is no past.
 
         Args:
             clips: uint8 [m, n, H, W, 3], n a multiple of the tubelet; one follows the other.
@@ -61,19 +61,19 @@ class Foresight:
             past = torch.stack([line[ends[i] - length : ends[i]] for i in rows])
             out[rows] = self._error(past, seen[rows])
         self._known = line[None, -self.past :].clone()
-        return torch.stack([self._above_usual(step) for step in out.view(-1, side, side)])
+        return torch.stack([self._above_baseline(step) for step in out.view(-1, side, side)])
 
     def _error(self, past: Tensor, seen: Tensor) -> Tensor:
         """L1 between what the past [B, T, P, D] lets expect and the normed latents seen [B, S, P, D]: [B, S, P]."""
         expected = self.dense.predict(past, seen.shape[1])
         return (expected - normed(seen)).abs().mean(-1).float().cpu()
 
-    def _above_usual(self, step: Tensor) -> Tensor:
+    def _above_baseline(self, step: Tensor) -> Tensor:
         """One step's map [s, s] less the mean of the steps before it."""
-        if self.usual == 0 or not step.isfinite().all():
+        if self.baseline_decay == 0 or not step.isfinite().all():
             return step
         mean = step if self._mean is None else self._mean
-        self._mean = mean + self.usual * (step - mean)
+        self._mean = mean + self.baseline_decay * (step - mean)
         return step - mean
 
 
