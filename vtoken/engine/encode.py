@@ -122,7 +122,7 @@ def _features(
             call.report.note(f"apply=reuse: {kept} of {cells} patch groups were projected, the encoder ran on all")
         return features
     features = family.encode(model, modality, inputs, plan.wants)
-    features.signals |= family.told(model, modality, inputs, clips or [], features)
+    features.signals |= family.pathway_rows(model, modality, inputs, clips or [], features)
     return features
 
 

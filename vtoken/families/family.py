@@ -135,7 +135,7 @@ class Family:
         """How frames become pixels for this model: ``given``, or the preset of the family, with the model's patches."""
         raise UnsupportedError(f"vtoken has no preprocessing for {self.title}; use what its own processor makes")
 
-    def told(
+    def pathway_rows(
         self, model: Any, modality: str, inputs: dict[str, Any], clips: list[Clip], features: Features
     ) -> dict[str, Tensor]:
         """What pathways tell of every row, where the stock encoder ran."""

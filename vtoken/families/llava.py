@@ -104,11 +104,11 @@ class Llava(Family):
         token = getattr(model.config, f"{self.clip_modality}_token_id")
         return [token], [token] * self.count(model, clip), {}
 
-    def told(
+    def pathway_rows(
         self, model: Any, modality: str, inputs: dict[str, Any], clips: list[Clip], features: Features
     ) -> dict[str, Tensor]:
         out = {}
-        for name, value in super().told(model, modality, inputs, clips, features).items():
+        for name, value in super().pathway_rows(model, modality, inputs, clips, features).items():
             flat = value.float().clamp(max=1e9).reshape(len(value), -1)  # inf * 0 is nan where cells pool
             rows = self.place(model, modality, inputs, features.layout, flat)
             out[name] = rows.view(len(rows), *value.shape[1:])
