@@ -16,7 +16,7 @@ from vtoken.errors import InputError
 from vtoken.families.clips import encode_each_once
 from vtoken.families.family import has_pixels
 from vtoken.families.features import Clip, Features
-from vtoken.families.runs import stand
+from vtoken.families.runs import run_slot
 
 MODALITIES = ("image", "video")
 
@@ -71,7 +71,7 @@ def encode(call: Call, inputs: dict[str, Any], hold: bool = False) -> list[Rows]
                 f"{len(features.layout.position)} rows; were ids and pixels made by the same processor?"
             )
         gate = call.plan.gate
-        home = stand(features.layout, gate.run_position) if gate is not None else None
+        home = run_slot(features.layout, gate.run_position) if gate is not None else None
         items = call.family.items(modality, features.layout, sample, column, clips)
         found.append(
             Rows(modality, sample, column, features, items, call.clips is not None and clips is not None, home)

@@ -32,7 +32,7 @@ from vtoken.families.family import PIXELS, Family
 from vtoken.families.features import Clip, Features
 from vtoken.families.layout import Layout
 from vtoken.families.rows import video_layout
-from vtoken.families.runs import again, whole
+from vtoken.families.runs import all_kept, expand_repeated
 from vtoken.methods.gate import Gate
 from vtoken.methods.pathway import Pathway
 from vtoken.video.preprocess import Preprocessor
@@ -144,7 +144,7 @@ class Llava(Family):
         hold: bool = False,
     ) -> Features:
         out = self._encoded(model, clips, wants, thin, reuse, hold)
-        out, clips = (out, whole(clips)) if reuse else (again(clips, out), clips)
+        out, clips = (out, all_kept(clips)) if reuse else (expand_repeated(clips, out), clips)
         keeps = [c.gate.keep for c in clips]
         index = kept_index([c.gate.sent for c in clips])
         index, size, own = thinned(out, index, *gate_signals(clips, out.x.device))

@@ -24,7 +24,7 @@ from vtoken.families.features import Clip, Features
 from vtoken.families.layout import Layout
 from vtoken.families.llava import Llava
 from vtoken.families.rows import anyres_layout, join, video_layout
-from vtoken.families.runs import run_lengths, whole
+from vtoken.families.runs import all_kept, run_lengths
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class LlavaNext(Llava):
         if thin is not None:
             raise UnsupportedError(f"{self.title} pools its patches, so they cannot leave inside its encoder")
         patches = self._encoded(model, clips, wants, None, reuse, hold)
-        clips = whole(clips) if reuse else clips
+        clips = all_kept(clips) if reuse else clips
         x, signals = patches.x, patches.signals
         base = base_of(model)
         before = not hasattr(base, "apply_pooling")  # NeXT-Video pools before its projector, OneVision after

@@ -21,7 +21,7 @@ from vtoken.families.compat import base, device_of, dtype_of, outputs
 from vtoken.families.family import Family
 from vtoken.families.features import Clip, Features, Picture, Pictures
 from vtoken.families.layout import Layout
-from vtoken.families.runs import again, whole
+from vtoken.families.runs import all_kept, expand_repeated
 from vtoken.methods.gate import Gate
 from vtoken.methods.pathway import Pathway
 from vtoken.video.preprocess import Preprocessor
@@ -127,9 +127,9 @@ class Qwen(Family):
         grids, wants = grids.to(rows.device), self.available(visual, wants)
         steps = held_steps(clips, hold, reuse)
         if reuse:
-            out, clips = encoder.encode_reuse(visual, rows, grids, keeps, wants), whole(clips)
+            out, clips = encoder.encode_reuse(visual, rows, grids, keeps, wants), all_kept(clips)
         else:
-            out = again(clips, encoder.encode(visual, rows, grids, keeps, wants, thin, steps))
+            out = expand_repeated(clips, encoder.encode(visual, rows, grids, keeps, wants, thin, steps))
         index = kept_index([c.gate.sent for c in clips])
         encoded = sum(int(c.gate.keep.sum()) for c in clips)
         index, size, signals = thinned(out, index, *gate_signals(clips, out.x.device))
