@@ -45,7 +45,7 @@ class Foresight:
             float32 [m * n / tubelet, s, s].
         """
         m = len(clips)
-        pixels = self.dense.pixels(clips.reshape(-1, *clips.shape[2:]), whole=True).unflatten(0, (m, -1))
+        pixels = self.dense.pixels(clips.reshape(-1, *clips.shape[2:]), squeeze=True).unflatten(0, (m, -1))
         seen, side = self.dense.encode(pixels), int(self.dense.patches**0.5)
         steps, start = seen.shape[1], 0
         out = torch.full(seen.shape[:3], torch.inf)

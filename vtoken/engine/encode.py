@@ -106,10 +106,10 @@ def _features(
     """Features of one modality: of fewer and fewer tokens, of the kept patches, or of the stock encoder."""
     plan, family, model = call.plan, call.family, call.model
     if plan.thinner is not None and modality in family.thins:
-        whole = family.whole(model, modality, inputs, call.fps) if clips is None else clips
-        thin = thinning(plan, modality, whole, sample, call.report)
+        full = family.full_clips(model, modality, inputs, call.fps) if clips is None else clips
+        thin = thinning(plan, modality, full, sample, call.report)
         if thin is not None:
-            features = family.encode_clips(model, whole, plan.wants, thin)
+            features = family.encode_clips(model, full, plan.wants, thin)
             if clips is None:
                 for name in ("motion", "scene"):  # no gate has looked
                     del features.signals[name]

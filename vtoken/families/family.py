@@ -188,7 +188,7 @@ class Family:
         """Frames in a time step of a video."""
         return 1
 
-    def whole(self, model: Any, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
+    def full_clips(self, model: Any, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
         """The images or videos that an ordinary processor made, as clips with every cell kept.
 
         Args:

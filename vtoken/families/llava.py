@@ -124,7 +124,7 @@ class Llava(Family):
         rows = self.placeholders(model, "image", inputs["input_ids"], inputs).sum(1)
         return [f for f in pixels.split((rows * len(pixels) // rows.sum()).tolist()) if len(f)]
 
-    def whole(self, model: Any, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
+    def full_clips(self, model: Any, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
         side, step = model.config.vision_config.patch_size, 1 / fps if fps else math.nan
         out = []
         for frames in self.frames(model, inputs):

@@ -96,7 +96,7 @@ class Qwen(Family):
         counts = (made["image_grid_thw"].prod(-1) // merge**2).tolist()
         return Pictures([Picture([token], [token] * n) for n in counts], dict(made))
 
-    def whole(self, model: Any, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
+    def full_clips(self, model: Any, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
         vision = model.config.vision_config
         merge, frames = vision.spatial_merge_size, self.frames_per_step(model) if modality == "video" else 1
         rows = inputs["pixel_values" if modality == "image" else "pixel_values_videos"]

@@ -121,7 +121,7 @@ class Gate(Method):
         """The cells that changed, bool [h, w]: score above ``threshold``, strictly."""
         return score > self.threshold  # type: ignore[attr-defined]
 
-    def whole(self, step: int) -> bool:
+    def keeps_whole(self, step: int) -> bool:
         """Whether the step of this number is kept whole; the first step of a scene always is."""
         return False
 

@@ -36,7 +36,7 @@ class Criterion(Protocol):
 
     def changed(self, score: np.ndarray) -> np.ndarray: ...
 
-    def whole(self, step: int) -> bool: ...
+    def keeps_whole(self, step: int) -> bool: ...
 
     def anchor_cells(self, grid: Grid, step: int) -> np.ndarray: ...
 
@@ -142,7 +142,7 @@ class GateStream:
         if self.content is None:
             self.content = self.gate.content(step).copy()
             self._histogram = cuts.histogram(step[-1])
-        elif not (cut := self._histograms_cut(step)) and not self.gate.whole(self._step):
+        elif not (cut := self._histograms_cut(step)) and not self.gate.keeps_whole(self._step):
             score = self.compare(step)
             keep = self.decide(step, score)
             cut = bool(keep.mean() > self.gate.cut_kept)
