@@ -72,11 +72,13 @@ class Llava(Family):
             features = super().encode(model, modality, inputs, wants)
         for name, value in found.items():
             flat = value.view(len(value), -1)
-            rows = self.place(model, modality, inputs, features.layout, flat)
+            rows = self.scatter_patches(model, modality, inputs, features.layout, flat)
             features.signals[name] = rows.view(len(rows), *value.shape[1:])
         return features
 
-    def place(self, model: Any, modality: str, inputs: dict[str, Any], layout: Layout, signal: Tensor) -> Tensor:
+    def scatter_patches(
+        self, model: Any, modality: str, inputs: dict[str, Any], layout: Layout, signal: Tensor
+    ) -> Tensor:
         """Rows [R, d] of a signal from its patches [P, d]; structural rows are 0."""
         out = signal.new_zeros(len(layout.structural), signal.shape[1])
         out[~layout.structural] = signal[-int((~layout.structural).sum()) :]
@@ -110,7 +112,7 @@ class Llava(Family):
         out = {}
         for name, value in super().pathway_rows(model, modality, inputs, clips, features).items():
             flat = value.float().clamp(max=1e9).reshape(len(value), -1)  # inf * 0 is nan where cells pool
-            rows = self.place(model, modality, inputs, features.layout, flat)
+            rows = self.scatter_patches(model, modality, inputs, features.layout, flat)
             out[name] = rows.view(len(rows), *value.shape[1:])
         return out
 
