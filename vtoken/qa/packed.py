@@ -24,7 +24,7 @@ from vtoken.families.compat import accepts_outputs, attention_of
 
 VIDEO = -1  # owner of the columns that every question sees
 # settings of generate that do not change a greedy answer
-HARMLESS = frozenset(
+GREEDY_SAFE_KEYS = frozenset(
     ("max_new_tokens", "max_length", "bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "repetition_penalty")
     + ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff", "length_penalty")
     + ("transformers_version", "_from_model_config", "_commit_hash", "_original_object_hash")
@@ -59,7 +59,7 @@ def greedy(model: Any, options: dict[str, Any]) -> Greedy | None:
     plain = type(config)()
     for name, value in vars(config).items():
         idle = value is None or value is False or value == getattr(plain, name, None) or (name in ONES and value == 1)
-        if name not in HARMLESS and not idle:
+        if name not in GREEDY_SAFE_KEYS and not idle:
             return None
     text = model.config.get_text_config()
     layers = set(getattr(text, "layer_types", None) or ["full_attention"])
