@@ -19,7 +19,7 @@ from vtoken.encoders import Encoded
 from vtoken.encoders.compat import is_qwen, rotary_of, scale_of
 from vtoken.encoders.dense import last_kept, packed_rows
 from vtoken.encoders.held import shown_steps
-from vtoken.encoders.names import by_layer, check_signals, usual_layer
+from vtoken.encoders.names import by_layer, check_signals, default_layer
 from vtoken.encoders.packed import Packed, Step, Thinning, begin, ended, run_block, thinned
 from vtoken.encoders.places import Places, places
 from vtoken.encoders.project import project
@@ -126,7 +126,7 @@ def _run(
     begin(state, thin, torch.cat([k.flatten(1).sum(dim=1) for k in kept]))
     full = getattr(visual, "fullatt_block_indexes", range(len(visual.blocks)))
     deep_at = list(getattr(visual, "deepstack_visual_indexes", []))
-    wanted = by_layer(signals, usual_layer(visual), len(visual.blocks))
+    wanted = by_layer(signals, default_layer(visual), len(visual.blocks))
     for i, block in enumerate(visual.blocks):
         names, windowed = wanted.get(i, {}), i not in full
         if state.thin is None and state.held is None and len(x):

@@ -69,9 +69,9 @@ class SparseVLM(Inner):
     def is_identity(self, n: int, k: int) -> bool:
         return n == 0 or (k >= n and not self.exact)
 
-    def usual(self, n: int, context: LayerContext) -> int:
+    def default_count(self, n: int, context: LayerContext) -> int:
         if context.steps != len(self.table):
-            return super().usual(n, context)
+            return super().default_count(n, context)
         return min(n, max(1, round(context.first(n) * self.table[context.step] / OF)))
 
     def score(self, tokens: Tokens, context: LayerContext) -> Tensor:  # type: ignore[override]

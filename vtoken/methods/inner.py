@@ -211,14 +211,14 @@ class Inner(Scorer):
             return max(0, min(n, count))
         chosen = self.own_budget() or budget
         if chosen is None:
-            return self.usual(n, context)
+            return self.default_count(n, context)
         if isinstance(chosen, Budget):
             final = min(n, chosen.resolve(entered, context.length(context.sample)))
         else:
             final = min(n, chosen(context.sample, entered))
         return self.scheduled(n, final, context)
 
-    def usual(self, n: int, context: LayerContext) -> int:
+    def default_count(self, n: int, context: LayerContext) -> int:
         """Tokens left after this step where no budget is given.
 
         Raises:
