@@ -25,7 +25,7 @@ from vtoken.encoders.dense import last_kept, packed_rows
 from vtoken.encoders.frames import flags, held_keys, images_of, patches_of, with_cls
 from vtoken.encoders.held import shown_steps
 from vtoken.encoders.names import by_layer, check_signals, layer_index
-from vtoken.encoders.packed import Packed, Step, Thinning, begin, ended, run_block, thinned
+from vtoken.encoders.packed import Packed, Step, Thinning, run_block, start_thinning, thinned, thinning_result
 from vtoken.encoders.project import project
 from vtoken.encoders.taps import tap
 from vtoken.errors import InputError, UnsupportedError
@@ -178,7 +178,7 @@ def _run(
         patch = torch.zeros(len(x), dtype=torch.bool, device=x.device).index_fill(0, rows, True)
     held = None if shown is None else held_keys(kept, shown, has_cls, x.device)
     state = Packed(x, segments, segments, has_cls=has_cls, held=None if held is None else (held, held))
-    begin(state, thin, count)
+    start_thinning(state, thin, count)
     last = max(plan.chosen)
     for i in range(plan.last + 1):
         if i > 0:
@@ -188,7 +188,7 @@ def _run(
     found = state.cells
     out = torch.cat([found[f"_state.{i}"] for i in plan.chosen], dim=-1)
     found = {name: value for name, value in found.items() if not name.startswith("_")}
-    index, group = ended(state, patch)
+    index, group = thinning_result(state, patch)
     if has_cls and cls == "drop":
         mine = patch if state.thin is None else patch[state.thin.cell]
         out, found = out[mine], {name: value[mine] for name, value in found.items()}

@@ -64,7 +64,7 @@ class Packed:
             return None
         return self.thin.size.log().repeat_interleave(self.unit)
 
-    def leave(self, group: Tensor, ordered: bool = False) -> None:
+    def apply_merge(self, group: Tensor, ordered: bool = False) -> None:
         """Let cells join or go: int64 [N] as in ``Merge``; everything that goes with them follows."""
         thin = self.thin
         assert thin is not None
@@ -74,7 +74,7 @@ class Packed:
         if self.rotary is not None:
             cos, sin = (part.unflatten(0, (-1, self.unit))[fold.head].flatten(0, 1) for part in self.rotary)
             self.rotary = cos, sin
-        thin.follow(fold)
+        thin.update_bookkeeping(fold)
         windowed = self.windows is not self.frames
         self.frames = thin.segments(thin.frame, len(thin.count), self.unit)
         self.windows = thin.segments(thin.window, thin.window_count, self.unit) if windowed else self.frames
@@ -115,7 +115,7 @@ class Thin:
     def proportional(self) -> bool:
         return getattr(self.method, "prop_attn", False)
 
-    def follow(self, fold: Merge) -> None:
+    def update_bookkeeping(self, fold: Merge) -> None:
         """Sizes and places after a step."""
         self.size, self.cell = fold.size, self.cell[fold.head]
         moved = torch.cat([fold.group, fold.group.new_full((1,), -1)])  # source -1 reads the last slot
@@ -171,7 +171,7 @@ class Thinning:
     goal: Tensor | None = None
 
 
-def begin(state: Packed, thinning: Thinning | None, kept: Tensor) -> None:
+def start_thinning(state: Packed, thinning: Thinning | None, kept: Tensor) -> None:
     """Make a state ready for cells to leave: kept int64 [T] are the cells that each frame has to begin with.
 
     Raises:
@@ -187,7 +187,7 @@ def begin(state: Packed, thinning: Thinning | None, kept: Tensor) -> None:
     state.thin = Thin(thinning.method, state, goal)
     if goal is not None and bool((goal == 0).any()):
         stays = goal[state.thin.frame] > 0
-        state.leave(torch.where(stays, stays.cumsum(0) - 1, -1))
+        state.apply_merge(torch.where(stays, stays.cumsum(0) - 1, -1))
 
 
 def thinned(x: Tensor, step: Step) -> Tensor:
@@ -200,7 +200,7 @@ def thinned(x: Tensor, step: Step) -> Tensor:
     if decision is None:
         return x
     state.x = x
-    state.leave(*decision)
+    state.apply_merge(*decision)
     return state.x
 
 
@@ -213,7 +213,7 @@ def run_block(block: Any, forward: Callable[[Tensor], Tensor], state: Packed) ->
         state.x = forward(state.x)
 
 
-def ended(state: Packed, patch: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def thinning_result(state: Packed, patch: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """``index`` and ``group`` of ``Encoded``, counted without CLS tokens; None where nothing could leave.
 
     Args:

@@ -20,7 +20,7 @@ from vtoken.encoders.compat import is_qwen, rotary_of, scale_of
 from vtoken.encoders.dense import last_kept, packed_rows
 from vtoken.encoders.held import shown_steps
 from vtoken.encoders.names import by_layer, check_signals, default_layer
-from vtoken.encoders.packed import Packed, Step, Thinning, begin, ended, run_block, thinned
+from vtoken.encoders.packed import Packed, Step, Thinning, run_block, start_thinning, thinned, thinning_result
 from vtoken.encoders.places import Places, places
 from vtoken.encoders.project import project
 from vtoken.encoders.taps import collect, merge_cells, tap
@@ -123,7 +123,7 @@ def _run(
     patches = torch.ones(len(x) // unit, dtype=torch.bool, device=x.device)
     rotary = visual.rotary_pos_emb(x, where.positions)
     state = Packed(x, where.frames, where.windows, unit, rotary=rotary, held=where.held)
-    begin(state, thin, torch.cat([k.flatten(1).sum(dim=1) for k in kept]))
+    start_thinning(state, thin, torch.cat([k.flatten(1).sum(dim=1) for k in kept]))
     full = getattr(visual, "fullatt_block_indexes", range(len(visual.blocks)))
     deep_at = list(getattr(visual, "deepstack_visual_indexes", []))
     wanted = by_layer(signals, default_layer(visual), len(visual.blocks))
@@ -138,7 +138,7 @@ def _run(
             state.cells[f"deepstack.{number}"] = visual.deepstack_merger_list[number](state.x)
     out = visual.merger(state.x)
     found = {name: value for name, value in state.cells.items() if not name.startswith("_")}
-    index, group = ended(state, patches)
+    index, group = thinning_result(state, patches)
     if where.order is not None:  # windows back to raster order
         place = where.order if index is None else where.order[index]
         inverse = place.argsort()
