@@ -18,6 +18,8 @@ from vtoken.engine.reduce import Kept, reduce
 from vtoken.engine.splice import Cut, cut_inputs, is_right_padded
 from vtoken.errors import UnsupportedError
 
+ENCODER = ("vision_feature_layer", "vision_feature_select_strategy", "vision_aspect_ratio")  # arguments of a call
+
 
 @dataclass
 class Prepared:
@@ -59,7 +61,7 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
         UnsupportedError: the arguments leave no ids to cut.
         InputError: see ``encode``.
     """
-    _refuse(inputs)
+    _refuse(call, inputs)
     width = inputs["input_ids"].shape[1]
     positions, deltas = rope_positions(call.model, inputs, generating)
     if positions is not None:
@@ -134,7 +136,7 @@ def takes(model: Any, name: str) -> bool:
     return name in inspect.signature(type(model).forward).parameters
 
 
-def _refuse(inputs: dict[str, Any]) -> None:
+def _refuse(call: Call, inputs: dict[str, Any]) -> None:
     if inputs.get("input_ids") is None or inputs.get("inputs_embeds") is not None:
         raise UnsupportedError("a wrapped model needs input_ids with its images or videos, not inputs_embeds")
     cache = inputs.get("past_key_values")
@@ -142,3 +144,12 @@ def _refuse(inputs: dict[str, Any]) -> None:
         raise UnsupportedError(
             "images and videos cannot join a conversation in a filled KV cache; pass the whole prompt"
         )
+    plan, config = call.plan, call.model.config
+    if plan.gate is None and plan.thinner is None and not plan.wants:
+        return
+    for name in ENCODER:
+        if inputs.get(name) is not None and inputs[name] != getattr(config, name, None):
+            raise UnsupportedError(
+                f"{name}={inputs[name]!r} differs from the model's config, by which plan {str(plan)!r} reads the "
+                f"encoder; set model.config.{name} instead"
+            )

@@ -98,12 +98,25 @@ class Family:
         return Layout.of_grids([square(n) for n in lengths])
 
     def items(
-        self, modality: str, layout: Layout, sample: Tensor, column: Tensor, clips: list[Clip] | None
+        self,
+        modality: str,
+        layout: Layout,
+        sample: Tensor,
+        column: Tensor,
+        ids: Tensor,
+        clips: list[Clip] | None,
     ) -> list[int]:
         """Placeholder rows of each image or video, in order; no method mixes two of them.
 
+        An image with its tiles is one item: LLaVA-NeXT and LLaVA-OneVision list images, InternVL writes the tiles of
+        an image as one run of placeholders, Idefics3 and SmolVLM end an image with its whole view. A video is one item
+        in the families that have videos. Frames that a processor writes as images of their own are items of their own
+        (InternVL, SmolVLM, LLaVA-1.5), and so are the crops of Gemma3, whose prompt calls them images: nothing in the
+        ids says that they belong together. Frames that vtoken itself gated are one video in every family.
+
         Args:
             sample, column: int64 [R], place of every placeholder row.
+            ids: int64 [B, N], the prompt.
             clips: what the rows show, where vtoken made clips of them: then a clip is an item.
         """
         if clips is None or modality != self.clip_modality:

@@ -129,11 +129,11 @@ class Llava(Family):
     def full_clips(self, model: Any, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
         side, step = model.config.vision_config.patch_size, 1 / fps if fps else math.nan
         out = []
-        for frames in self.frames(model, inputs):
-            count, _, height, width = frames.shape
-            gate = GateMap.full(count, height // side, width // side)
-            rows = encoder.patches_of(frames, side, gate.keep)
-            out.append(Clip(rows, Grid(height, width, side, 1), gate, np.arange(count) * step, count * step))
+        for image in (one for frames in self.frames(model, inputs) for one in frames.split(1)):
+            height, width = image.shape[2:]
+            gate = GateMap.full(1, height // side, width // side)
+            rows = encoder.patches_of(image, side, gate.keep)
+            out.append(Clip(rows, Grid(height, width, side, 1), gate, np.zeros(1), step))
         return out
 
     def encode_clips(

@@ -102,6 +102,7 @@ class Qwen(Family):
         rows = inputs["pixel_values" if modality == "image" else "pixel_values_videos"]
         grids = inputs[f"{modality}_grid_thw"].tolist()
         per_step = inputs.get("second_per_grid_ts") if modality == "video" else None
+        fps = fps if modality == "video" else None  # images have no length
         out, side = [], vision.patch_size
         for i, ((t, h, w), own) in enumerate(zip(grids, rows.split([t * h * w for t, h, w in grids]), strict=True)):
             step = float(per_step[i]) if per_step is not None else frames / fps if fps else math.nan
