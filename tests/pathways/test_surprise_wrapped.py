@@ -197,7 +197,7 @@ def test_an_image_of_llava_is_a_clip_of_one_frame(pathway: str) -> None:
 @pytest.mark.parametrize("plan", ["jepa_surprise:encoder=/no | surprise:keep=0.5", "jepa_surprise:encoder=/no"])
 def test_families_without_frames_refuse_before_anything_is_loaded(name: str, plan: str) -> None:
     model, title = model_of(name), families.of(model_of(name)).title
-    with pytest.raises(UnsupportedError, match=f"jepa_surprise looks at the frames .*{title}; 'divprune' and 'evs'"):
+    with pytest.raises(UnsupportedError, match=f"jepa_surprise reads the frames .*{title}; 'divprune' and 'evs'"):
         vtoken.wrap(model, plan)
     assert "vtoken" not in vars(model)
 

@@ -142,8 +142,8 @@ class Report:
             f"stage   {head}".rstrip(),
             f"ms      {body}".rstrip(),
         ]
-        told = [*self.notes, *([self.payoff] if self.payoff else [])]
-        return "\n".join(lines + [f"note    {n}" for n in told])
+        notes = [*self.notes, *([self.payoff] if self.payoff else [])]
+        return "\n".join(lines + [f"note    {n}" for n in notes])
 
 
 def _is_cuda(device: Any) -> bool:

@@ -1,8 +1,7 @@
 """CLIP and SigLIP towers on the kept patches: frames of different length run packed, never padded.
 
-With every patch kept the tower's own embeddings and layers run, so the result is bit-identical. Otherwise the
-submodules of its layers do the work, one at a time; a model is neither changed nor switched, and several threads may
-encode with it.
+With every patch kept the tower's own embeddings and layers run, so the result is bit-identical. Otherwise
+the submodules of its layers are called one at a time. The model is not changed, so several threads may encode with it.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def encode(
         layer: hidden-state index such as -2, or several whose features are concatenated.
         signals: names as in ``names.py``; without a number, of the layer whose output is the last hidden state used.
         cls: "keep" puts the CLS row of every frame that has kept patches before them (CLIP only, not with ``thin``).
-        thin: what lets patches leave on the way, None for nothing; its goals are those of the T frames.
+        thin: a method inside the encoder, with the patches to keep of each of the T frames; None for none.
         reference: integers, shaped as ``keep``: the frame whose patch each patch repeats, its own where kept. Kept
             patches then attend to the keys and values that skipped patches of their frame had when last computed (see
             ``held.py``). Not with ``thin``.

@@ -16,9 +16,9 @@ class Foresight:
     """Surprise of one clip, step by step; a step (tubelet) is the frames that V-JEPA 2 takes as one.
 
     Surprise is V-JEPA 2's own loss: L1 between the predicted latent and the layer-normed one observed. Past and
-    present are encoded in passes of their own, so the prediction knows nothing of what it is held against.
+    present are encoded in separate passes, so the prediction does not depend on the frames it is compared with.
 
-    Fine texture is never foreseen, so a place has a level of its own: its running mean is taken off.
+    Fine texture is never predicted well, so the running mean of each place is subtracted.
 
     Args:
         dense: the model.
@@ -31,7 +31,7 @@ class Foresight:
         self.forget()
 
     def forget(self) -> None:
-        """A new scene: nothing is expected."""
+        """Start a new scene, without a past."""
         self._known: Tensor | None = None
         self._mean: Tensor | None = None  # of the surprise in every place
 
@@ -50,7 +50,7 @@ class Foresight:
         steps, start = seen.shape[1], 0
         out = torch.full(seen.shape[:3], torch.inf)
         known = seen[:1, :0] if self._known is None else self._known
-        if self._known is None:  # the first step alone tells what is expected of the others of its clip
+        if self._known is None:  # the other steps of the first clip are predicted from its first step
             start = 1
             if steps > 1:
                 out[0, 1:] = self._error(self.dense.encode(pixels[:1, : self.dense.tubelet]), seen[:1, 1:])[0]

@@ -1,4 +1,4 @@
-"""Names of encoder signals: ``cls_attention`` of the usual layer, ``cls_attention@5`` of a layer by its number.
+"""Names of encoder signals: ``cls_attention`` of the default layer, ``cls_attention@5`` of layer 5.
 
 Layers count as ``output_attentions`` lists them: 0 is the first, -2 the one whose output is ``hidden_states[-2]``.
 """

@@ -47,7 +47,7 @@ def encode(
         keep: bool [t, h / merge, w / merge] for each of them.
         signals: ``received_attention`` or ``keys``, of the last layer with full attention or of one layer
             (``keys@5``), mean of a cell's patches.
-        thin: what lets cells leave on the way, None for nothing; its goals are those of all time steps of all items.
+        thin: a method inside the encoder, with the cells to keep of each time step of each item; None for none.
         reference: integers [t, h / merge, w / merge] for each item, the time step whose cell each cell repeats, its own
             where kept. Kept cells then attend to the keys and values that skipped cells of their step had when last
             computed (see ``held.py``). Not with ``thin``.

@@ -72,7 +72,7 @@ class Dense:
     def pixels(self, frames: np.ndarray, squeeze: bool = False) -> Tensor:
         """uint8 RGB [T, H, W, 3] to float32 [T, 3, S, S]: the square in the middle, averaged over areas, normalised.
 
-        Frames are treated one by one: none sees another.
+        Frames are processed independently.
 
         Args:
             squeeze: resize the whole frame to the square instead of its centre.
@@ -94,7 +94,7 @@ class Dense:
 
     @torch.inference_mode()
     def encode(self, clips: Tensor) -> Tensor:
-        """Latents of clips that do not see one another.
+        """Latents of clips, each encoded alone.
 
         Args:
             clips: float [B, T, 3, S, S] with T a multiple of the tubelet.
@@ -146,7 +146,7 @@ def named(method: str, encoder: str) -> None:
 
 
 def notes(method: str, encoder: str) -> tuple[str, ...]:
-    """What a report must say of a checkpoint."""
+    """Notes for the report about a checkpoint."""
     if encoder != TINY:
         return ()
     return (f"{method}: encoder={TINY} is a toy trained on drawn clips; for real video name a V-JEPA 2 checkpoint",)

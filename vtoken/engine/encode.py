@@ -81,7 +81,7 @@ def encode(call: Call, inputs: dict[str, Any], hold: bool = False) -> list[Rows]
 
 
 def float32(device: torch.device) -> AbstractContextManager[Any]:
-    """Without autocast: what decides over tokens computes in the dtype of its inputs."""
+    """Without autocast: gates and methods compute in the dtype of their inputs."""
     return torch.autocast(device.type, enabled=False)
 
 
@@ -119,7 +119,7 @@ def _features(
     hold: bool,
     beside: list[Item],
 ) -> Features:
-    """Features of one modality: of fewer and fewer tokens, of the kept patches, or of the stock encoder.
+    """Features of one modality: with a method inside the encoder, of the kept patches, or of the stock encoder.
 
     Args:
         beside: items that share a budget inside the encoder; videos, which come first, are added.
@@ -133,7 +133,7 @@ def _features(
         if thin is not None:
             features = family.encode_clips(model, full, plan.wants, thin)
             if clips is None:
-                for name in ("motion", "scene"):  # no gate has looked
+                for name in ("motion", "scene"):  # there was no gate
                     del features.signals[name]
             return features
     if clips is not None and (plan.gate is not None or call.clips is not None):

@@ -112,7 +112,7 @@ class LlavaNext(Llava):
         return rows.view(-1, *signal.shape[1:])
 
     def _pool_seen(self, model: Any, clip: Clip, keep: np.ndarray) -> dict[str, Tensor]:
-        """What gate and pathways tell of the kept cells, bool [T, m]: of the step at hand, also of skipped patches."""
+        """Gate and pathway signals of the kept cells (bool [T, m]), pooled over all patches of the step."""
         out = {}
         for name, value in (clip.signals | {"motion": clip.gate.score}).items():
             patches = torch.from_numpy(value).float().clamp(max=1e9)  # inf * 0 is nan where cells pool

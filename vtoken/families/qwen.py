@@ -182,7 +182,7 @@ class Qwen35(Qwen):
 
 @dataclass(frozen=True)
 class Glm4v(Qwen):
-    """GLM-4V marks video rows with the image token; the token types tell them apart."""
+    """GLM-4V marks video rows with the image token; the token types distinguish them."""
 
     def placeholders(self, model: Any, modality: str, input_ids: Tensor, inputs: dict[str, Any]) -> Tensor:
         image = input_ids == model.config.image_token_id
@@ -245,7 +245,7 @@ def _stamped(
 
 
 def grid_layout(inputs: dict[str, Any], modality: str, merges: list[int]) -> Layout:
-    """Rows from ``image_grid_thw`` or ``video_grid_thw``, with seconds where the inputs tell them."""
+    """Rows from ``image_grid_thw`` or ``video_grid_thw``, with seconds where the inputs hold them."""
     grids = inputs[f"{modality}_grid_thw"].tolist()
     per_step = None
     if modality == "video" and inputs.get("second_per_grid_ts") is not None:

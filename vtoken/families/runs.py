@@ -1,4 +1,4 @@
-"""What the token of a gated cell stands for: the run of time steps in which its cell stays as it is."""
+"""Runs of a gated clip: the time steps in which a cell repeats one token, and where that token goes."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def run_lengths(keep: np.ndarray) -> np.ndarray:
 
 
 def run_slot(layout: Layout, where: str) -> Tensor | None:
-    """int64 [R]: the placeholder row in which the token of each row stands; None where every one stands in its own.
+    """int64 [R]: placeholder index that each token moves to; None = not moved.
 
-    A token takes the row of its own cell in another step of its run, so it is moved in the prompt and takes the
-    position and the time stamp there. Runs of one place never overlap, hence no two tokens meet.
+    A token moves to its own cell in another step of its run and takes the position and the time stamp there. Runs of
+    one cell do not overlap, so no two tokens get the same placeholder.
 
     Args:
-        layout: rows of clips behind a gate, or of anything else, which does not move.
+        layout: rows of clips behind a gate; rows of other inputs do not move.
         where: "start", "middle" (the earlier of two) or "end" of the run.
     """
     if where == "start" or layout.run is None:

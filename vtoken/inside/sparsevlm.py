@@ -29,11 +29,11 @@ class SparseVLM(Inner):
 
     Attributes:
         layer: the layers behind which tokens leave, 2, 6 and 15 of 32.
-        version: "v1", or "plus": weights are divided by the response of rotary positions, the heads that look most
-            from text to image count, and nothing is recycled.
+        version: "v1", or "plus": weights are divided by the response of rotary positions, only the heads with
+            the most attention from text to image count, and nothing is recycled.
         table: tokens of 576 that are left after each stage.
         heads: heads that count in version "plus".
-        exact: the table's counts plus the clusters, which stand behind the kept tokens; "v1" counts positions anew.
+        exact: the table's counts plus the clusters, which come after the kept tokens; "v1" counts positions anew.
 
     Raises:
         InputError: ``exact`` with another number of counts than of layers, or no head.

@@ -63,7 +63,7 @@ class GateStream:
         self._pending_pts: list[float] = []
         self._last_pts = -math.inf
         self._finished = False
-        # the state of the receiver
+        # what was sent so far
         self._step = 0
         self._scene = -1
         self._source = np.zeros((grid.rows, grid.columns), np.int32)  # step of the last keep of each cell

@@ -1,4 +1,4 @@
-"""From prompts about one clip to answers: packed behind one prefill where that can be, else batch by batch."""
+"""From prompts about one clip to answers: packed behind one prefill if that is supported, else batch by batch."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Questions:
 
 
 def answer_packed(asked: Questions) -> list[Answer] | None:
-    """Answers behind one prefill of the video; None where packing cannot give what ``generate`` gives."""
+    """Answers behind one prefill of the video; returns None if packing is unsupported."""
     model, prompts = core(asked.model), asked.prompts
     own = asked.plan.reads_text or any(map(callable, asked.signals.values()))  # the choice may follow the question
     rules = greedy(model, asked.options) if len(prompts) > 1 and not own else None

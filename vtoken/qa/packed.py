@@ -1,7 +1,7 @@
-"""Several questions behind one prefill of the video: packed in one row, each sees the video and itself.
+"""Several questions behind one prefill of the video, packed in one row: each attends to the video and to itself.
 
 The video is the same for all of them, and a causal model computes it without looking at what follows. So the prompt up
-to the questions is prefilled once; then the questions stand one behind the other in one row, each with the positions
+to the questions is prefilled once; then the questions follow one another in one row, each with the positions
 that it would have alone, under a mask that hides them from one another.
 """
 
@@ -192,7 +192,7 @@ def _answers(
 
 
 def _mask(columns: Tensor, owner: Tensor, dtype: torch.dtype) -> Tensor:
-    """[1, 1, Q, K] to add to attention scores: a token sees the video, and what stands before it of its own question.
+    """[1, 1, Q, K] to add to attention scores: a token sees the video and the earlier tokens of its own question.
 
     Args:
         columns: int64 [K], the question of every column in the cache, or ``VIDEO``.
