@@ -79,7 +79,6 @@ def compiler() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="wrap and ask take the compiled model's wrapper for a model without its inputs", strict=False)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_compiled_model(name: str, compiler: None) -> None:
     compiled = torch.compile(FAMILIES[name].build(), backend="eager")

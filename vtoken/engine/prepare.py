@@ -13,9 +13,10 @@ from vtoken.data.hold import HoldMap
 from vtoken.engine.call import Call
 from vtoken.engine.check import why_not_held
 from vtoken.engine.encode import MODALITIES, encode
+from vtoken.engine.masks import check_masks, padding
 from vtoken.engine.positions import counted, rope_positions, trained
 from vtoken.engine.reduce import Kept, reduce
-from vtoken.engine.splice import Cut, cut_inputs, is_right_padded
+from vtoken.engine.splice import Cut, cut_inputs, is_right_padded, with_first_labels
 from vtoken.errors import UnsupportedError
 
 ENCODER = ("vision_feature_layer", "vision_feature_select_strategy", "vision_aspect_ratio")  # arguments of a call
@@ -62,6 +63,7 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
         InputError: see ``encode``.
     """
     _refuse(call, inputs)
+    check_masks(inputs, generating)
     width = inputs["input_ids"].shape[1]
     positions, deltas = rope_positions(call.model, inputs, generating)
     if positions is not None:
@@ -81,10 +83,12 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
     if positions is not None:
         inputs["position_ids"] = positions
     if cut.drops(width):
+        cut, labels = with_first_labels(cut, inputs)
+        inputs = inputs if labels is None else inputs | {"labels": labels}
         right = not generating and is_right_padded(inputs.get("attention_mask"))
         inputs = cut_inputs(inputs, cut, pad_id(call.model), right)
     inputs["mm_encoder_outputs"] = {k.rows.modality: k.pack(call) for k in kept}
-    mask = inputs.get("attention_mask")
+    mask = padding(inputs)
     call.report.prompt = int(mask.sum()) if mask is not None else inputs["input_ids"].numel()
     longest = int(mask.sum(1).max()) if mask is not None else inputs["input_ids"].shape[1]
     _note_context(call, longest)
@@ -114,7 +118,7 @@ def _chosen(call: Call, inputs: dict[str, Any], stock: Tensor, deltas: Tensor | 
             "of Qwen2-VL and Qwen2.5-VL were trained otherwise: vtoken.wrap(..., positions='trained')"
         )
         return stock, deltas
-    mask = inputs.get("attention_mask")
+    mask = padding(inputs)
     real = torch.ones_like(inputs["input_ids"]) if mask is None else mask
     largest = own[-3:].amax(0).masked_fill(real == 0, -1).amax(1)
     return own, (largest + 1 - real.sum(1))[:, None]

@@ -14,6 +14,7 @@ from vtoken.data.report import CellState
 from vtoken.data.tokens import Tokens
 from vtoken.engine.call import Call
 from vtoken.engine.encode import Rows, float32
+from vtoken.engine.masks import padding
 from vtoken.engine.question import question_embeddings
 from vtoken.engine.rows import ROW, Filled, Unit, dropped, held
 from vtoken.engine.splice import Cut, cut_of
@@ -101,7 +102,7 @@ def reduce(call: Call, inputs: dict[str, Any], rows: list[Rows], hold: Hold | No
             if one.shows is not None:
                 shows[unit.sample, r.column[unit.start : unit.stop].cpu()] = one.shows
         found.append(_kept(r, filled))
-    mask = inputs.get("attention_mask")
+    mask = padding(inputs)
     cut = cut_of(slots, content, visual, mask)
     if hold is None or not cut.drops(ids.shape[1]):
         return Reduced(cut, found)

@@ -14,6 +14,7 @@ from vtoken.engine.assisted import is_assisted, with_prefilled
 from vtoken.engine.cache import DYNAMIC, counting_dropped, mark, new_cache
 from vtoken.engine.call import Call
 from vtoken.engine.hold.inputs import generate_inputs, hold_inputs
+from vtoken.engine.labelled import labelled
 from vtoken.engine.positions import counted
 from vtoken.engine.prepare import ENCODER, Prepared, prepare, takes
 from vtoken.engine.reduce import Kept
@@ -47,9 +48,8 @@ def forward(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> An
             if hasattr(value, "get_seq_length"):
                 mark(value, dropped)
         mark(given.get("past_key_values"), dropped)
-    if ready.drops and ready.inputs.get("labels") is not None and not isinstance(out, tuple):
-        out["labels"] = ready.inputs["labels"]  # the labels of these logits
-    return out
+    labels = ready.inputs.get("labels")
+    return out if labels is None else labelled(out, labels)
 
 
 @torch.no_grad()
@@ -144,6 +144,7 @@ def _prefill(call: Call, ready: Prepared, config: Any, given: Any) -> Any:
             "num_beams and num_return_sequences need text behind the last image or video of a cut prompt"
         )
     cache = new_cache(model, config, kept + _new_tokens(config, ready.width)) if given is None else given
+    mark(cache, 0)  # one that was emptied
     if call.family.prefix and not all(hasattr(layer, "crop") for layer in cache.layers):
         raise UnsupportedError(
             f"{call.family.title} attends to the whole prompt, whose last column a static cache cannot take back; "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from vtoken import families
 from vtoken.engine import run
 from vtoken.engine.cache import refuse_cut
 from vtoken.engine.encode import MODALITIES
+from vtoken.engine.labelled import labelled
 from vtoken.engine.session import Session
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.families.compat import accepts_outputs, core
@@ -123,15 +123,22 @@ class Placed:
 
     def __init__(self, model: Any, session: Session, stock: Any, name: str) -> None:
         self.model, self.session, self.stock, self.name = model, session, stock, name
-        functools.update_wrapper(self, stock)
+        self.__wrapped__, self.__doc__ = stock, stock.__doc__  # inspect.signature follows the first
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        import torch
+
+        return torch.compiler.disable(self._run, recursive=False)(*args, **kwargs)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
         inputs = _bind(self.stock, args, kwargs)
         if self.name == "generate" and inputs.get("inputs") is not None:
             inputs["input_ids"] = inputs.pop("inputs")
         refuse_cut(inputs)
         if not any(has_pixels(inputs, m) for m in MODALITIES):
-            return self.stock(**inputs)  # text, or a step of generate, whose pixels were encoded before
+            out = self.stock(**inputs)  # text, or a step of generate, whose pixels were encoded before
+            labels = inputs.get("labels") if self.name == "forward" else None
+            return out if labels is None else labelled(out, labels)
         call = self.session.call(self.model)
         out = getattr(run, self.name)(call, inputs, self.stock)
         self.session.report = call.report
