@@ -1,4 +1,4 @@
-"""What counts columns, or comes ready-made for them, when tokens are dropped: masks, positions, rows of logits, labels."""
+"""Arguments and outputs that count columns when tokens are dropped: masks, positions, rows of logits, labels."""
 
 from __future__ import annotations
 
