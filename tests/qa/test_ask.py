@@ -167,10 +167,11 @@ def test_cell_states_count_what_the_report_counts(name: str, plan: str) -> None:
     assert answer.cell_state.dtype == np.uint8 and answer.cell_state.size == answer.report.cells
     assert answer.cell_state.shape[0] == len(answer.clip.times)
     assert counts["kept"] == answer.report.tokens
-    assert (counts["skipped"] > 0) == plan.startswith("grt") and (counts["dropped"] > 0) == ("divprune" in plan)
+    assert counts["skipped"] == 0 or "divprune" in plan
+    assert (counts["held"] > 0) == plan.startswith("grt") and (counts["dropped"] > 0) == ("divprune" in plan)
     assert (counts["merged"] > 0) == ("dpc_knn" in plan)
     if name.startswith("qwen"):  # one cell of the gate is one token
-        assert np.array_equal(answer.cell_state != CellState.SKIPPED, answer.clip.gate.keep)
+        assert not (answer.cell_state == CellState.DROPPED)[~answer.clip.gate.keep].any()
     assert "cell_states" not in answer.report.to_dict() and not answer.report.cell_states
 
 

@@ -179,7 +179,7 @@ def _batch(asked: Questions, first: int, n: int) -> list[Answer]:
 
 def _remember(model: Any, report: Report) -> None:
     """The report of a wrapped model's last call."""
-    session = session_of(model)
+    session = session_of(model) or session_of(core(model))
     if session is not None:
         session.report = report
 

@@ -156,7 +156,7 @@ def _plan(
     family: Family, model: Any, plan: PlanLike | None, budget: dict[str, Any], signals: Mapping[str, Any]
 ) -> Plan:
     """The plan of a call: its own, else that of the wrapped model, else "grt"."""
-    session = session_of(model)
+    session = session_of(model) or session_of(core(model))
     if plan is None and session is not None and not any(v is not None for v in budget.values()):
         return session.plan
     own = session.plan if session is not None else "grt"
