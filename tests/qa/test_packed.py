@@ -60,7 +60,7 @@ def same(packed: list[vtoken.Answer], alone: list[vtoken.Answer]) -> None:
         assert a.tokens.tolist() == b.tokens.tolist() and a.text == b.text
         counts = ("plan", "cells", "encoded", "tokens", "prompt", "frames", "notes")
         assert [getattr(a.report, n) for n in counts] == [getattr(b.report, n) for n in counts]
-        assert np.array_equal(a.fate, b.fate) and len(a.clip.rows) == 0
+        assert np.array_equal(a.cell_state, b.cell_state) and len(a.clip.rows) == 0
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_plans_that_look_at_the_question_run_for_each(plan: str) -> None:
         with generating(model_of(name)) as calls:
             apart = many(name, plan=plan)
             assert calls == [3, 2]
-        assert any(not np.array_equal(apart[0].fate, a.fate) for a in apart)
+        assert any(not np.array_equal(apart[0].cell_state, a.cell_state) for a in apart)
         same(apart, single(name, plan=plan))
 
 
