@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.demos.runs import last, run_of, values
-from vtoken.data.report import FATES, STAGES
+from vtoken.data.report import STAGES, CellState
 from vtoken.demos import choices, records, views
 from vtoken.demos.handlers import Handlers
 from vtoken.demos.overlay import overlay
@@ -51,21 +51,21 @@ def test_the_page_shows_every_stage(loaded: tuple[Any, Any], clip: Path) -> None
 
 
 def unpacked(value: dict[str, Any]) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(value["fate"]), np.uint8).reshape(value["shape"])
+    return np.frombuffer(base64.b64decode(value["states"]), np.uint8).reshape(value["shape"])
 
 
 @pytest.mark.parametrize("plan", ["none", "grt", "grt | divprune", "divprune", "dpc_knn"])
 def test_the_overlay_counts_what_the_report_counts(loaded: tuple[Any, Any], clip: Path, plan: str) -> None:
     run = run_of(loaded, clip, plan=plan, **choices.budget(plan, "keep", 0.05))
     value = overlay(clip, run.answer, None, None)
-    fate, report = unpacked(value), run.answer.report
-    counts = {name: int((fate == i).sum()) for i, name in enumerate(FATES)}
+    states, report = unpacked(value), run.answer.report
+    counts = {state.name.lower(): int((states == state).sum()) for state in CellState}
     assert counts == value["counts"]
-    assert counts["kept"] == report.tokens and fate.size == report.cells
+    assert counts["kept"] == report.tokens and states.size == report.cells
     assert counts["skipped"] == report.cells - report.encoded
     assert (counts["merged"] > 0) == (plan == "dpc_knn")
     assert (counts["dropped"] > 0) == ("divprune" in plan)
-    assert len(value["images"]) == len(value["times"]) == fate.shape[0]
+    assert len(value["images"]) == len(value["times"]) == states.shape[0]
     assert np.mean(value["share"]) == pytest.approx(report.tokens / report.cells, abs=1e-5)
 
 

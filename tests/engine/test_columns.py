@@ -1,4 +1,4 @@
-"""What counts columns when tokens are dropped, or comes ready-made: masks, positions, rows of logits, labels."""
+"""Arguments and outputs that count columns when tokens are dropped: masks, positions, rows of logits, labels."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import vtoken
 from tests.families.prepared import prepared
 from tests.families.tiny import FAMILIES, model_of, moving_block
 from tests.families.tokenizer import tokenizer_of
+from vtoken.data.report import CellState
 
 NAMES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "llava_onevision", "llava_next_video"]
 PLAIN = "grt:tau=None,second=None"
@@ -101,8 +102,8 @@ def test_packed_questions_are_those_of_one_ask_each(name: str, plan: str) -> Non
         alone = vtoken.ask(model, tokenizer_of(model), clip, question, **options)
         assert answer.tokens.tolist() == alone.tokens.tolist()
         assert answer.report.tokens == alone.report.tokens < alone.report.cells
-        held = int((answer.fate == 4).sum())
-        assert held > 0 and int((answer.fate == 3).sum()) == answer.report.tokens
+        held = int((answer.cell_state == CellState.HELD).sum())
+        assert held > 0 and int((answer.cell_state == CellState.KEPT).sum()) == answer.report.tokens
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "llava_onevision"])

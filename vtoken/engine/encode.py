@@ -16,7 +16,7 @@ from vtoken.errors import InputError
 from vtoken.families.clips import encode_each_once
 from vtoken.families.family import has_pixels
 from vtoken.families.features import Clip, Features
-from vtoken.families.runs import stand
+from vtoken.families.runs import run_slot
 
 MODALITIES = ("image", "video")
 
@@ -72,7 +72,7 @@ def encode(call: Call, inputs: dict[str, Any], hold: bool = False) -> list[Rows]
                 f"{len(features.layout.position)} rows; were ids and pixels made by the same processor?"
             )
         gate = call.plan.gate
-        home = stand(features.layout, gate.run_position) if gate is not None else None
+        home = run_slot(features.layout, gate.run_position) if gate is not None else None
         items = call.family.items(modality, features.layout, sample, column, inputs["input_ids"], clips)
         found.append(
             Rows(modality, sample, column, features, items, call.clips is not None and clips is not None, home)
@@ -81,7 +81,7 @@ def encode(call: Call, inputs: dict[str, Any], hold: bool = False) -> list[Rows]
 
 
 def float32(device: torch.device) -> AbstractContextManager[Any]:
-    """Without autocast: what decides over tokens computes in the dtype of its inputs."""
+    """Without autocast: gates and methods compute in the dtype of their inputs."""
     return torch.autocast(device.type, enabled=False)
 
 
@@ -107,7 +107,7 @@ def _images(call: Call, inputs: dict[str, Any]) -> list[Item]:
     if call.plan.thinner is None or not {"image", "video"} <= family.thins or not has_pixels(inputs, "image"):
         return []
     sample = family.placeholders(model, "image", inputs["input_ids"], inputs).nonzero()[:, 0]
-    return items_of("image", family.whole(model, "image", inputs, call.fps), sample)
+    return items_of("image", family.full_clips(model, "image", inputs, call.fps), sample)
 
 
 def _features(
@@ -119,21 +119,21 @@ def _features(
     hold: bool,
     beside: list[Item],
 ) -> Features:
-    """Features of one modality: of fewer and fewer tokens, of the kept patches, or of the stock encoder.
+    """Features of one modality: with a method inside the encoder, of the kept patches, or of the stock encoder.
 
     Args:
         beside: items that share a budget inside the encoder; videos, which come first, are added.
     """
     plan, family, model = call.plan, call.family, call.model
     if plan.thinner is not None and modality in family.thins:
-        whole = family.whole(model, modality, inputs, call.fps) if clips is None else clips
+        full = family.full_clips(model, modality, inputs, call.fps) if clips is None else clips
         if not any(item.modality == modality for item in beside):
-            beside += items_of(modality, whole, sample)
+            beside += items_of(modality, full, sample)
         thin = thinning(plan, modality, beside, call.report)
         if thin is not None:
-            features = family.encode_clips(model, whole, plan.wants, thin)
+            features = family.encode_clips(model, full, plan.wants, thin)
             if clips is None:
-                for name in ("motion", "scene"):  # no gate has looked
+                for name in ("motion", "scene"):  # there was no gate
                     del features.signals[name]
             return features
     if clips is not None and (plan.gate is not None or call.clips is not None):
@@ -144,7 +144,7 @@ def _features(
             call.report.note(f"apply=reuse: {kept} of {cells} patch groups were projected, the encoder ran on all")
         return features
     features = family.encode(model, modality, inputs, plan.wants)
-    features.signals |= family.told(model, modality, inputs, clips or [], features)
+    features.signals |= family.pathway_rows(model, modality, inputs, clips or [], features)
     return features
 
 

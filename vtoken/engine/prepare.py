@@ -19,6 +19,7 @@ from vtoken.engine.positions import counted, rope_positions, trained
 from vtoken.engine.reduce import Kept, reduce
 from vtoken.engine.splice import Cut, cut_inputs, is_right_padded, with_first_labels
 from vtoken.errors import UnsupportedError
+from vtoken.families.family import has_pixels
 
 ENCODER = ("vision_feature_layer", "vision_feature_select_strategy", "vision_aspect_ratio")  # arguments of a call
 
@@ -77,6 +78,9 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
     if hold is not None and (why := why_not_held(call.model) or why_not_masked(inputs)):
         call.report.note(f"hold cannot run here ({why}): what is not computed is dropped")
         hold = None
+    if hold is not None and generating and _ends_visual(call, inputs):
+        call.report.note("hold needs text behind the last image or video: what is not computed is dropped")
+        hold = None
     rows = encode(call, inputs, hold is not None)
     reduced = reduce(call, inputs, rows, hold)
     cut, kept = reduced.cut, reduced.kept
@@ -94,6 +98,15 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
     call.report.prompt = sum(lengths)
     note_context(call, lengths, cut, kept)
     return Prepared(inputs, cut, kept, width, deltas, stock, reduced.hold)
+
+
+def _ends_visual(call: Call, inputs: dict[str, Any]) -> bool:
+    """Whether a prompt ends with an image or a video."""
+    return any(
+        bool(call.family.placeholders(call.model, m, inputs["input_ids"], inputs)[:, -1].any())
+        for m in MODALITIES
+        if has_pixels(inputs, m) or (call.clips is not None and m == call.family.clip_modality)
+    )
 
 
 def _chosen(call: Call, inputs: dict[str, Any], stock: Tensor, deltas: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vtoken.data.hold import HIDDEN, HoldMap
-from vtoken.data.report import FATES
+from vtoken.data.report import CellState
 from vtoken.data.tokens import Tokens
 from vtoken.engine.call import Call
 from vtoken.engine.encode import Rows, float32
@@ -95,7 +95,7 @@ def reduce(call: Call, inputs: dict[str, Any], rows: list[Rows], hold: Hold | No
             one = dropped(unit, kept) if hold is None else held(unit, kept, target, hold)
             report.tokens += one.tokens
             if r.gated:
-                report.fates.append(_fates(unit, kept, target, one))
+                report.cell_states.append(_cell_states(unit, kept, target, one))
             slots[unit.sample].append(one.slot)
             content[unit.sample].append(one.source)
             filled[unit.sample].append(one)
@@ -179,20 +179,20 @@ def _pack(call: Call, inputs: dict[str, Any], rows: list[Rows], units: list[Unit
     return tokens, Context(seconds, text, total, prompt=owner, given=call.signals, questions=questions, extra=extra)
 
 
-def _fates(unit: Unit, kept: Tokens, target: Tensor, filled: Filled) -> Tensor:
-    """uint8 [T, h, w]: what became of every token that the stock model would have had, by ``FATES``."""
+def _cell_states(unit: Unit, kept: Tokens, target: Tensor, filled: Filled) -> Tensor:
+    """uint8 [T, h, w]: the ``CellState`` of every token that the stock model would have had."""
     layout = unit.rows.features.layout
-    out = torch.full((len(layout.structural),), FATES.index("skipped"), dtype=torch.uint8)
+    out = torch.full((len(layout.structural),), CellState.SKIPPED, dtype=torch.uint8)
     if filled.shows is not None:
-        out[unit.start : unit.stop][filled.shows >= 0] = FATES.index("held")
+        out[unit.start : unit.stop][filled.shows >= 0] = CellState.HELD
     own = unit.rows.features.index[unit.tokens].cpu()
-    out[own[target.cpu() < 0]] = FATES.index("dropped")
-    out[own[target.cpu() >= 0]] = FATES.index("merged" if filled.shows is None else "held")
+    out[own[target.cpu() < 0]] = CellState.DROPPED
+    out[own[target.cpu() >= 0]] = CellState.MERGED if filled.shows is None else CellState.HELD
     if filled.shows is None:
-        out[kept.signals[ROW].cpu()] = FATES.index("kept")
+        out[kept.signals[ROW].cpu()] = CellState.KEPT
     else:
         columns = unit.rows.column[unit.start : unit.stop].cpu()
-        out[unit.start : unit.stop][filled.shows == columns] = FATES.index("kept")
+        out[unit.start : unit.stop][filled.shows == columns] = CellState.KEPT
     inside = torch.arange(unit.start, unit.stop)
     inside = inside[~layout.structural[inside]]
     place = layout.position[inside].long().cpu()

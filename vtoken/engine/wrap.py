@@ -44,8 +44,8 @@ def wrap(
         keep, tokens, per_second: shared budget, at most one: share of the stock model's visual tokens, tokens in
             all, or tokens for each second of video.
         fps: sampling rate of videos passed as ``pixel_values_videos``, where the inputs do not hold it.
-        processor: the processor in use, if it normalises otherwise than the family's checkpoints do; only gates look
-            at it.
+        processor: the processor in use, if it normalises otherwise than the family's checkpoints do; only gates use
+            it.
         positions: of Qwen2-VL and Qwen2.5-VL: "stock" as the installed transformers counts, bit for bit, or "trained"
             as their checkpoints were trained, where text behind a video comes after the video's time.
         signals: what only you can give to a method, by name: a tensor, a list with one for each sample, or a function
@@ -120,7 +120,7 @@ def session_of(model: Any) -> Session | None:
 
 
 class Placed:
-    """What stands in for a model's ``forward`` or ``generate``; it can be copied and pickled with the model."""
+    """The replacement of a model's ``forward`` or ``generate``; it can be copied and pickled with the model."""
 
     def __init__(self, model: Any, session: Session, stock: Any, name: str) -> None:
         self.model, self.session, self.stock, self.name = model, session, stock, name

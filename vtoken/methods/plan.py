@@ -61,7 +61,7 @@ class Plan:
         late = [isinstance(s, (Inner, Eviction)) + isinstance(s, Eviction) for s in others]
         if late != sorted(late) or late.count(2) > 1:
             raise InputError(
-                f"plan {str(self)!r}: methods inside the language model stand last, and behind them at most one that "
+                f"plan {str(self)!r}: methods inside the language model come last, and behind them at most one that "
                 "takes rows out of its cache"
             )
         given = [name for s in self.stages if isinstance(s, Pathway) for name in s.gives]
@@ -230,7 +230,7 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """What a report must say of the stages' options."""
+        """Notes for the report about the stages' options."""
         stages = [*self.pathways, *(s for s in self.stages if not isinstance(s, Pathway))]
         return [note for stage in stages for part in stage.parts for note in part.notes]
 

@@ -18,7 +18,7 @@ from vtoken.qa.tokenize import UserText, tokenizer_of
 
 @dataclass(frozen=True)
 class Chat:
-    """What stands around a question.
+    """The parts of a prompt besides the question.
 
     Attributes:
         system: text of a system turn; None for none.

@@ -73,19 +73,19 @@ class Preprocessor:
 
     def notes(self, height: int, width: int, frames: int | None = None) -> list[str]:
         """What the caps do to frames of this size: one line a cap that binds, empty where none does."""
-        told = []
+        notes = []
         if self.max_frames is not None and frames is not None and frames > self.max_frames:
-            told.append(f"frame cap: {frames} frames are above max_frames={self.max_frames}; lower fps with fit_fps")
+            notes.append(f"frame cap: {frames} frames are above max_frames={self.max_frames}; lower fps with fit_fps")
         if self.resize_to in ("smart", "smart_clip"):
             tall, wide = self._resized(height, width, frames)
             factor = self.patch * self.merge
             if tall < round(height / factor) * factor or wide < round(width / factor) * factor:
                 clip = " for the whole clip" if self.resize_to == "smart_clip" else ""
-                told.append(
+                notes.append(
                     f"pixel cap: frames of {width}x{height} become {wide}x{tall} "
                     f"(max_pixels={self._ceiling(frames)}{clip})"
                 )
-        return told
+        return notes
 
     def fit_fps(self, seconds: float, fps: float) -> tuple[float, list[str]]:
         """The highest rate up to ``fps`` that keeps a clip within ``max_frames``, and a note if that is lower."""

@@ -1,5 +1,5 @@
 // The clip with what became of every cell. value: see vtoken/demos/overlay.py.
-const FATES = ["skipped", "dropped", "merged", "kept"];
+const STATES = ["skipped", "dropped", "merged", "kept", "held"];
 const one = (name) => element.querySelector(name);
 let clip = null, at = 0, playing = null, images = [];
 
@@ -14,7 +14,7 @@ function load() {
   if (!value || !value.images) { clip = null; return; }
   clip = {
     ...value,
-    fates: bytes(value.fate),
+    states: bytes(value.states),
     references: new Int32Array(bytes(value.reference).buffer),
   };
   images = value.images.map((source) => Object.assign(new Image(), { src: source }));
@@ -66,22 +66,22 @@ function seen(paint, step) {
 }
 
 function cells(paint, step) {
-  const [, rows, columns] = clip.shape, counts = [0, 0, 0, 0];
+  const [, rows, columns] = clip.shape, counts = [0, 0, 0, 0, 0];
   const style = getComputedStyle(element), colour = (name) => style.getPropertyValue(`--vt-${name}`).trim();
   const w = paint ? paint.canvas.width / columns : 0, h = paint ? paint.canvas.height / rows : 0;
   for (let r = 0; r < rows; r++) {
     for (let c = 0; c < columns; c++) {
-      const fate = clip.fates[(step * rows + r) * columns + c];
-      counts[fate] += 1;
+      const state = clip.states[(step * rows + r) * columns + c];
+      counts[state] += 1;
       if (!paint) continue;
       const x = c * w, y = r * h;
-      if (fate === 3) {
+      if (state === 3) {
         paint.strokeStyle = colour("kept");
         paint.lineWidth = 3;
         paint.strokeRect(x + 1.5, y + 1.5, w - 3, h - 3);
       } else {
-        paint.globalAlpha = fate === 0 ? 0.66 : 0.55;
-        paint.fillStyle = colour(FATES[fate]);
+        paint.globalAlpha = state === 0 ? 0.66 : 0.55;
+        paint.fillStyle = colour(STATES[state]);
         paint.fillRect(x, y, w + 0.5, h + 0.5);
         paint.globalAlpha = 1;
       }
