@@ -30,10 +30,9 @@ def note_context(call: Call, lengths: list[int], cut: Cut, kept: list[Kept]) -> 
     else:
         named = " | ".join([*map(str, plan.stages), "divprune"])
         fits = f"plan {named!r} with tokens={most} would fit"
-    room = f" with {call.answer} new ones" if call.answer else ""
+    room = f" with {call.answer} new ones" if call.answer and "tokens=" in fits else ""
     call.report.note(
-        f"the prompt has {longest} tokens, {longest - limit} more than the {limit} positions of the model; "
-        f"{fits}{room if most > 0 else ''}"
+        f"the prompt has {longest} tokens, {longest - limit} more than the {limit} positions of the model; {fits}{room}"
     )
 
 
