@@ -69,7 +69,7 @@ def test_the_named_budget_fits(name: str, plan: str, caplog: pytest.LogCaptureFi
                 assert not notes(other.vtoken.report)
                 other.vtoken.plan = vtoken.Plan.parse(fitting, tokens=tokens + 1)
                 other(**inputs)
-                if name != "llava_onevision" and "grt" not in plan:  # newlines and second rows leave with tokens
+                if name.startswith("qwen") and "grt" not in plan:  # newlines and second rows leave with tokens
                     assert notes(other.vtoken.report)
 
 
