@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +17,7 @@ from vtoken.engine.labelled import labelled
 from vtoken.engine.positions import counted
 from vtoken.engine.prepare import ENCODER, Prepared, prepare, takes
 from vtoken.engine.reduce import Kept
+from vtoken.engine.settings import drop_cache_kind, new_tokens, settings, with_mask
 from vtoken.engine.splice import Cut, cut_inputs
 from vtoken.errors import InputError, UnsupportedError
 
@@ -64,9 +64,9 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
         inputs: arguments of ``generate`` by name, with ``input_ids`` [B, N].
         stock: the model's own ``generate``.
     """
-    inputs = _with_mask(call.model, dict(inputs))
+    inputs = with_mask(call.model, dict(inputs))
     prompt = {n: inputs.pop(n) for n in list(inputs) if _of_prompt(call, n)}
-    call.answer = _new_tokens(_settings(call.model, inputs), prompt["input_ids"].shape[1])
+    call.answer = new_tokens(settings(call.model, inputs), prompt["input_ids"].shape[1])
     encoder = {n: inputs[n] for n in ("past_key_values", *ENCODER) if inputs.get(n) is not None}
     ready = prepare(call, prompt | encoder, generating=True)
     device = ready.inputs["input_ids"].device
@@ -77,7 +77,7 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
         out = stock(**inputs, **{n: v for n, v in ready.inputs.items() if n not in inputs})
         clock.stop(device)
     else:
-        config = _settings(call.model, inputs)
+        config = settings(call.model, inputs)
         assisted = is_assisted(config, inputs)
         given = inputs.pop("past_key_values", None)
         with call.report.stage("prefill", device):
@@ -85,7 +85,7 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
                 behind = _held(call, ready, config, given)
             else:
                 behind = _behind(call, ready, prompt) | {"past_key_values": _prefill(call, ready, config, given)}
-        _drop_cache_kind(call.model, inputs)
+        drop_cache_kind(call.model, inputs)
         inputs |= behind | {"use_cache": True}
         if assisted:
             inputs = with_prefilled(config, inputs, prompt)
@@ -98,16 +98,6 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
     _leave_state(call, ready)
     call.report.measure_memory(device)
     return out
-
-
-def _drop_cache_kind(model: Any, inputs: dict[str, Any]) -> None:
-    """The cache is there: no setting may ask ``generate`` for another one."""
-    inputs.pop("cache_implementation", None)
-    if inputs.get("generation_config") is not None:
-        inputs["generation_config"] = copy.deepcopy(inputs["generation_config"])
-        inputs["generation_config"].cache_implementation = None
-    if model.generation_config.cache_implementation is not None:  # fills what a config leaves open
-        inputs["cache_implementation"] = None
 
 
 def _leave_state(call: Call, ready: Prepared) -> None:
@@ -144,7 +134,7 @@ def _prefill(call: Call, ready: Prepared, config: Any, given: Any) -> Any:
         raise UnsupportedError(
             "num_beams and num_return_sequences need text behind the last image or video of a cut prompt"
         )
-    cache = new_cache(model, config, kept + _new_tokens(config, ready.width)) if given is None else given
+    cache = new_cache(model, config, kept + new_tokens(config, ready.width)) if given is None else given
     mark(cache, 0)  # one that was emptied
     if call.family.prefix and not all(hasattr(layer, "crop") for layer in cache.layers):
         raise UnsupportedError(
@@ -173,13 +163,6 @@ def _prefill(call: Call, ready: Prepared, config: Any, given: Any) -> Any:
         cache.crop(-1)
     _repeat(cache, config, len(ids))
     return counting_dropped(cache, ready.width - kept)
-
-
-def _new_tokens(config: Any, width: int) -> int:
-    """Most new tokens behind a prompt of ``width`` columns."""
-    if config.max_new_tokens is not None:
-        return config.max_new_tokens
-    return 20 if config.max_length is None else max(1, config.max_length - width)  # 20 as generate does
 
 
 def _behind(call: Call, ready: Prepared, prompt: dict[str, Any]) -> dict[str, Any]:
@@ -215,29 +198,6 @@ def _ends(kept: Kept, width: int) -> list[bool]:
     """Whether the last column of each prompt holds a token of this modality."""
     ends = kept.rows.sample[kept.rows.column == width - 1].tolist()
     return [b in ends for b in range(len(kept.parts))]
-
-
-def _with_mask(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments with the attention mask that ``generate`` would infer from padding ids."""
-    ids = inputs.get("input_ids")
-    if inputs.get("attention_mask") is None and ids is not None:
-        config = _settings(model, inputs)
-        ends = config.eos_token_id
-        ends = [ends] if isinstance(ends, int) else list(ends or [])
-        pad = config.pad_token_id
-        if pad is not None and pad not in ends and bool((ids == pad).any()):
-            inputs["attention_mask"] = (ids != pad).long()
-    return inputs
-
-
-def _settings(model: Any, inputs: dict[str, Any]) -> Any:
-    """The generation config of a call: what was passed, over the model's own."""
-    given = inputs.get("generation_config")
-    config = copy.deepcopy(model.generation_config)
-    if given is not None:
-        config.update(**{n: v for n, v in given.to_dict().items() if v is not None})
-    config.update(**{n: v for n, v in inputs.items() if hasattr(config, n) and n != "generation_config"})
-    return config
 
 
 def _moved(ready: Prepared, index: Tensor) -> Tensor:
@@ -287,14 +247,14 @@ class _Clock:
 
 def _cannot_repeat(call: Call, ready: Prepared, inputs: dict[str, Any]) -> bool:
     """Whether ``generate`` would fail to repeat features for beams: those of an empty DeepStack."""
-    config = _settings(call.model, inputs)
+    config = settings(call.model, inputs)
     stacks = [getattr(out, "deepstack_features", None) for out in ready.inputs["mm_encoder_outputs"].values()]
     return max(config.num_beams or 1, config.num_return_sequences or 1) > 1 and [] in stacks
 
 
 def _refuse_beams(call: Call, ready: Prepared, inputs: dict[str, Any]) -> None:
     """Raises UnsupportedError: beams over features that ``generate`` cannot repeat."""
-    config, family = _settings(call.model, inputs), call.family
+    config, family = settings(call.model, inputs), call.family
     if max(config.num_beams or 1, config.num_return_sequences or 1) > 1:
         for r in (k.rows for k in ready.kept):
             if r.modality in family.no_beams:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Iterator
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from vtoken.data.frames import Frames
 from vtoken.errors import InputError, VideoError
 from vtoken.video import choice, files
 from vtoken.video import images as memory
+from vtoken.video.arguments import fps_of, positive_of, second_of, whole_of
 from vtoken.video.check import agree
 from vtoken.video.probe import probe
 from vtoken.video.scan import frame_times, last_end, seconds
@@ -215,16 +215,16 @@ def open_video(
         VideoError: a source that cannot be read; MissingFileError, which is also a FileNotFoundError, for none there.
         MissingExtraError: the backend is not installed.
     """
-    rate, begin, stop = _fps(fps), _second("start", start, 0.0), _second("end", end, math.inf)
+    rate, begin, stop = fps_of(fps), second_of("start", start, 0.0), second_of("end", end, math.inf)
     if stop <= begin:
         raise InputError(
             f"end={end} must be greater than start={begin:g}; give end as a time in the clip, not a length"
         )
-    _whole("chunk", chunk)
+    whole_of("chunk", chunk)
     if max_frames is not None:
-        _whole("max_frames", max_frames)
+        whole_of("max_frames", max_frames)
     if num_frames is not None:
-        _whole("num_frames", num_frames)
+        whole_of("num_frames", num_frames)
         if rate is not None or max_frames is not None:
             other = f"fps={rate:g}" if rate is not None else f"max_frames={max_frames}"
             raise InputError(f"num_frames={num_frames} says how many frames are read; leave out {other}")
@@ -235,7 +235,7 @@ def open_video(
         return _held(source, options | {"native_fps": native_fps, "max_frames": max_frames, "num_frames": num_frames})
     if memory.is_memory(source):
         if native_fps is not None:
-            native_fps = _positive("native_fps", native_fps)
+            native_fps = positive_of("native_fps", native_fps)
         clip, pictures = memory.probe(source, native_fps)
         name = "memory"
     else:
@@ -283,30 +283,3 @@ def _file(path: str, backend: str, start: float) -> tuple[Clip, Callable[[], Ite
         module.check(clip)
         agree(module.NAME, module.pictures, clip)
     return clip, lambda: module.pictures(clip, start)
-
-
-def _whole(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise InputError(f"{name}={value!r} must be a whole number of frames, at least 1")
-
-
-def _fps(fps: Any) -> float | None:
-    if isinstance(fps, str) and fps == "native":
-        return None
-    return _positive("fps", fps, "; or give 'native' for every frame")
-
-
-def _positive(name: str, value: Any, extra: str = "") -> float:
-    good = isinstance(value, Real) and not isinstance(value, bool)
-    if not good or not math.isfinite(value) or value <= 0:
-        raise InputError(f"{name}={value!r} must be a finite number of frames per second above 0{extra}")
-    return float(value)
-
-
-def _second(name: str, value: Any, default: float) -> float:
-    if value is None:
-        return default
-    good = isinstance(value, Real) and not isinstance(value, bool)
-    if not good or not math.isfinite(value) or value < 0:
-        raise InputError(f"{name}={value!r} must be a finite number of seconds, at least 0")
-    return float(value)
