@@ -14,7 +14,7 @@ from vtoken.engine.call import Call
 from vtoken.engine.check import why_not_held
 from vtoken.engine.encode import MODALITIES, encode
 from vtoken.engine.positions import counted, rope_positions, trained
-from vtoken.engine.reduce import Kept, reduce
+from vtoken.engine.reduce import Kept, Reduced, reduce
 from vtoken.engine.splice import Cut, cut_inputs, is_right_padded
 from vtoken.errors import UnsupportedError
 
@@ -32,6 +32,8 @@ class Prepared:
         kept: the features of each modality.
         width: columns of the prompt before the cut.
         stock: ids, mask and positions of the prompt before the cut, where columns are held.
+        reduced: what the stages after the encoder left.
+        right: whether the cut prompt is padded on the right.
         hold: which column every column shows; None where skipped cells are dropped.
         rope_deltas: of M-RoPE families: what the stock model adds to count on behind the prompt; None for others.
     """
@@ -40,6 +42,8 @@ class Prepared:
     cut: Cut
     kept: list[Kept]
     width: int
+    reduced: Reduced
+    right: bool = False
     rope_deltas: Tensor | None = None
     stock: dict[str, Any] = field(default_factory=dict)
     hold: HoldMap | None = None
@@ -71,7 +75,7 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
     places = inputs.get("position_ids", places)
     stock = {"input_ids": inputs["input_ids"], "attention_mask": mask, "position_ids": places}
     hold = call.plan.hold
-    if hold is not None and (why := why_not_held(call.model)):
+    if hold is not None and (why := why_not_held(call.model, call.plan)):
         call.report.note(f"hold cannot run here ({why}): what is not computed is dropped")
         hold = None
     rows = encode(call, inputs, hold is not None)
@@ -80,15 +84,15 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
     inputs = {k: v for k, v in inputs.items() if k not in call.family.drops}
     if positions is not None:
         inputs["position_ids"] = positions
+    right = not generating and is_right_padded(inputs.get("attention_mask"))
     if cut.drops(width):
-        right = not generating and is_right_padded(inputs.get("attention_mask"))
         inputs = cut_inputs(inputs, cut, pad_id(call.model), right)
     inputs["mm_encoder_outputs"] = {k.rows.modality: k.pack(call) for k in kept}
     mask = inputs.get("attention_mask")
     call.report.prompt = int(mask.sum()) if mask is not None else inputs["input_ids"].numel()
     longest = int(mask.sum(1).max()) if mask is not None else inputs["input_ids"].shape[1]
     _note_context(call, longest)
-    return Prepared(inputs, cut, kept, width, deltas, stock, reduced.hold)
+    return Prepared(inputs, cut, kept, width, reduced, right, deltas, stock, reduced.hold)
 
 
 def _note_context(call: Call, longest: int) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from vtoken import families
 from vtoken.engine import run
 from vtoken.engine.cache import refuse_cut
 from vtoken.engine.encode import MODALITIES
+from vtoken.engine.inner import continues, installed
 from vtoken.engine.session import Session
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.families.compat import accepts_outputs, core
@@ -131,7 +132,8 @@ class Placed:
             inputs["input_ids"] = inputs.pop("inputs")
         refuse_cut(inputs)
         if not any(has_pixels(inputs, m) for m in MODALITIES):
-            return self.stock(**inputs)  # text, or a step of generate, whose pixels were encoded before
+            with installed(self.model) if continues(self.model, inputs) else nullcontext():
+                return self.stock(**inputs)  # text, or a step of generate, whose pixels were encoded before
         call = self.session.call(self.model)
         out = getattr(run, self.name)(call, inputs, self.stock)
         self.session.report = call.report
