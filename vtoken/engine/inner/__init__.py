@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from vtoken.encoders.taps import registering
 from vtoken.engine.inner.cache import active, cache_of, record_of
 from vtoken.engine.inner.cut import Stage
 from vtoken.engine.inner.evict import Evictor
@@ -21,8 +21,6 @@ from vtoken.methods.plan import Plan
 from vtoken.methods.reducer import Context
 
 __all__ = ["LINE", "Record", "Visual", "check_layers", "continues", "installed"]
-
-_registering = threading.Lock()  # torch numbers hooks without one: two threads could give the same number
 
 
 @contextmanager
@@ -59,15 +57,16 @@ def installed(
         evictors = [Evictor(method, visual, own) for method in plan.evictions]
     run = Run(Setup(model, stages, evictors, visual, record))
     before = getattr(active, "run", None)
-    with _registering:
+    with registering:
         handles = run.hooks()
     active.run = run
     try:
         yield record
     finally:
         active.run = before
-        for handle in handles:
-            handle.remove()
+        with registering:
+            for handle in handles:
+                handle.remove()
 
 
 def continues(model: Any, inputs: dict[str, Any]) -> bool:
