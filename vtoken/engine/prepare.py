@@ -127,12 +127,17 @@ def _chosen(call: Call, inputs: dict[str, Any], stock: Tensor, deltas: Tensor | 
 def pad_id(model: Any) -> int:
     """An id for padding columns that is no placeholder."""
     config = model.config
-    placeholders = {getattr(config, f"{m}_token_id", None) for m in MODALITIES}
+    placeholders = placeholder_ids(model)
     for source in (model.generation_config, config, config.get_text_config()):
         pad = getattr(source, "pad_token_id", None)
         if isinstance(pad, int) and pad >= 0 and pad not in placeholders:
             return pad
     return next(i for i in range(3) if i not in placeholders)
+
+
+def placeholder_ids(model: Any) -> set[int | None]:
+    """Ids that stand for visual tokens."""
+    return {getattr(model.config, f"{m}_token_id", None) for m in MODALITIES}
 
 
 def takes(model: Any, name: str) -> bool:

@@ -16,10 +16,10 @@ from vtoken.engine.clock import Clock
 from vtoken.engine.hold.inputs import generate_inputs, hold_inputs
 from vtoken.engine.inside import inside
 from vtoken.engine.positions import counted
-from vtoken.engine.prepare import ENCODER, Prepared, prepare, takes
+from vtoken.engine.prepare import ENCODER, Prepared, placeholder_ids, prepare, takes
 from vtoken.engine.reduce import Kept
 from vtoken.engine.splice import Cut, cut_inputs
-from vtoken.engine.uncut import as_uncut
+from vtoken.engine.uncut import as_uncut, fill_padding
 from vtoken.errors import InputError, UnsupportedError
 
 PER_COLUMN = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
@@ -75,6 +75,11 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
         clock = Clock(call.report)
         inputs["logits_processor"] = [*(inputs.get("logits_processor") or []), clock]
         inputs |= {n: v for n, v in ready.inputs.items() if n not in inputs}
+        if ready.drops:
+            marks = torch.tensor([i for i in placeholder_ids(call.model) if i is not None], device=device)
+            inputs["input_ids"] = fill_padding(
+                inputs["input_ids"], inputs.get("attention_mask"), prompt["input_ids"], marks
+            )
         with inside(call, ready):
             out = as_uncut(stock, inputs, prompt["input_ids"], _settings(call.model, inputs))
         clock.stop(device)

@@ -44,6 +44,24 @@ def as_uncut(stock: Callable[..., Any], inputs: dict[str, Any], prompt: Tensor, 
     return out
 
 
+def fill_padding(ids: Tensor, mask: Tensor | None, prompt: Tensor, placeholders: Tensor) -> Tensor:
+    """The cut ids, where padding that the cut made repeats a text id of its row: a repetition penalty then acts alike.
+
+    Args:
+        ids, mask: int64 [B, n], the cut prompt, padded on the left; no mask where nothing is padded.
+        prompt: int64 [B, N], the original ids.
+        placeholders: int64 [k], ids of visual tokens.
+    """
+    if mask is None:
+        return ids
+    out = ids.clone()
+    for b, row in enumerate(mask.bool()):
+        text = ids[b][row & ~torch.isin(ids[b], placeholders)]
+        if not bool(row.all()) and len(text) and not bool((prompt[b] == ids[b, 0]).any()):
+            out[b, ~row] = text[0]
+    return out
+
+
 def _uncut(ids: Tensor, prompt: Tensor, width: int) -> Tensor:
     """int64 [B * r, N + n]: the original prompts and what follows the cut ones in ``ids``."""
     whole = prompt.repeat_interleave(len(ids) // len(prompt), dim=0)

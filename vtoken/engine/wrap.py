@@ -12,7 +12,7 @@ from vtoken import families
 from vtoken.engine import run
 from vtoken.engine.cache import refuse_cut
 from vtoken.engine.encode import MODALITIES
-from vtoken.engine.inner import continues, installed
+from vtoken.engine.inner import check_layers, continues, installed
 from vtoken.engine.session import Session
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.families.compat import accepts_outputs, core
@@ -72,6 +72,8 @@ def wrap(
         raise InputError(f"positions={positions!r} must be 'trained' or 'stock'")
     preprocess = None if processor is None else read_processor(processor)
     session = Session(family, Plan.parse(plan, keep, tokens, per_second), fps, preprocess, positions, signals)
+    if session.plan.acts_inside:
+        check_layers(inner, session.plan)
     stock = {name: getattr(model, name) for name in METHODS}
     session.before = {name: vars(model).get(name) for name in METHODS}
     session.placed = {name: Placed(inner, session, stock[name], name) for name in METHODS}
