@@ -79,7 +79,7 @@ class Plan:
                 f"plan {str(self)!r}: {stage.name} needs a budget; give keep=, tokens= or per_second= "
                 f"(for example keep=0.25), or write {stage.name}:keep=0.25"
             )
-        for stage in self.reducers:
+        for stage in (*self.reducers, *(part for s in self.inner for part in s.parts)):
             if self.gate is None and (lacks := stage.needs & Gate.gives):
                 raise InputError(
                     f"plan {str(self)!r}: {stage.name} needs the signal {' and '.join(sorted(lacks))}, which only a "
@@ -189,6 +189,11 @@ class Plan:
     def evictions(self) -> list[Eviction]:
         """The methods that take rows out of the cache once the prompt has been read."""
         return [s for s in self.stages if isinstance(s, Eviction)]
+
+    @property
+    def acts_inside(self) -> bool:
+        """Whether a method acts inside the language model or on its cache."""
+        return bool(self.inner or self.evictions)
 
     @property
     def sharing(self) -> list[Thinner | Reducer]:
