@@ -80,6 +80,8 @@ def why_not_held(model: Any, plan: Plan) -> str | None:
     """Why a model cannot hold cells that are not computed, or None where it can."""
     if plan.acts_inside:
         return "it does not run together with methods inside the language model yet"
+    if plan.thinner is not None:
+        return "it does not run together with methods inside the encoder"
     why = supports(model.config)
     attention = attention_of(model)
     if why is None and attention not in MASKED:

@@ -71,7 +71,8 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
     encoder = {n: inputs[n] for n in ("past_key_values", *ENCODER) if inputs.get(n) is not None}
     ready = prepare(call, prompt | encoder, generating=True)
     device = ready.inputs["input_ids"].device
-    if (not ready.drops and not _cannot_repeat(call, ready, inputs)) or call.plan.acts_inside:
+    whole = not ready.drops and not _cannot_repeat(call, ready, inputs)
+    if whole or call.plan.acts_inside or _repeats_visual_end(call, ready, inputs):
         _refuse_beams(call, ready, inputs)
         clock = Clock(call.report)
         inputs["logits_processor"] = [*(inputs.get("logits_processor") or []), clock]
@@ -270,6 +271,13 @@ def _moved(ready: Prepared, index: Tensor) -> Tensor:
         lost = index[moved < 0].tolist()
         raise InputError(f"logits_to_keep={lost}: these columns were dropped by the plan; ask for columns of text")
     return moved
+
+
+def _repeats_visual_end(call: Call, ready: Prepared, inputs: dict[str, Any]) -> bool:
+    """Whether beams or return sequences meet a prompt that ends with an image or a video."""
+    config = _settings(call.model, inputs)
+    copies = max(config.num_beams or 1, config.num_return_sequences or 1)
+    return copies > 1 and ready.hold is None and any(any(_ends(k, ready.width)) for k in ready.kept)
 
 
 def _cannot_repeat(call: Call, ready: Prepared, inputs: dict[str, Any]) -> bool:

@@ -173,7 +173,10 @@ class Plan:
     def hold(self) -> Hold | None:
         """How the language model holds cells that are not computed; None where they are dropped."""
         rules = [rule for s in self.reducers if isinstance(rule := getattr(s, "rule", None), Hold)]
-        return rules[-1] if rules else None
+        if not rules or self.thinner is not None:
+            return None
+        last = isinstance(getattr(self.reducers[-1], "rule", None), Hold)
+        return rules[-1] if last else dataclasses.replace(rules[-1], second=None)  # a later stage has an exact count
 
     def without_hold(self) -> Plan:
         """The same plan, whose gate drops the cells that it skips."""
