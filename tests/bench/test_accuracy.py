@@ -312,6 +312,21 @@ def test_losses_are_paired(drawn: tuple[Data, list[Record], list[Line]]) -> None
     assert equal is not None and (equal.value, equal.low, equal.high) == (0, 0, 0)
 
 
+def test_shares_of_all_tokens_are_paired(drawn: tuple[Data, list[Record], list[Line]]) -> None:
+    data, records, (none, random, uniform) = drawn
+    assert none.ratio is None and none.worst is None and random.ratio is not None and uniform.ratio is not None
+    assert random.ratio.value == pytest.approx(random.score.value / none.score.value) and random.ratio.high < 1
+    assert uniform.ratio.low < 1 < uniform.ratio.high
+    assert random.worst == pytest.approx(min(random.tasks[t].value / none.tasks[t].value for t in data.tasks))
+    same = [replace(r, plan="uniform keep=0.5") for r in records if r.plan == "none"]
+    kept = [r for r in records if r.plan != "uniform keep=0.5"]
+    equal = summarise(data, entries([], [{"keep": 0.5}]), [4.0], kept + same)[2]
+    assert equal.ratio is not None and (equal.ratio.value, equal.ratio.low, equal.ratio.high) == (1, 1, 1)
+    assert equal.worst == 1
+    wrong = summarise(data, entries([], [{"keep": 0.5}]), [4.0], [replace(r, exact=0.0) for r in records])[1]
+    assert wrong.ratio is None and wrong.worst is None
+
+
 @pytest.mark.parametrize("width", [NEEDED, 200])
 def test_tables_fit(
     width: int, drawn: tuple[Data, list[Record], list[Line]], made: tuple[Path, list[Line]], data: Data
