@@ -14,6 +14,7 @@ from tests.families.tiny import model_of, moving_block
 from tests.families.tokenizer import tokenizer_of
 from vtoken.bench.accuracy_plans import entries
 from vtoken.bench.fidelity import Reading, Teacher, divergence, measure
+from vtoken.bench.fidelity_layers import first_layers, held_from
 from vtoken.bench.fidelity_report import captions, table, to_markdown
 from vtoken.bench.models import byte_tokenizer, random_model
 from vtoken.cli import main as cli
@@ -80,6 +81,26 @@ def test_the_first_token_is_that_of_the_model(family: str) -> None:
         r = next(r for r in found if (r.question, r.plan) == (QUESTIONS[0], plan))
         truth = float(torch.distributions.kl_divergence(seen["none"], seen[plan]))
         assert r.kl == r.worst == pytest.approx(truth, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl", "llava_onevision"])
+def test_hold_by_layer(family: str) -> None:
+    """From layer 0 on it is hold itself where rows stay in their places, and later layers are other ones."""
+    model = model_of(family)
+    plans = entries(["hold:tau=0.3,second=none,home=start", "uniform:keep=0.5"], [], ())
+    given = {"new_tokens": 3, "native_fps": 4, "layers": True}
+    clip = moving_block(8, 84, 112)
+    found = measure([clip], plans, [4.0], model, tokenizer_of(model), QUESTIONS[:1], **given)  # type: ignore[arg-type]
+    held, *layers, dropped = found
+    assert [r.layer for r in found] == [None, *first_layers(model), None] and len(layers) > 1
+    assert held.tokens < held.stock and dropped.plan == "uniform:keep=0.5"
+    assert layers[0].kl == pytest.approx(held.kl, rel=1e-3) and layers[0].worst == pytest.approx(held.worst, rel=1e-3)
+    assert layers[-1].kl != layers[0].kl > 0
+    assert table(found)[2][1].endswith("from layer 1") and any("from layer n" in c for c in captions(found))
+    nothing = torch.arange(10)
+    with held_from(model, nothing, 0):  # calls of another length stay as they are
+        again = measure([clip], plans[1:], [4.0], model, tokenizer_of(model), QUESTIONS[:1], new_tokens=3, native_fps=4)
+    assert again[0].kl == pytest.approx(dropped.kl, rel=1e-4)
 
 
 def test_tokens_that_are_never_said_do_not_count() -> None:

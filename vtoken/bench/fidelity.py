@@ -7,9 +7,8 @@ answer, token by token. Its distribution of each next token is then compared wit
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from vtoken import families
 from vtoken.bench import machine
 from vtoken.bench.accuracy import describe
 from vtoken.bench.accuracy_plans import Entry, entries
+from vtoken.bench.fidelity_layers import first_layers, held_from, shown
 from vtoken.bench.fidelity_report import print_table, to_markdown
 from vtoken.engine.check import check
 from vtoken.errors import InputError
@@ -51,6 +51,8 @@ class Reading:
         agree: share of the steps at which the most likely token is the same.
         same: whether all are: then the plan's own greedy answer is the same one.
         notes: caps, fallbacks and warnings.
+        layer: the first layer that holds, where those before it and the encoder compute everything; None for the plan
+            itself.
     """
 
     video: str
@@ -68,6 +70,7 @@ class Reading:
     agree: float
     same: bool
     notes: list[str] = field(default_factory=list)
+    layer: int | None = None
 
 
 class Teacher:
@@ -145,6 +148,7 @@ def measure(
     questions: Sequence[str] = QUESTIONS,
     *,
     new_tokens: int = 32,
+    layers: bool = False,
     **options: Any,
 ) -> list[Reading]:
     """Every question about every video at every rate: all tokens once, then every plan along that answer.
@@ -152,6 +156,7 @@ def measure(
     Args:
         videos: whatever ``vtoken.ask`` takes.
         new_tokens: longest answer.
+        layers: measure plans that hold also by the layer from which hold begins, see ``fidelity_layers``.
         **options: ``start``, ``end``, ``backend``, ``max_frames``, ``native_fps``: see ``vtoken.ask``.
 
     Raises:
@@ -173,47 +178,72 @@ def measure(
                 memory = ClipMemory()  # questions and plans share what they read and encode alike
                 given = options | {"fps": fps, "memory": memory, "do_sample": False, "num_beams": 1}
                 for question in questions:
+                    asked = Asked(model, processor, video, question, given)
                     place = {"video": name, "question": question, "fps": fps}
                     advance(0, f"{name} at {fps:g} fps: {question}")
-                    asked = partial(ask, model, processor, video, question, **given)
-                    found += _question(asked, plans, place, new_tokens)
+                    found += _question(asked, plans, place, new_tokens, layers)
                     advance(1, "")
     return found
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A question about a video, with what all its runs share."""
+
+    model: Any
+    processor: Any
+    video: Any
+    question: str
+    options: dict[str, Any]
+
+    def led(self, plan: Any, answer: Tensor | None, most: int) -> tuple[Answer, list[Tensor]]:
+        """The answer under a plan and the log-probabilities of its steps, along ``answer`` where there is one."""
+        teacher = Teacher(answer)
+        given = self.options | {"plan": plan, "max_new_tokens": most, "logits_processor": [teacher]}
+        return ask(self.model, self.processor, self.video, self.question, **given), teacher.steps
+
+
 def _question(
-    asked: Callable[..., Answer], plans: Sequence[Entry], place: dict[str, Any], new_tokens: int
+    asked: Asked, plans: Sequence[Entry], place: dict[str, Any], new_tokens: int, layers: bool
 ) -> list[Reading]:
     """One question: the answer with all tokens, and every plan along it."""
-    free, found = Teacher(), []
-    stock = asked(plan="none", max_new_tokens=new_tokens, logits_processor=[free])
+    stock, free = asked.led("none", None, new_tokens)
+    found: list[Reading] = []
     kept: dict[str, int] = {}
     for entry in plans:
         plan = entry.plan(None if entry.like is None else kept[entry.like])
-        led = Teacher(stock.tokens)
-        told = asked(plan=plan, max_new_tokens=len(stock.tokens), logits_processor=[led])
+        told, led = asked.led(plan, stock.tokens, len(stock.tokens))
         kept[entry.name] = told.report.tokens
-        found.append(_reading(place | {"plan": entry.name}, stock, told, str(plan), free.steps, led.steps))
+        one = _reading(place | {"plan": entry.name}, stock, told, str(plan), free, led)
+        found.append(one)
+        if layers:
+            found += _by_layer(asked, plan, one, stock, free)
+    return found
+
+
+def _by_layer(asked: Asked, plan: Any, one: Reading, stock: Answer, free: list[Tensor]) -> list[Reading]:
+    """The readings of a plan by the layer from which hold begins; none where it drops or cannot hold."""
+    shows = shown(asked.model, asked.processor, asked.video, asked.question, plan=plan, **asked.options)
+    found: list[Reading] = []
+    if shows is None:
+        return found
+    for layer in first_layers(asked.model):
+        with held_from(asked.model, shows, layer):
+            _, led = asked.led("none", stock.tokens, len(stock.tokens))
+        found.append(replace(one, encoded=one.stock, layer=layer, **_apart(free, led)))
     return found
 
 
 def _reading(
     place: dict[str, Any], stock: Answer, told: Answer, stages: str, free: list[Tensor], led: list[Tensor]
 ) -> Reading:
+    report = told.report
+    cost = {"stock": report.cells, "tokens": report.tokens, "encoded": report.encoded, "notes": report.notes}
+    return Reading(**place, stages=stages, answer=stock.text, steps=len(free), **cost, **_apart(free, led))
+
+
+def _apart(free: list[Tensor], led: list[Tensor]) -> dict[str, Any]:
     apart = [divergence(p, q) for p, q in zip(free, led, strict=True)]
     agree = [bool(p.argmax() == q.argmax()) for p, q in zip(free, led, strict=True)]
-    report = told.report
-    return Reading(
-        **place,
-        stages=stages,
-        answer=stock.text,
-        steps=len(free),
-        stock=report.cells,
-        tokens=report.tokens,
-        encoded=report.encoded,
-        kl=sum(apart) / len(apart),
-        worst=max(apart),
-        agree=sum(agree) / len(agree),
-        same=all(agree),
-        notes=report.notes,
-    )
+    means = {"kl": sum(apart) / len(apart), "agree": sum(agree) / len(agree)}
+    return means | {"worst": max(apart), "same": all(agree)}

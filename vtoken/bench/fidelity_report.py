@@ -23,13 +23,14 @@ CAPTION = (
     "next token: the most likely one is that with all tokens; same answer: at every token, so that the plan's own "
     "greedy answer is the same",
 )
+LAYERS = "from layer n: the encoder and the layers before it compute everything, hold begins there"
 
 
 def table(found: Sequence[Reading]) -> list[tuple[float, str, list[str]]]:
     """Rate, plan and cells of every line: means over questions and videos."""
     lines = []
-    for fps, plan in dict.fromkeys((r.fps, r.plan) for r in found):
-        some = [r for r in found if (r.fps, r.plan) == (fps, plan)]
+    for fps, plan, layer in dict.fromkeys((r.fps, r.plan, r.layer) for r in found):
+        some = [r for r in found if (r.fps, r.plan, r.layer) == (fps, plan, layer)]
         stock = sum(r.stock for r in some)
         cells = [
             f"{fmean(r.tokens for r in some):,.0f}",
@@ -40,7 +41,7 @@ def table(found: Sequence[Reading]) -> list[tuple[float, str, list[str]]]:
             f"{100 * fmean(r.agree for r in some):.1f}",
             f"{100 * fmean(r.same for r in some):.1f}",
         ]
-        lines.append((fps, plan, cells))
+        lines.append((fps, plan if layer is None else f"{plan}, from layer {layer}", cells))
     return lines
 
 
@@ -50,7 +51,8 @@ def captions(found: Sequence[Reading]) -> list[str]:
     answers = dict.fromkeys((r.video, r.fps, r.question, r.steps) for r in found)
     told = f"{videos} videos, {questions} questions, answers of {fmean(a[3] for a in answers):.1f} tokens on average"
     notes = dict.fromkeys(f"{r.plan}: {note}" for r in found for note in r.notes)
-    return [told, *CAPTION, *notes]
+    layers = [LAYERS] if any(r.layer is not None for r in found) else []
+    return [told, *CAPTION, *layers, *notes]
 
 
 def print_table(found: Sequence[Reading], facts: Sequence[str], console: Console | None = None) -> None:

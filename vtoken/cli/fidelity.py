@@ -38,6 +38,7 @@ def add(commands: Any, command: Any, rates: Callable[[str], list[float]], shared
     to.add_argument(
         "--max-frames", type=int, metavar="N", help="most frames of a video; lowers the rate where it binds"
     )
+    to.add_argument("--layers", action="store_true", help="also by the layer from which hold begins")
     to.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default auto)")
     to.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default auto)")
     to.add_argument("--out", default=NAME, help=f"folder of fidelity.jsonl and report.md (default {NAME})")
@@ -60,6 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
         command=shlex.join(["vtoken", *sys.argv[1:]]),
         device=arguments.device,
         dtype=arguments.dtype,
+        layers=arguments.layers,
         new_tokens=arguments.max_new_tokens,
         start=arguments.start,
         end=arguments.end,
