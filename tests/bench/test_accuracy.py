@@ -228,6 +228,7 @@ def test_plans_come_with_every_budget_and_after_what_they_copy() -> None:
     ]
     assert found[7].like == "grt | divprune keep=0.1" and str(found[7].plan(9)) == "random (tokens=9)"
     assert found[7].series == found[8].series == "random@grt | divprune"
+    assert [e.name for e in entries(["random@grt"], [], ["none"])] == ["none", "grt", "random@grt"]
     assert str(found[1].plan()) == "random (keep=0.1)" and str(found[9].plan()) == "evs:keep=0.3"
 
 
@@ -417,6 +418,9 @@ def test_the_commands(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "1 thread," in (out / "report.md").read_text()
     assert "accuracy by task" in told.out and "vtoken: " not in told.err and "\x1b" not in told.out
     assert json.loads((out / "summary.jsonl").read_text().splitlines()[0])["score"]["questions"] == len(rows) / 12
+    bare = [*words[:-1], "1", "--bare", "--out", str(tmp_path / "bare"), "--data", str(tmp_path / "data")]
+    assert cli.main(bare) == 0 and {r["plan"] for r in answers(tmp_path / "bare")} == {"none", "grt"}
+    capsys.readouterr()
     assert cli.main([*words, "--seed", "3"]) == 2
     assert "data='DenseQA files data'" in capsys.readouterr().err
 

@@ -74,7 +74,9 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
         out = stock(**inputs, **{n: v for n, v in ready.inputs.items() if n not in inputs})
         clock.stop(device)
     elif ready.hold is not None:
-        out = stock(**(inputs | _held(call, ready, inputs)))
+        rest = _held(call, ready, inputs)
+        with call.report.stage("generate", device):
+            out = stock(**(inputs | rest))
     else:
         given = inputs.pop("past_key_values", None)
         config = _settings(call.model, inputs)

@@ -40,7 +40,7 @@ class HoldStage(Merger):
     tau: float | None = None
     second: float | None = 0.4
     home: Home = "middle"
-    second_home: Home = "lag"
+    second_home: Home = "middle"
     lag: int = 2
     restart: bool = False
 
