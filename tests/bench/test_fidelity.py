@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,8 @@ def test_tables_are_means(tmp_path: Path) -> None:
         for i, v in enumerate(some)
     ]
     assert table(found) == [(4.0, "grt | evs", ["20", "20.0", "30.0", "0.2000", "0.600", "75.0", "50.0"])]
-    assert captions(found)[0].startswith("1 videos, 2 questions") and captions(found)[-1] == "grt | evs: cut | here"
+    assert captions(found)[0].startswith("1 videos, 2 questions") and captions(found)[-1] == "cut | here"
+    assert captions([*found, replace(found[0], plan="evs", notes=[])])[-1] == "grt | evs: cut | here"
     rows = [line.replace("\\|", "") for line in to_markdown(found, "x", []).splitlines() if line.startswith("|")]
     assert len(rows) == 3 and len({r.count("|") for r in rows}) == 1
 

@@ -50,7 +50,12 @@ def captions(found: Sequence[Reading]) -> list[str]:
     videos, questions = len({r.video for r in found}), len({r.question for r in found})
     answers = dict.fromkeys((r.video, r.fps, r.question, r.steps) for r in found)
     told = f"{videos} videos, {questions} questions, answers of {fmean(a[3] for a in answers):.1f} tokens on average"
-    notes = dict.fromkeys(f"{r.plan}: {note}" for r in found for note in r.notes)
+    plans: dict[str, list[str]] = {}
+    for r in found:
+        for note in r.notes:
+            plans.setdefault(note, []).append(r.plan)
+    every = {r.plan for r in found}
+    notes = [n if set(p) == every else f"{', '.join(dict.fromkeys(p))}: {n}" for n, p in plans.items()]
     layers = [LAYERS] if any(r.layer is not None for r in found) else []
     return [told, *CAPTION, *layers, *notes]
 
