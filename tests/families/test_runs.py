@@ -13,6 +13,7 @@ import vtoken
 from tests.engine.test_gated import LLAVA, POOLED, QWEN, tower
 from tests.families.masked import masked_clip_features, masked_qwen_features
 from tests.families.oracle import rows, run, visual_mask
+from tests.families.prepared import prepared
 from tests.families.tiny import FAMILIES, model_of, moving_block
 from vtoken.data.frames import GateMap
 from vtoken.errors import InputError
@@ -32,7 +33,8 @@ def prepared(name: str, plan: str) -> tuple[Any, dict[str, Tensor], GateMap, dic
     gate = Plan.parse(plan).gate
     with vtoken.wrapped(model, plan):
         (found,) = model.vtoken.family.clips(model, inputs, gate, None, None)
-        call, cut, _ = model.vtoken.prepare(model, dict(inputs), generating=False)
+        ready = prepared(model, inputs)
+        call, cut = ready.inputs, ready.cut
         logits = model(**inputs).logits
         report = model.vtoken.report
     return model, inputs, found.gate, {"logits": logits, "cut": cut, **call}, report
@@ -105,7 +107,8 @@ def test_positions_and_time_stamps_of_a_static_clip(name: str) -> None:
     )  # fmt: skip
     for where, step in (("start", 0), ("middle", (steps - 1) // 2), ("end", steps - 1)):
         with vtoken.wrapped(model, f"grt:anchors=0,refresh_seconds=none,run_position={where}"):
-            call, cut, _ = model.vtoken.prepare(model, dict(inputs), generating=False)
+            ready = prepared(model, inputs)
+            call, cut = ready.inputs, ready.cut
         mine = columns.view(steps, -1)[step]
         seen = call["input_ids"][0] == model.config.video_token_id
         assert torch.equal(cut.slots[0][seen], mine)
@@ -207,7 +210,8 @@ def test_clips_of_a_batch_fare_as_they_do_alone(name: str, options: str) -> None
 
     def made(samples: list[Any]) -> tuple[list[Tensor], Tensor]:
         with vtoken.wrapped(model, options):
-            call, cut, _ = model.vtoken.prepare(model, dict(family.inputs(model, samples)), generating=False)
+            ready = prepared(model, family.inputs(model, samples))
+            call, cut = ready.inputs, ready.cut
         (features,) = call["mm_encoder_outputs"].values()
         return cut.slots, torch.cat([p.flatten(0, -2) for p in features.pooler_output])
 

@@ -102,9 +102,8 @@ def held(unit: Unit, kept: Tokens, target: Tensor, rule: Hold) -> Filled:
     place_of[slot_of] = content
     slot_of_place = torch.full((len(layout.structural),), -1)
     slot_of_place[content] = slot_of
-    shown = _shown(slot_of_place[unit.rows.features.index[unit.tokens].cpu()], target.cpu(), shape)
-    own = slot_of_place[kept.signals[ROW].cpu()]
-    found = _rows(shown, own, kept, rule)
+    slots = slot_of_place[unit.rows.features.index[unit.tokens].cpu()]
+    found = held_rows(slots, target.cpu(), slot_of_place[kept.signals[ROW].cpu()], kept, shape, rule)
     structural = structural_rows(unit, None) if len(kept) else torch.zeros(0, dtype=torch.long)
     columns = unit.rows.column.cpu()
     home = columns[place_of[found.home]]
@@ -116,6 +115,18 @@ def held(unit: Unit, kept: Tokens, target: Tensor, rule: Hold) -> Filled:
     shows[structural - unit.start] = columns[structural]
     x, stack = _features(unit, kept, found.source, structural, order)
     return Filled(slot[order], slot[order], x, stack, len(found.home), shows)
+
+
+def held_rows(slots: Tensor, target: Tensor, own: Tensor, kept: Tokens, shape: tuple[int, ...], rule: Hold) -> Held:
+    """The rows of a clip and the slots that show them.
+
+    Args:
+        slots: int64 [n], the slot of every token before any stage.
+        target: int64 [n], the kept token that it is part of, or -1.
+        own: int64 [k], the slot of every kept token.
+        shape: (T, h, w), slots of the clip.
+    """
+    return _rows(_shown(slots, target, shape), own, kept, rule)
 
 
 def _shown(slots: Tensor, target: Tensor, shape: tuple[int, ...]) -> Tensor:
