@@ -233,10 +233,8 @@ def test_bad_options(options):
 def test_the_plan_brings_stage_two():
     assert [str(s) for s in Plan.parse("grt:hold=off").reducers] == ["scene"]
     assert [str(s) for s in Plan.parse("grt:hold=off | divprune", keep=0.5).reducers] == ["scene", "divprune"]
-    assert (
-        Plan.parse("grt:hold=off,merge=none").reducers == []
-        and str(Plan.parse("grt:hold=off,merge=none")) == "grt:hold=off,merge=none"
-    )
+    alone = Plan.parse("grt:hold=off,merge=none")
+    assert alone.reducers == [] and str(alone) == "grt:hold=False,merge=none"
     assert [str(s) for s in Plan.parse("grt:hold=off,merge_delta=0.1,anchors=2").reducers] == [
         "scene:anchors=2,delta=0.1"
     ]
