@@ -220,7 +220,7 @@ def test_several_videos_and_images_in_the_order_given(clip: Path) -> None:
             back = vtoken.ask(model, processor, [clip, clip, picture, picture], "which?", **options)
         finally:
             hook.remove()
-        assert len(forth.clips) == len(forth.fates) == len(forth.report.frames) == 2
+        assert len(forth.clips) == len(forth.cell_states) == len(forth.report.frames) == 2
         assert forth.report.cells == back.report.cells
         marks = {model.config.image_token_id: "i", model.config.video_token_id: "v"}
 
@@ -243,7 +243,7 @@ def test_families_that_take_no_images_beside_a_video_say_so(name: str, clip: Pat
         vtoken.ask(model, tokenizer_of(model), [clip, pillow.new("RGB", (9, 9))], "what?", plan="none")
     two = vtoken.ask(model, tokenizer_of(model), [clip, clip], "what?", plan="grt", fps=3, max_new_tokens=2)
     one = vtoken.ask(model, tokenizer_of(model), clip, "what?", plan="grt", fps=3, max_new_tokens=2)
-    assert two.report.tokens == 2 * one.report.tokens and np.array_equal(two.fates[0], two.fates[1])
+    assert two.report.tokens == 2 * one.report.tokens and np.array_equal(two.cell_states[0], two.cell_states[1])
 
 
 def test_images_alone_are_refused() -> None:

@@ -139,7 +139,6 @@ def test_end_past_the_end_is_the_end(clip):
     ("source", "words"),
     [
         (5, "source=5 .int. is no video; give a file"),
-        (b"movie.mp4", "bytes"),
         ("", "source=''"),
         (None, "NoneType"),
         (np.zeros((2, 4, 4, 3), np.float32), r"dtype float32; give uint8.*x \* 255"),
