@@ -14,7 +14,7 @@ from vtoken.demos.runner import Runner
 from vtoken.demos.theme import asset
 
 Parts = dict[str, Any]
-LEAD = "High-FPS video for vision-language models: look at every frame, send only what changed."
+LEAD = "High-FPS video for vision-language models: look at every frame, compute only what changed."
 
 
 def clip_input(label: str, **options: Any) -> gr.Video:
