@@ -1,6 +1,6 @@
 """Damaged files, other containers and odd arguments through ``open_video``: no hang, no crash, no foreign error.
 
-    python benchmarks/fuzz.py --cases 3000 --log out/fuzz.jsonl --summary docs/benchmarks/fuzz.md
+    python -m benchmarks.fuzz --cases 3000 --log out/fuzz.jsonl --summary docs/benchmarks/fuzz.md
 
 Every case is made from its number alone. A worker process reads it; one that takes over 20 s is a hang, one that dies a
 crash. Where PyAV alone, without threads and without an error, decodes the same file, the number of frames must be its.
@@ -206,7 +206,7 @@ class Pool:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             )
             if not self._line(STARTING):
-                raise SystemExit("the worker does not start; run: python benchmarks/fuzz.py --worker")
+                raise SystemExit("the worker does not start; run: python -m benchmarks.fuzz --worker")
         assert self.process.stdin is not None
         self.process.stdin.write(f"{number}\n")
         self.process.stdin.flush()

@@ -1,7 +1,7 @@
 """What hold costs in a language model: prefill and decoding over those of the full prompt, and the cache's memory.
 
-    python benchmarks/hold.py                         # 12 layers, 768 wide, 4,352 columns, one thread; minutes
-    python benchmarks/hold.py --out docs/benchmarks/hold.txt
+    python -m benchmarks.hold                         # 12 layers, 768 wide, 4,352 columns, one thread; minutes
+    python -m benchmarks.hold --out docs/benchmarks/hold.txt
 
 A random Qwen3-VL language model; 32 time steps of 128 cells with 7 columns of text before each and 32 behind. Cells
 change with different rates, and each run of a cell is one row in the middle of the run. Times are CPU seconds of one

@@ -1,7 +1,7 @@
 """Methods inside the language model: prefill time, FLOPs and memory, as shares of the stock model's.
 
-    python benchmarks/inner.py                  # 12 layers x 768, 4,096 visual and 48 text tokens, one thread
-    python benchmarks/inner.py --device cuda    # the same on a GPU
+    python -m benchmarks.inner                  # 12 layers x 768, 4,096 visual and 48 text tokens, one thread
+    python -m benchmarks.inner --device cuda    # the same on a GPU
 
 Every plan runs beside a stock run, in turns, and the median of the ratios is printed; time is CPU time on a CPU. FLOPs
 are those of the decoder layers, half the square for causal attention. Exits 1 where a limit is passed: 1.02 where
@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import gc
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -80,7 +80,8 @@ def build(layers: int, width: int, device: str) -> Any:
         max_position_embeddings=1 << 17,
     )
     torch.manual_seed(0)
-    return hf.LlamaForCausalLM(config).to(device).eval()
+    made: Any = hf.LlamaForCausalLM(config)
+    return made.to(device).eval()
 
 
 def prompt(visual: int, text: int, width: int, device: str) -> tuple[Tensor, Visual]:
@@ -122,9 +123,17 @@ class Bench:
             before = torch.cuda.memory_allocated()
             self.run(plan)
             return (torch.cuda.max_memory_allocated() - before) / 2**20
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = resident()
         self.run(plan)
-        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        return resident() - before
+
+
+def resident() -> float:
+    """Peak resident memory of this program in MiB; ``getrusage`` would count that of the process that started it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    return 0.0
 
 
 def peak_of(plan: str) -> float:

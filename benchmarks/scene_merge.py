@@ -147,6 +147,7 @@ def compare(model: str, pictures: int) -> None:
 def guard(x: list[Tensor], made: list[tuple[np.ndarray, np.ndarray]], grid: tuple[int, int], out: Guarded) -> None:
     """Which cells the merger would keep as changed, apart for those that changed and those that did not."""
     bar = Scene().cell_delta
+    assert bar is not None
     for (a, b), first, second in zip(made, x[::2], x[1::2], strict=True):
         kept = jensen_shannon(*feature_distributions(torch.stack([first, second]))) >= bar
         touched = written(a, b, grid)

@@ -64,7 +64,7 @@ def run_one(name: str, settings: Settings, recipe: Recipe, cache: Path, out: Pat
     told = out / "metrics.json"
     if told.is_file():
         found = json.loads(told.read_text(encoding="utf-8"))
-        if found["settings"] == settings.told() and found["recipe"] == recipe.marks():
+        if found["settings"] == settings.to_dict() and found["recipe"] == recipe.marks():
             return found
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
@@ -72,7 +72,7 @@ def run_one(name: str, settings: Settings, recipe: Recipe, cache: Path, out: Pat
     data, validation = features.load(cache, "train"), features.load(cache, "validation")
     core, resume = model.predictor.float().requires_grad_(True), (out / "checkpoint.pt").is_file()
     made = train(settings, data, validation, model.config, out, core=core, resume=resume, marks=recipe.marks())
-    found = {"name": name, "settings": settings.told(), "recipe": recipe.marks()}
+    found = {"name": name, "settings": settings.to_dict(), "recipe": recipe.marks()}
     found |= evaluate(made, features.load(cache, "test"))
     write_text(told, json.dumps(found, indent=1) + "\n")
     return json.loads(told.read_text(encoding="utf-8"))

@@ -107,6 +107,7 @@ OWN_COUNT: list[Row] = [
     {"name": "aim", "options": {"exact": True}, "signals": []},
     {"name": "runlength", "options": {"threshold": 0.9}, "signals": []},
     {"name": "scene", "options": {}, "signals": ["scene"]},
+    {"name": "hold", "options": {"tau": 0.5}, "signals": []},
 ]
 
 

@@ -29,28 +29,28 @@ from vtoken.methods.reducer import Context, Scorer
 def plugin() -> Iterator[None]:
     """What a file of another package holds: a signal and the method that reads it."""
 
-    @signal("value_norm", layer=-2)
-    def value_norm(tap: Tap) -> Tensor:
+    @signal("long_values", layer=-2)
+    def long_values(tap: Tap) -> Tensor:
         return tap.values.float().norm(dim=-1).mean(dim=1)
 
     @signal("cls_hidden", cls=True)
     def cls_hidden(tap: Tap) -> Tensor:
         return tap.hidden
 
-    @registry.register("value_norm")
+    @registry.register("long_values")
     @dataclass(kw_only=True)
     class ValueNorm(Scorer):
         """Keeps the tokens with the longest values."""
 
-        needs: ClassVar[frozenset[str]] = frozenset({"value_norm"})
+        needs: ClassVar[frozenset[str]] = frozenset({"long_values"})
 
         def score(self, tokens: Tokens, context: Context) -> Tensor:
-            return tokens.signals["value_norm"]
+            return tokens.signals["long_values"]
 
     yield
-    for name in ("value_norm", "cls_hidden"):
+    for name in ("long_values", "cls_hidden"):
         del signals._signals[name]
-    del registry._methods["value_norm"]
+    del registry._methods["long_values"]
 
 
 def values_by_hand(visual: Any, layer: int) -> Tensor:
@@ -69,13 +69,15 @@ def values_by_hand(visual: Any, layer: int) -> Tensor:
 @pytest.mark.parametrize("name", [n for n in QWEN if n != "qwen2_5"])
 def test_values_on_whole_inputs_and_on_kept_cells(name: str) -> None:
     visual, rows = qwen(name), pixel_rows(GRID)
-    found = encoder.encode(visual, rows, GRID, full(), {"value_norm", "value_norm@0"}).signals
-    for key, layer in (("value_norm", 1), ("value_norm@0", 0)):
+    found = encoder.encode(visual, rows, GRID, full(), {"long_values", "long_values@0"}).signals
+    for key, layer in (("long_values", 1), ("long_values@0", 0)):
         torch.testing.assert_close(found[key], values_by_hand(visual, layer), atol=1e-5, rtol=1e-5)
     keep = ragged()
-    got = encoder.encode(visual, keep_cells(rows, keep), GRID, keep, {"value_norm@0"}).signals["value_norm@0"]
+    got = encoder.encode(visual, keep_cells(rows, keep), GRID, keep, {"long_values@0"}).signals["long_values@0"]
     flat = torch.from_numpy(np.concatenate([k.ravel() for k in keep]))
-    torch.testing.assert_close(got, found["value_norm@0"][flat], atol=1e-5, rtol=1e-5)  # the first layer sees no others
+    torch.testing.assert_close(
+        got, found["long_values@0"][flat], atol=1e-5, rtol=1e-5
+    )  # the first layer sees no others
 
 
 @pytest.mark.usefixtures("plugin")
@@ -84,19 +86,19 @@ def test_a_plan_with_the_method_runs(name: str) -> None:
     model = model_of(name)
     inputs = FAMILIES[name].inputs(model, LAYOUTS["image"])
     family = families.of(model)
-    assert {"value_norm", "value_norm@*"} <= family.gives
+    assert {"long_values", "long_values@*"} <= family.gives
     assert ("cls_hidden" in family.gives) == (family.taps == CLS)
-    with torch.no_grad(), vtoken.wrapped(model, "value_norm", tokens=5):
+    with torch.no_grad(), vtoken.wrapped(model, "long_values", tokens=5):
         model(**inputs)
         assert model.vtoken.report.tokens == 5
-        features = family.encode(model, "image", inputs, frozenset({"value_norm"}))
-    assert len(features.signals["value_norm"]) == len(features.x)
+        features = family.encode(model, "image", inputs, frozenset({"long_values"}))
+    assert len(features.signals["long_values"]) == len(features.x)
 
 
 @pytest.mark.usefixtures("plugin")
 def test_families_without_taps_refuse_it_before_anything_runs() -> None:
-    with pytest.raises(UnsupportedError, match="value_norm needs value_norm, which Mistral3 does not give"):
-        vtoken.wrap(model_of("mistral3"), "value_norm", tokens=5)
+    with pytest.raises(UnsupportedError, match="long_values needs long_values, which Mistral3 does not give"):
+        vtoken.wrap(model_of("mistral3"), "long_values", tokens=5)
 
 
 def test_bad_signals_are_refused() -> None:

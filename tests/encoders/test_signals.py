@@ -13,14 +13,14 @@ from tests.encoders.towers import PATCH, QWEN, clip, eager_weights, qwen, random
 from vtoken.encoders import clip as clip_encoder
 from vtoken.encoders import qwen as qwen_encoder
 from vtoken.encoders.compat import attentions_of, projections
-from vtoken.encoders.names import by_layer, usual_layer, within
+from vtoken.encoders.names import by_layer, default_layer, within
 from vtoken.encoders.taps import collect, tap
 from vtoken.errors import InputError, UnsupportedError
 
 
 def attention_of(tower: Any, layer: int = -1) -> Any:
     """The attention module whose signals go with a feature layer."""
-    return attentions_of(tower)[usual_layer(tower, layer)]
+    return attentions_of(tower)[default_layer(tower, layer)]
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from tests.thinkjepa.tiny import vjepa
-from vtoken.data.frames import Frames, Grid
+from vtoken.data.frames import Grid
 from vtoken.data.report import Report
-from vtoken.data.tokens import Tokens
 from vtoken.encoders.vjepa import Dense
 from vtoken.errors import InputError
 from vtoken.methods.pathway import Cells, Pathway
@@ -111,9 +110,6 @@ def test_a_pathway_of_ones_own_is_one_method():
     grid, frames = Grid(8, 12, 4), np.random.default_rng(0).integers(0, 256, (3, 8, 12, 3), dtype=np.uint8)
     whole = OfOnesOwn().cells(frames, grid)["light"]
     assert whole.shape == (3, 2, 3, 3) and np.allclose(whole[1, 0, 2], frames[1, :4, 8:].mean((0, 1)))
-    tokens = Tokens.of(torch.zeros(2, 5), torch.tensor([[2, 1, 0], [0, 0, 2]]))
-    rows = OfOnesOwn().signals(Frames(frames, np.arange(3.0)), tokens, grid)["light"]
-    assert np.allclose(rows.numpy(), whole[[2, 0], [1, 0], [0, 2]])
     clip = read_clip(np.repeat(frames, 20, 0), PLAIN, Plan((OfOnesOwn(),)), Report(), Sampling("native", native_fps=4))
     assert np.array_equal(clip.signals["light"], OfOnesOwn().cells(np.repeat(frames, 20, 0), clip.grid)["light"])
 

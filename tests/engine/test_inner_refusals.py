@@ -98,7 +98,7 @@ def test_columns_that_do_not_fit():
         ("fastv:layer=1.5", "must be the number of a layer"),
         ("fastv:layer=-1", "must be the number of a layer"),
         ("fastv:layer=()", "at least one layer"),
-        ("fastv | divprune", "stand last"),
+        ("fastv | divprune", "come last"),
         ("inside:method=(flow)", "must be a pruner or merger"),
         ("inside:method=(divprune:keep=0.5),keep=0.5", "two budgets"),
         ("inside:method=(divprune)", "needs a budget"),

@@ -62,7 +62,6 @@ def test_a_wrapped_model_gets_adapters(name: str) -> None:
     assert torch.equal(adapted.generate(**inputs, **GREEDY), plain.generate(**inputs, **GREEDY))
 
 
-@pytest.mark.xfail(reason="ask does not find the base model of a PeftModel", strict=False)
 @pytest.mark.parametrize("name", NAMES)
 def test_adapters_on_a_wrapped_model_are_asked(name: str) -> None:
     plain, adapted = merged(name), with_adapters(vtoken.wrap(FAMILIES[name].build(), GATED))
@@ -79,7 +78,6 @@ def compiler() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="wrap and ask take the compiled model's wrapper for a model without its inputs", strict=False)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_compiled_model(name: str, compiler: None) -> None:
     compiled = torch.compile(FAMILIES[name].build(), backend="eager")
@@ -87,7 +85,6 @@ def test_a_compiled_model(name: str, compiler: None) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="torch.compile traces into the plan of a wrapped forward, and fails there", strict=False)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_that_compiled_itself(name: str, compiler: None) -> None:
     model = FAMILIES[name].build()
@@ -113,17 +110,16 @@ def offloaded(name: str, where: str, folder: Path) -> Any:
         return dispatch_model(model, places, main_device=main, offload_dir=str(folder), force_hooks=True)
 
 
-META = pytest.mark.xfail(reason="inputs go to model.device, which is meta", strict=False)
-
-
-@pytest.mark.parametrize("where", [pytest.param("cpu", marks=META), "mixed", pytest.param("disk", marks=META)])
+@pytest.mark.parametrize("where", ["cpu", "mixed", "disk"])
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_that_wait_elsewhere(name: str, where: str, tmp_path: Path) -> None:
     model, plain = offloaded(name, where, tmp_path), model_of(name)
     inputs = inputs_of(name, plain)
     assert torch.equal(model.generate(**inputs, **GREEDY), plain.generate(**inputs, **GREEDY))
     for plan in PLANS if where == "cpu" else PLANS[-1:]:
-        same_or_refused(lambda p=plan: results(model, name, p), plain_results(name, plan), "offload", 1e-6)
+        same_or_refused(
+            lambda p=plan: results(model, name, p), plain_results(name, plan), "offload", 2e-5
+        )  # an offloaded patch projection runs as a convolution
 
 
 def quantised(name: str, how: str) -> Any:

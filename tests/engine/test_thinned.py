@@ -195,5 +195,5 @@ def test_budgets_of_plans() -> None:
     plan = Plan.parse("tome:r=(8,-1.0)")
     assert str(plan) == "tome:r=(8, -1.0)" and plan.sharing == [] and str(Plan.parse(str(plan))) == str(plan)
     shared = Plan.parse("tome | divprune", keep=0.25)
-    assert shared.thin(100, 100, float("nan")) == 50  # half the way
-    assert Plan.parse("tome", per_second=5.0).thin(100, 200, 4.0) == 20
+    assert shared.thin([100], [100], [float("nan")]) == [50]  # half the way
+    assert Plan.parse("tome", per_second=5.0).thin([100], [200], [4.0]) == [20]

@@ -76,7 +76,6 @@ def run(jobs: list[Job]) -> None:
     assert all(same), f"{same.count(False)} of {len(same)} results differ from those of one thread"
 
 
-@pytest.mark.xfail(reason="ask wraps and unwraps the shared model, and hooks on it mix threads", strict=False)
 @pytest.mark.parametrize("name", NAMES)
 def test_threads_on_a_model_that_is_not_wrapped(name: str) -> None:
     model = built(name)
@@ -85,10 +84,6 @@ def test_threads_on_a_model_that_is_not_wrapped(name: str) -> None:
     assert state(model) == before
 
 
-HOOKS = "hooks that take an encoder's signals see the calls of other threads"
-
-
-@pytest.mark.xfail(reason=HOOKS, strict=False)
 @pytest.mark.parametrize("name", NAMES)
 def test_threads_on_a_wrapped_model(name: str) -> None:
     model = vtoken.wrap(built(name), "grt | cls:keep=0.5")
@@ -99,7 +94,6 @@ def test_threads_on_a_wrapped_model(name: str) -> None:
     assert "forward" not in vars(model) and "generate" not in vars(model) and "vtoken" not in vars(model)
 
 
-@pytest.mark.xfail(reason=HOOKS, strict=False)
 @pytest.mark.parametrize("name", NAMES)
 def test_threads_that_wrap_models_of_their_own(name: str) -> None:
     """Nothing is shared between models either."""

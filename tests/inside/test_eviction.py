@@ -217,7 +217,7 @@ def test_refusals():
     with pytest.raises(UnsupportedError, match="use_cache=True"), torch.no_grad(), inside(model, PLANS[0], batch):
         model.generate(**batch, **GREEDY, use_cache=False)
     for plan, match in (
-        ("snapkv | fastv", "stand last"),
+        ("snapkv | fastv", "come last"),
         ("snapkv | value_norm", "at most one"),
         ("snapkv:kernel=4", "must be odd"),
         ("infinipot:tar_ratio=2.0", "0..1"),

@@ -23,7 +23,7 @@ from vtoken.bench import run as bench
 from vtoken.bench.models import random_model
 from vtoken.bench.pipeline import Encoder, run_pass
 from vtoken.data.frames import Frames
-from vtoken.data.report import FATES, Report
+from vtoken.data.report import CellState, Report
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.families.geometry import geometry
 from vtoken.methods.plan import Plan
@@ -149,7 +149,7 @@ def test_ask_drops_behind_a_gate(name: str, pathway: str) -> None:
     )
     assert answer.report.tokens == int(0.5 * gated.report.tokens + 0.5) < gated.report.tokens
     assert set(answer.report.milliseconds) - set(gated.report.milliseconds) == {"pathway"}
-    assert (answer.fate == FATES.index("dropped")).sum() == gated.report.tokens - answer.report.tokens
+    assert (answer.cell_state == CellState.DROPPED).sum() == gated.report.tokens - answer.report.tokens
     assert answer.clip.signals["surprise"].shape == answer.clip.gate.keep.shape
 
 
@@ -197,7 +197,7 @@ def test_an_image_of_llava_is_a_clip_of_one_frame(pathway: str) -> None:
 @pytest.mark.parametrize("plan", ["jepa_surprise:encoder=/no | surprise:keep=0.5", "jepa_surprise:encoder=/no"])
 def test_families_without_frames_refuse_before_anything_is_loaded(name: str, plan: str) -> None:
     model, title = model_of(name), families.of(model_of(name)).title
-    with pytest.raises(UnsupportedError, match=f"jepa_surprise looks at the frames .*{title}; 'divprune' and 'evs'"):
+    with pytest.raises(UnsupportedError, match=f"jepa_surprise reads the frames .*{title}; 'divprune' and 'evs'"):
         vtoken.wrap(model, plan)
     assert "vtoken" not in vars(model)
 
@@ -221,7 +221,7 @@ def test_a_memory_keeps_plans_with_and_without_a_pathway_apart(pathway: str) -> 
         told = vtoken.ask_many(model, tokenizer, video, ["what?", "why?"], memory=memory, **ask, **options)
         fresh = vtoken.ask_many(model, tokenizer, video, ["what?", "why?"], plan=plan, **options)
         for a, b in zip(told, fresh, strict=True):
-            assert a.tokens.tolist() == b.tokens.tolist() and np.array_equal(a.fate, b.fate)
+            assert a.tokens.tolist() == b.tokens.tolist() and np.array_equal(a.cell_state, b.cell_state)
             assert ("pathway" in a.report.milliseconds) == ("surprise" in plan)
     assert sum(read) == 6
 

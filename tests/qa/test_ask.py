@@ -13,7 +13,7 @@ import vtoken
 from tests.families.tiny import FAMILIES, model_of, moving_block
 from tests.families.tokenizer import tokenizer_of
 from vtoken import families
-from vtoken.data.report import FATES, Report
+from vtoken.data.report import CellState, Report
 from vtoken.errors import InputError, UnsupportedError, VideoError
 from vtoken.methods.plan import Plan
 from vtoken.qa.prompt import prompts
@@ -161,26 +161,27 @@ def test_many_questions_are_answered_as_one_by_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", ASKED)
 @pytest.mark.parametrize("plan", ["none", "grt", "grt | divprune:keep=0.5", "dpc_knn:keep=0.3"])
-def test_fates_count_what_the_report_counts(name: str, plan: str) -> None:
+def test_cell_states_count_what_the_report_counts(name: str, plan: str) -> None:
     answer = ask(name, still(), native_fps=4, fps="native", plan=plan)
-    counts = {fate: int((answer.fate == i).sum()) for i, fate in enumerate(FATES)}
-    assert answer.fate.dtype == np.uint8 and answer.fate.size == answer.report.cells
-    assert answer.fate.shape[0] == len(answer.clip.times)
+    counts = {state.name.lower(): int((answer.cell_state == state).sum()) for state in CellState}
+    assert answer.cell_state.dtype == np.uint8 and answer.cell_state.size == answer.report.cells
+    assert answer.cell_state.shape[0] == len(answer.clip.times)
     assert counts["kept"] == answer.report.tokens
-    assert (counts["skipped"] > 0) == plan.startswith("grt") and (counts["dropped"] > 0) == ("divprune" in plan)
+    assert counts["skipped"] == 0 or "divprune" in plan
+    assert (counts["held"] > 0) == plan.startswith("grt") and (counts["dropped"] > 0) == ("divprune" in plan)
     assert (counts["merged"] > 0) == ("dpc_knn" in plan)
     if name.startswith("qwen"):  # one cell of the gate is one token
-        assert np.array_equal(answer.fate != FATES.index("skipped"), answer.clip.gate.keep)
-    assert "fates" not in answer.report.to_dict() and not answer.report.fates
+        assert not (answer.cell_state == CellState.DROPPED)[~answer.clip.gate.keep].any()
+    assert "cell_states" not in answer.report.to_dict() and not answer.report.cell_states
 
 
-def test_each_question_of_a_batch_has_its_own_fates() -> None:
+def test_each_question_of_a_batch_has_its_own_cell_states() -> None:
     model = model_of("qwen2_5_vl")
     options = {"native_fps": 4, "fps": "native", "plan": "grt | divprune", "keep": 0.2, "max_new_tokens": 2}
     questions = ["what moves?", "where is it?", "why?"]
     many = vtoken.ask_many(model, tokenizer_of(model), still(), questions, batch=2, **options)
     alone = [vtoken.ask(model, tokenizer_of(model), still(), q, **options) for q in questions]
-    assert all(np.array_equal(a.fate, b.fate) for a, b in zip(many, alone, strict=True))
+    assert all(np.array_equal(a.cell_state, b.cell_state) for a, b in zip(many, alone, strict=True))
 
 
 def test_progress_tells_the_stage_and_may_end_the_call() -> None:

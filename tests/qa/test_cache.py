@@ -28,7 +28,7 @@ def test_plans_share_a_clip_and_answer_as_before(name: str) -> None:
             told = vtoken.ask_many(model, tokenizer, video, QUESTIONS, plan=plan, fps=fps, memory=memory, **options)
             fresh = vtoken.ask_many(model, tokenizer, video, QUESTIONS, plan=plan, fps=fps, **options)
             for a, b in zip(told, fresh, strict=True):
-                assert a.tokens.tolist() == b.tokens.tolist() and np.array_equal(a.fate, b.fate)
+                assert a.tokens.tolist() == b.tokens.tolist() and np.array_equal(a.cell_state, b.cell_state)
                 counts = ("plan", "cells", "encoded", "tokens", "prompt", "frames", "notes")
                 assert [getattr(a.report, n) for n in counts] == [getattr(b.report, n) for n in counts]
                 assert set(a.report.milliseconds) == set(b.report.milliseconds)

@@ -60,7 +60,7 @@ def same(packed: list[vtoken.Answer], alone: list[vtoken.Answer]) -> None:
         assert a.tokens.tolist() == b.tokens.tolist() and a.text == b.text
         counts = ("plan", "cells", "encoded", "tokens", "prompt", "frames", "notes")
         assert [getattr(a.report, n) for n in counts] == [getattr(b.report, n) for n in counts]
-        assert np.array_equal(a.fate, b.fate) and len(a.clip.rows) == 0
+        assert np.array_equal(a.cell_state, b.cell_state) and len(a.clip.rows) == 0
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_logits_are_those_of_one_ask_each(name: str) -> None:
         for i, question in enumerate(QUESTIONS):
             rows.clear()
             single(name, [question], plan="grt | divprune:keep=0.4")
-            assert len(rows) == len(packed) + 1 == 6  # the prefill, then a token a step
-            for step, row in enumerate(rows[1:]):
+            assert len(rows) == len(packed) == 5  # the prefill runs without the head
+            for step, row in enumerate(rows):
                 torch.testing.assert_close(packed[step][i], row[-1], atol=2e-4, rtol=1e-4)
     finally:
         hook.remove()
@@ -100,7 +100,7 @@ def test_plans_that_look_at_the_question_run_for_each(plan: str) -> None:
         with generating(model_of(name)) as calls:
             apart = many(name, plan=plan)
             assert calls == [3, 2]
-        assert any(not np.array_equal(apart[0].fate, a.fate) for a in apart)
+        assert any(not np.array_equal(apart[0].cell_state, a.cell_state) for a in apart)
         same(apart, single(name, plan=plan))
 
 

@@ -167,7 +167,7 @@ def test_a_change_in_any_frame_of_a_step_is_seen(name: str, which: int) -> None:
     made = run(gate(name, **BARE), clip, Grid(56, 84, 14, 2))
     expected = (
         [[3, 1, 2]] if which == 0 and name != "grt" else [[3, 1, 2], [4, 1, 2]]
-    )  # a flash in the last frame is gone again; grt lets it settle
+    )  # a flash in the last frame is gone again; grt keeps the cell once more
     assert np.argwhere(made.keep[1:]).tolist() == [[t - 1, r, c] for t, r, c in expected]
 
 

@@ -230,12 +230,12 @@ def _train_vision(state: State, args: argparse.Namespace, path: Path) -> None:
     while not 0 < state.last <= state.seen:
         right = vision_step(state, args.seed)
         if state.seen % 20 == 0:
-            print(f"[{time.time() - began:6.0f} s] vision {state.seen}: {curves.told(right)}", flush=True)
+            print(f"[{time.time() - began:6.0f} s] vision {state.seen}: {curves.values(right)}", flush=True)
         if state.seen % 40 == 0:
             save(state, path)
     if state.optimizer is not None:  # else a checkpoint between the stages
         state.optimizer = None
-        shape.settle(state.model, pairs(args.seed, 8, 4)[0])
+        shape.scale_features(state.model, pairs(args.seed, 8, 4)[0])
         save(state, path)
 
 

@@ -20,7 +20,7 @@ class Question:
         text: the user's words.
         answer: what is right.
         time: seconds it is about, or None.
-        held: whether what it asks for was on screen unchanged for a while before; None where nobody knows.
+        held: whether what it asks for was on screen unchanged for a while before; None where unknown.
     """
 
     task: str

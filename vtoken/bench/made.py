@@ -1,7 +1,7 @@
-"""Made visual tokens of a clip, as an encoder might give them: scenes that stand still, pan, and have things that move.
+"""Made visual tokens of a clip, as an encoder might give them: scenes that are still, pan, and have things that move.
 
 No encoder's weights are at hand for a benchmark, and what methods do depends on how much repeats. Half of the scenes
-stand still, half pan by a cell a frame; in both a block moves. Features are a smooth field of 64 directions about a
+are still, half pan by a cell a frame; in both a block moves. Features are a smooth field of 64 directions about a
 common mean, with noise of their own for every token.
 """
 

@@ -21,7 +21,7 @@ class Cost:
     Attributes:
         cpu: seconds of CPU time of the process, user and system, all threads.
         wall: seconds by the clock, those of the GPU where the call runs on one.
-        peak: bytes that it adds at its peak, its result included; None where the system does not tell.
+        peak: bytes that it adds at its peak, its result included; None where the system does not report it.
     """
 
     cpu: float

@@ -60,7 +60,7 @@ class Encoder:
 
 
 def expected_frames(reader: VideoReader) -> int:
-    """Frames that the sampling will give; 1 where nobody knows."""
+    """Frames that the sampling will give; 1 where it is unknown."""
     return reader.expected or 1
 
 
@@ -85,7 +85,7 @@ def run_pass(
     Args:
         gate: None encodes every cell.
         wants: signals that the plans behind it can use.
-        pathways: that look at all frames.
+        pathways: run on all frames.
         advance: called with the number of frames after each chunk.
         clip: ``start``, ``end`` and ``backend`` of ``open_video``.
 

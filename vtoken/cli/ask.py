@@ -93,10 +93,10 @@ def with_hold(plan: Plan, hold: str | None) -> Plan:
 
 def show(found: Answer, model: str, as_json: bool) -> None:
     """Print an answer to stdout and its report to stderr, or both as JSON to stdout."""
-    from vtoken.data.report import FATES
+    from vtoken.data.report import CellState
 
     report = found.report
-    held = sum(int((fate == FATES.index("held")).sum()) for fate in found.fates)
+    held = sum(int((states == CellState.HELD).sum()) for states in found.cell_states)
     if as_json:
         told: dict[str, Any] = {"answer": found.text, "model": model, "held": held} | report.to_dict()
         print(json.dumps(told, ensure_ascii=False))

@@ -28,7 +28,7 @@ def add(commands: Any, command: Any) -> None:
     to.add_argument(
         "--profile",
         action="store_true",
-        help="tell instead which operations the methods spend their time in, on a CPU",
+        help="show instead in which operations the methods spend their time, on a CPU",
     )
     to.add_argument("--threads", type=int, metavar="N", help="threads of torch (default what torch takes)")
     to.add_argument(

@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
         "vtoken methods --family qwen3_vl",
     )
     form = methods_.add_mutually_exclusive_group()
-    form.add_argument("--family", help="say which of them run on this family (model type, such as qwen2_5_vl)")
+    form.add_argument("--family", help="show which of them run on this family (model type, such as qwen2_5_vl)")
     form.add_argument("--markdown", action="store_true", help="the table of docs/methods.md: all methods, all families")
     return top
 

@@ -76,17 +76,17 @@ def markdown() -> str:
     letters = [chr(ord("A") + i) for i in range(len(groups))]
     notes: list[str] = []
 
-    def cell(told: str) -> str:
-        if told == "yes":
-            return told
-        if told not in notes:
-            notes.append(told)
-        return f"{told[:3].strip(' :,')} ({notes.index(told) + 1})"
+    def cell(answer: str) -> str:
+        if answer == "yes":
+            return answer
+        if answer not in notes:
+            notes.append(answer)
+        return f"{answer[:3].strip(' :,')} ({notes.index(answer) + 1})"
 
     lines = [f"- {letter}: {', '.join(titles)}" for letter, titles in zip(letters, groups.values(), strict=True)]
     lines += ["", f"| method | kind | needs | {' | '.join(letters)} |", f"|---|---|---|{'---|' * len(letters)}"]
     for i, m in enumerate(found):
         page = "gate.md" if m.kind == "gate" else f"methods/{m.name}.md"
-        cells = [f"[{m.name}]({page})", m.kind, wanted(m), *(cell(told[i]) for told in groups)]
+        cells = [f"[{m.name}]({page})", m.kind, wanted(m), *(cell(answer[i]) for answer in groups)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", *(f"{i}. {note}" for i, note in enumerate(notes, 1))])

@@ -31,8 +31,8 @@ class Budget:
     def __post_init__(self) -> None:
         given = {k: v for k, v in vars(self).items() if v is not None}
         if len(given) != 1:
-            told = ", ".join(f"{k}={v}" for k, v in given.items()) or "none"
-            raise InputError(f"a budget needs exactly one of keep, tokens and per_second; given: {told}")
+            named = ", ".join(f"{k}={v}" for k, v in given.items()) or "none"
+            raise InputError(f"a budget needs exactly one of keep, tokens and per_second; given: {named}")
         name, value = next(iter(given.items()))
         if isinstance(value, bool) or not isinstance(value, NUMBER) or not math.isfinite(value):
             raise InputError(f"{name}={value!r} is not a finite number")

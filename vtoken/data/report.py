@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from enum import IntEnum
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +18,16 @@ from torch import Tensor
 from vtoken.errors import InputError
 
 STAGES = ("decode", "gate", "pathway", "prepare", "encode", "reduce", "prefill", "generate")
-FATES = ("skipped", "dropped", "merged", "kept", "held")  # what becomes of a cell; its number is its place here
+
+
+class CellState(IntEnum):
+    """What became of a token that the stock model would have had."""
+
+    SKIPPED = 0  # by the gate, neither encoded nor sent
+    DROPPED = 1  # by a method after the encoder
+    MERGED = 2  # into another token
+    KEPT = 3
+    HELD = 4  # not computed; attention reads the key and value of another token in its place
 
 
 log = logging.getLogger("vtoken")
@@ -44,7 +54,7 @@ class Report:
         peak_bytes: peak GPU memory of the process so far, or its peak resident memory on a CPU.
         frames: presentation times in seconds of the sampled frames, per video.
         notes: caps that bound, fallbacks taken, warnings.
-        fates: per prompt whose clip was gated while it was decoded, uint8 [T, h, w]: the place in ``FATES`` of every
+        cell_states: per prompt whose clip was gated while it was decoded, uint8 [T, h, w]: the ``CellState`` of every
             token that the stock model would have had; not in ``to_dict``.
     """
 
@@ -57,7 +67,7 @@ class Report:
     peak_bytes: int = 0
     frames: list[list[float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    fates: list[Tensor] = field(default_factory=list, repr=False)
+    cell_states: list[Tensor] = field(default_factory=list, repr=False)
 
     @contextmanager
     def stage(self, name: str, device: Any = None) -> Iterator[None]:
@@ -102,7 +112,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that ``json.dumps`` takes."""
-        return {name: value for name, value in asdict(self).items() if name != "fates"} | {"payoff": self.payoff}
+        return {name: value for name, value in asdict(self).items() if name != "cell_states"} | {"payoff": self.payoff}
 
     @property
     def payoff(self) -> str | None:
@@ -132,8 +142,8 @@ class Report:
             f"stage   {head}".rstrip(),
             f"ms      {body}".rstrip(),
         ]
-        told = [*self.notes, *([self.payoff] if self.payoff else [])]
-        return "\n".join(lines + [f"note    {n}" for n in told])
+        notes = [*self.notes, *([self.payoff] if self.payoff else [])]
+        return "\n".join(lines + [f"note    {n}" for n in notes])
 
 
 def _is_cuda(device: Any) -> bool:

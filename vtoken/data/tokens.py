@@ -59,8 +59,8 @@ class Tokens:
         return cls(
             x,
             position.to(torch.int32),
-            torch.zeros(n, device=device) if time is None else time,
-            torch.ones(n, device=device),
+            torch.zeros(n, device=device, dtype=torch.float32) if time is None else time,
+            torch.ones(n, device=device, dtype=torch.float32),
             torch.arange(n, device=device),
             torch.tensor([0, n], device=device),
             signals,

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from vtoken.data.report import CellState
 from vtoken.demos import choices
 from vtoken.demos.events import QUEUE
 from vtoken.demos.parts import clip_input
@@ -46,7 +47,7 @@ def offer(runner: Runner) -> None:
         except Exception as error:
             raise gr.Error(readable(error, runner.root), print_exception=False) from None
         run = done[0]
-        kept = (run.answer.fate == 3).mean((1, 2))
+        kept = (run.answer.cell_state == CellState.KEPT).mean((1, 2))
         return run.to_dict() | {"times": run.answer.clip.times.tolist(), "share": [float(s) for s in kept]}
 
     def plans() -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""What was kept, for the player: a picture a time step, what became of every cell, kept share, scene cuts."""
+"""What was kept, for the player: a picture a time step, the state of every cell, kept share, scene cuts."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from vtoken.data.report import FATES
+from vtoken.data.report import CellState
 from vtoken.qa.api import Answer
 from vtoken.video import open_video
 
 PICTURES = 480  # most pictures of one clip
 WIDTH = 448  # pixels, at most
-KEPT, MERGED, DROPPED = FATES.index("kept"), FATES.index("merged"), FATES.index("dropped")
 
 
 def overlay(path: Path, answer: Answer, start: float | None, end: float | None) -> dict[str, Any]:
     """The player's value: plain numbers, base64 arrays and JPEG pictures.
 
-    ``fate`` is uint8 [T, h, w] by ``FATES``; ``reference`` int32 [T, gate rows, gate columns], the step whose cell each
-    repeats; ``times`` and ``share`` (kept cells of all) have one entry a step; ``cuts`` are seconds. ``every`` is how
-    many steps apart the pictures are.
+    ``states`` is uint8 [T, h, w] by ``CellState``; ``reference`` int32 [T, gate rows, gate columns], the step whose
+    cell each repeats; ``times`` and ``share`` (kept cells of all) have one entry a step; ``cuts`` are seconds.
+    ``every`` is how many steps apart the pictures are.
     """
-    fate, clip = answer.fate, answer.clip
-    every = max(1, math.ceil(len(fate) / PICTURES))
+    states, clip = answer.cell_state, answer.clip
+    every = max(1, math.ceil(len(states) / PICTURES))
     shown = clip.times[::every]
     scenes = np.flatnonzero(np.diff(clip.gate.scene)) + 1
     return {
@@ -36,13 +35,13 @@ def overlay(path: Path, answer: Answer, start: float | None, end: float | None) 
         "every": every,
         "times": [round(float(t), 4) for t in clip.times],
         "end": round(float(clip.pts[0] + clip.seconds), 4),
-        "shape": list(fate.shape),
-        "fate": _pack(fate.astype(np.uint8)),
+        "shape": list(states.shape),
+        "states": _pack(states.astype(np.uint8)),
         "gate": list(clip.gate.keep.shape[1:]),
         "reference": _pack(clip.gate.reference.astype("<i4")),
-        "share": [round(float(s), 6) for s in (fate == KEPT).mean((1, 2))],
+        "share": [round(float(s), 6) for s in (states == CellState.KEPT).mean((1, 2))],
         "cuts": [round(float(clip.times[i]), 4) for i in scenes],
-        "counts": {name: int((fate == i).sum()) for i, name in enumerate(FATES)},
+        "counts": {state.name.lower(): int((states == state).sum()) for state in CellState},
     }
 
 

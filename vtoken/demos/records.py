@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vtoken.data.report import FATES, STAGES
+from vtoken.data.report import STAGES, CellState
 from vtoken.qa.api import Answer
 
 COLUMNS = ("fps", "plan", "answer", "frames", "cells", "encoded", "tokens", "prompt", *(f"{s}_ms" for s in STAGES))
@@ -49,7 +49,7 @@ class Run:
     @property
     def held(self) -> int:
         """Visual tokens that are shown again, not computed."""
-        return int((self.answer.fate == FATES.index("held")).sum())
+        return int((self.answer.cell_state == CellState.HELD).sum())
 
     def to_dict(self) -> dict[str, Any]:
         """What was asked, the answer and the report, as ``json.dumps`` takes it."""

@@ -1,4 +1,4 @@
-"""Vision towers run on the kept patches only: the skipped ones cost nothing and are seen by nobody."""
+"""Vision towers run on the kept patches only. Skipped patches are neither computed nor, without hold, attended to."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Encoded:
         x: [K, D], raster order, items one after another.
         signals: row-aligned tensors [K, ...]: ``received_attention``, ``cls_attention`` and ``cls_logits`` float32 [K],
             ``keys`` [K, d] (mean over heads), ``deepstack.0`` [K, D] and so on.
-        index: int64 [K], where cells left on the way: the kept cell, by its number, that gives each row its place.
-        group: int64 [cells], the row that each kept cell has become part of, -1 where it left.
+        index: int64 [K], the kept cell that gives each row its position; None where no cell left inside the encoder.
+        group: int64 [cells], the row that each kept cell became part of, -1 where dropped; None as for ``index``.
     """
 
     x: Tensor

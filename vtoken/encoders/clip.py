@@ -1,8 +1,7 @@
 """CLIP and SigLIP towers on the kept patches: frames of different length run packed, never padded.
 
-With every patch kept the tower's own embeddings and layers run, so the result is bit-identical. Otherwise the
-submodules of its layers do the work, one at a time; a model is neither changed nor switched, and several threads may
-encode with it.
+With every patch kept the tower's own embeddings and layers run, so the result is bit-identical. Otherwise
+the submodules of its layers are called one at a time. The model is not changed, so several threads may encode with it.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from vtoken.encoders.dense import last_kept, packed_rows
 from vtoken.encoders.frames import flags, held_keys, images_of, patches_of, with_cls
 from vtoken.encoders.held import shown_steps
 from vtoken.encoders.names import by_layer, check_signals, layer_index
-from vtoken.encoders.packed import Packed, Step, Thinning, begin, ended, run_block, thinned
+from vtoken.encoders.packed import Packed, Step, Thinning, run_block, start_thinning, thinned, thinning_result
 from vtoken.encoders.project import project
 from vtoken.encoders.taps import tap
 from vtoken.errors import InputError, UnsupportedError
@@ -55,7 +54,7 @@ def encode(
         layer: hidden-state index such as -2, or several whose features are concatenated.
         signals: names as in ``names.py``; without a number, of the layer whose output is the last hidden state used.
         cls: "keep" puts the CLS row of every frame that has kept patches before them (CLIP only, not with ``thin``).
-        thin: what lets patches leave on the way, None for nothing; its goals are those of the T frames.
+        thin: a method inside the encoder, with the patches to keep of each of the T frames; None for none.
         reference: integers, shaped as ``keep``: the frame whose patch each patch repeats, its own where kept. Kept
             patches then attend to the keys and values that skipped patches of their frame had when last computed (see
             ``held.py``). Not with ``thin``.
@@ -178,7 +177,7 @@ def _run(
         patch = torch.zeros(len(x), dtype=torch.bool, device=x.device).index_fill(0, rows, True)
     held = None if shown is None else held_keys(kept, shown, has_cls, x.device)
     state = Packed(x, segments, segments, has_cls=has_cls, held=None if held is None else (held, held))
-    begin(state, thin, count)
+    start_thinning(state, thin, count)
     last = max(plan.chosen)
     for i in range(plan.last + 1):
         if i > 0:
@@ -188,7 +187,7 @@ def _run(
     found = state.cells
     out = torch.cat([found[f"_state.{i}"] for i in plan.chosen], dim=-1)
     found = {name: value for name, value in found.items() if not name.startswith("_")}
-    index, group = ended(state, patch)
+    index, group = thinning_result(state, patch)
     if has_cls and cls == "drop":
         mine = patch if state.thin is None else patch[state.thin.cell]
         out, found = out[mine], {name: value[mine] for name, value in found.items()}

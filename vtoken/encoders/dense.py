@@ -1,4 +1,4 @@
-"""From packed rows of kept cells back to whole frames: which row stands for a cell that was skipped."""
+"""From packed rows of kept cells back to whole frames: the row that a skipped cell repeats."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def last_kept(keep: np.ndarray) -> np.ndarray:
     """int32 [T, ...]: for every cell the latest step, up to its own, that kept this place.
 
     Raises:
-        InputError: a place of the first step that is not kept, so that nothing stands for it.
+        InputError: a cell of the first step is skipped, so that it has nothing to repeat.
     """
     if len(keep) and not keep[0].all():
         raise InputError(f"{int((~keep[0]).sum())} cells of the first step are skipped; keep the first step whole")
@@ -26,7 +26,7 @@ def packed_rows(keep: np.ndarray, reference: np.ndarray, steps: slice | np.ndarr
 
     Args:
         keep: bool [T, ...], kept cells in raster order are the packed rows.
-        reference: integers [T, ...], the step whose cell at the same place stands for this one.
+        reference: integers [T, ...], the step whose cell at the same place this one repeats.
         steps: the steps wanted, a slice or an index.
 
     Raises:

@@ -26,7 +26,7 @@ def shown_steps(keep: Sequence[Tensor], reference: Sequence[Tensor | np.ndarray]
     Args:
         keep: bool [t, ...] of every item.
         reference: integers of the same shapes, the step whose cell every cell repeats.
-        thin: what lets cells leave inside the encoder, None for nothing.
+        thin: a method inside the encoder, or None.
 
     Raises:
         InputError: a map of another shape than the keep map, or a kept cell that repeats another step.

@@ -1,4 +1,4 @@
-"""Names of encoder signals: ``cls_attention`` of the usual layer, ``cls_attention@5`` of a layer by its number.
+"""Names of encoder signals: ``cls_attention`` of the default layer, ``cls_attention@5`` of layer 5.
 
 Layers count as ``output_attentions`` lists them: 0 is the first, -2 the one whose output is ``hidden_states[-2]``.
 """
@@ -41,11 +41,11 @@ def check_signals(wanted: Collection[str], has_cls: bool) -> None:
             raise UnsupportedError(f"{base} needs a CLS token, which this encoder lacks; use received_attention")
 
 
-def by_layer(wanted: Iterable[str], usual: int, layers: int) -> dict[int, dict[str, str]]:
+def by_layer(wanted: Iterable[str], default: int, layers: int) -> dict[int, dict[str, str]]:
     """The wanted signals of each layer, counted from 0: {layer: {name: signal}}.
 
     Args:
-        usual: layer of names without a number, where the signal has no layer of its own.
+        default: layer of names without a number, where the signal has no layer of its own.
         layers: layers of the encoder.
 
     Raises:
@@ -56,7 +56,7 @@ def by_layer(wanted: Iterable[str], usual: int, layers: int) -> dict[int, dict[s
         base, layer = split(name)
         if layer is None:
             own = get(base).layer
-            layer = usual if own is None else own
+            layer = default if own is None else own
         if not -layers <= layer < layers:
             raise InputError(f"encoder signal {name}: this encoder has {layers} layers, 0 to {layers - 1}")
         found.setdefault(layer % layers, {})[name] = base
@@ -68,7 +68,7 @@ def within(wanted: Iterable[str], layers: int) -> frozenset[str]:
     return frozenset(n for n in wanted if (at := split(n)[1]) is None or -layers <= at < layers)
 
 
-def usual_layer(tower: nn.Module, layer: int = -1) -> int:
+def default_layer(tower: nn.Module, layer: int = -1) -> int:
     """Number of the layer, counted from 0, whose scores go with a feature layer.
 
     For CLIP and SigLIP it is the layer whose output is ``hidden_states[layer]`` (FasterVLM's ``attentions[layer]``);

@@ -1,4 +1,4 @@
-"""The rows of a vision tower while its layers run, and how they become fewer on the way."""
+"""Packed rows of a vision tower between its layers, and the methods that merge or drop them there."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Packed:
         unit: rows of a cell.
         has_cls: whether the first cell of each frame is its CLS token.
         rotary: cos and sin [N * unit, d], or None.
-        cells: what goes with each cell [N, ...]: signals, DeepStack rows, hidden states of layers.
-        thin: present where cells may leave.
+        cells: tensors with one row a cell [N, ...]: signals, DeepStack rows, hidden states of layers.
+        thin: bookkeeping where cells may be merged or dropped, else None.
         held: with hold, the keys of frames and of windows; see ``held.py``.
     """
 
@@ -64,8 +64,8 @@ class Packed:
             return None
         return self.thin.size.log().repeat_interleave(self.unit)
 
-    def leave(self, group: Tensor, ordered: bool = False) -> None:
-        """Let cells join or go: int64 [N] as in ``Merge``; everything that goes with them follows."""
+    def apply_merge(self, group: Tensor, ordered: bool = False) -> None:
+        """Merge or drop cells by ``group`` (int64 [N], see ``Merge``), with rows, signals and rotary positions."""
         thin = self.thin
         assert thin is not None
         fold = Merge(group, thin.size, ordered)
@@ -74,7 +74,7 @@ class Packed:
         if self.rotary is not None:
             cos, sin = (part.unflatten(0, (-1, self.unit))[fold.head].flatten(0, 1) for part in self.rotary)
             self.rotary = cos, sin
-        thin.follow(fold)
+        thin.update_bookkeeping(fold)
         windowed = self.windows is not self.frames
         self.frames = thin.segments(thin.frame, len(thin.count), self.unit)
         self.windows = thin.segments(thin.window, thin.window_count, self.unit) if windowed else self.frames
@@ -82,15 +82,15 @@ class Packed:
 
 
 class Thin:
-    """Cells that become fewer: the method, what it may leave of each frame, and what each cell stands for.
+    """Bookkeeping of cells that are merged or dropped: counts of each frame, and what each cell represents.
 
     Attributes:
         method: the ``Thinner``.
-        start, count, goal: int64 [F], cells of each frame at first, now, and in the end (CLS tokens not counted); the
-            goal is None where the method decides itself. Zero-length frames are not among them.
-        size: float32 [N], input cells that each stands for.
-        cell: int64 [N], number of the input cell that gives each its place.
-        source: int64 [C], for every input cell the cell that stands for it, -1 where it left.
+        start, count, goal: int64 [F], cells of each frame at first, now, and at the end (CLS tokens not counted); the
+            goal is None where the method decides the count. Frames without cells are left out.
+        size: float32 [N], number of input cells that each represents.
+        cell: int64 [N], the input cell whose position each has.
+        source: int64 [C], the cell that each input cell is now part of, -1 where it was dropped.
         frame, window: int64 [N].
         frame_of_window: int64 [W].
         merged: whether any size differs from 1.
@@ -107,7 +107,7 @@ class Thin:
         self.count = torch.tensor(state.frames.lengths, device=device) // unit - int(state.has_cls)
         self.start = self.count
         n = len(self.frame)
-        self.size = torch.ones(n, device=device)
+        self.size = torch.ones(n, device=device, dtype=torch.float32)
         self.cell = self.source = torch.arange(n, device=device)
         self.merged = False
 
@@ -115,8 +115,8 @@ class Thin:
     def proportional(self) -> bool:
         return getattr(self.method, "prop_attn", False)
 
-    def follow(self, fold: Merge) -> None:
-        """Sizes and places after a step."""
+    def update_bookkeeping(self, fold: Merge) -> None:
+        """Sizes, positions and frames of the cells after a merge."""
         self.size, self.cell = fold.size, self.cell[fold.head]
         moved = torch.cat([fold.group, fold.group.new_full((1,), -1)])  # source -1 reads the last slot
         self.source = moved[self.source]
@@ -135,7 +135,7 @@ def _numbers(segments: Segments, unit: int, device: torch.device) -> Tensor:
 
 @dataclass
 class Step:
-    """What a thinner sees of one layer, between its attention and its MLP.
+    """The inputs of a thinner at one layer, between its attention and its MLP.
 
     Attributes:
         state: the rows as they are, ``state.thin`` included.
@@ -159,20 +159,19 @@ class Step:
 
 @dataclass
 class Thinning:
-    """What an encoder call is to do on the way.
+    """The method inside an encoder call, and its counts.
 
     Attributes:
         method: a ``Thinner``.
-        goal: int64 [T], cells that shall be left of each frame, 0 for frames that leave altogether; None where the
-            method decides itself.
+        goal: int64 [T], cells to keep of each frame, 0 to drop the frame; None where the method decides the count.
     """
 
     method: Any
     goal: Tensor | None = None
 
 
-def begin(state: Packed, thinning: Thinning | None, kept: Tensor) -> None:
-    """Make a state ready for cells to leave: kept int64 [T] are the cells that each frame has to begin with.
+def start_thinning(state: Packed, thinning: Thinning | None, kept: Tensor) -> None:
+    """Add the bookkeeping to a state; kept int64 [T] are the cells that each frame starts with.
 
     Raises:
         InputError: goals that do not fit the frames.
@@ -182,12 +181,12 @@ def begin(state: Packed, thinning: Thinning | None, kept: Tensor) -> None:
     goal = thinning.goal
     if goal is not None:
         if goal.shape != kept.shape or bool((goal > kept).any()) or bool((goal < 0).any()):
-            raise InputError(f"goals {goal.tolist()} do not fit frames of {kept.tolist()} cells")
+            raise InputError(f"cells to keep {goal.tolist()} do not fit frames of {kept.tolist()} cells")
         goal = goal[kept > 0].to(state.x.device)
     state.thin = Thin(thinning.method, state, goal)
     if goal is not None and bool((goal == 0).any()):
         stays = goal[state.thin.frame] > 0
-        state.leave(torch.where(stays, stays.cumsum(0) - 1, -1))
+        state.apply_merge(torch.where(stays, stays.cumsum(0) - 1, -1))
 
 
 def thinned(x: Tensor, step: Step) -> Tensor:
@@ -200,12 +199,12 @@ def thinned(x: Tensor, step: Step) -> Tensor:
     if decision is None:
         return x
     state.x = x
-    state.leave(*decision)
+    state.apply_merge(*decision)
     return state.x
 
 
 def run_block(block: Any, forward: Callable[[Tensor], Tensor], state: Packed) -> None:
-    """One layer, checkpointed where the model says so; not where cells leave, which cannot be done twice."""
+    """One layer, checkpointed where the model says so; not where cells leave, because a second run would drop more."""
     checkpointed = getattr(block, "gradient_checkpointing", False) and block.training and torch.is_grad_enabled()
     if checkpointed and state.thin is None:
         state.x = checkpoint(forward, state.x, use_reentrant=False)  # type: ignore[assignment]
@@ -213,7 +212,7 @@ def run_block(block: Any, forward: Callable[[Tensor], Tensor], state: Packed) ->
         state.x = forward(state.x)
 
 
-def ended(state: Packed, patch: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def thinning_result(state: Packed, patch: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """``index`` and ``group`` of ``Encoded``, counted without CLS tokens; None where nothing could leave.
 
     Args:

@@ -56,7 +56,7 @@ def pooled_keep(keep: np.ndarray, pooling: Pooling) -> np.ndarray:
 
     Args:
         keep: bool [T, h, w].
-        pooling: see ``pool``; found out by pooling the flags themselves.
+        pooling: see ``pool``; it is run on the flags.
 
     Returns:
         bool [T, m].

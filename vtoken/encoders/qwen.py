@@ -19,8 +19,8 @@ from vtoken.encoders import Encoded
 from vtoken.encoders.compat import is_qwen, rotary_of, scale_of
 from vtoken.encoders.dense import last_kept, packed_rows
 from vtoken.encoders.held import shown_steps
-from vtoken.encoders.names import by_layer, check_signals, usual_layer
-from vtoken.encoders.packed import Packed, Step, Thinning, begin, ended, run_block, thinned
+from vtoken.encoders.names import by_layer, check_signals, default_layer
+from vtoken.encoders.packed import Packed, Step, Thinning, run_block, start_thinning, thinned, thinning_result
 from vtoken.encoders.places import Places, places
 from vtoken.encoders.project import project
 from vtoken.encoders.taps import collect, merge_cells, tap
@@ -47,7 +47,7 @@ def encode(
         keep: bool [t, h / merge, w / merge] for each of them.
         signals: ``received_attention`` or ``keys``, of the last layer with full attention or of one layer
             (``keys@5``), mean of a cell's patches.
-        thin: what lets cells leave on the way, None for nothing; its goals are those of all time steps of all items.
+        thin: a method inside the encoder, with the cells to keep of each time step of each item; None for none.
         reference: integers [t, h / merge, w / merge] for each item, the time step whose cell each cell repeats, its own
             where kept. Kept cells then attend to the keys and values that skipped cells of their step had when last
             computed (see ``held.py``). Not with ``thin``.
@@ -123,10 +123,10 @@ def _run(
     patches = torch.ones(len(x) // unit, dtype=torch.bool, device=x.device)
     rotary = visual.rotary_pos_emb(x, where.positions)
     state = Packed(x, where.frames, where.windows, unit, rotary=rotary, held=where.held)
-    begin(state, thin, torch.cat([k.flatten(1).sum(dim=1) for k in kept]))
+    start_thinning(state, thin, torch.cat([k.flatten(1).sum(dim=1) for k in kept]))
     full = getattr(visual, "fullatt_block_indexes", range(len(visual.blocks)))
     deep_at = list(getattr(visual, "deepstack_visual_indexes", []))
-    wanted = by_layer(signals, usual_layer(visual), len(visual.blocks))
+    wanted = by_layer(signals, default_layer(visual), len(visual.blocks))
     for i, block in enumerate(visual.blocks):
         names, windowed = wanted.get(i, {}), i not in full
         if state.thin is None and state.held is None and len(x):
@@ -138,7 +138,7 @@ def _run(
             state.cells[f"deepstack.{number}"] = visual.deepstack_merger_list[number](state.x)
     out = visual.merger(state.x)
     found = {name: value for name, value in state.cells.items() if not name.startswith("_")}
-    index, group = ended(state, patches)
+    index, group = thinning_result(state, patches)
     if where.order is not None:  # windows back to raster order
         place = where.order if index is None else where.order[index]
         inverse = place.argsort()

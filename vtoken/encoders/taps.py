@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vtoken.encoders.compat import CLS_ATTENTIONS, attentions_of, projections, scale_of, window_index
-from vtoken.encoders.names import by_layer, check_signals, usual_layer, within
+from vtoken.encoders.names import by_layer, check_signals, default_layer, within
 from vtoken.encoders.signals import Tap, measure
 from vtoken.errors import UnsupportedError
 from vtoken.kernels.varlen import Segments
@@ -80,7 +80,7 @@ def collect(tower: nn.Module, wanted: Collection[str], layer: int = -1) -> Itera
     """Collect signals of several layers while the stock model runs in the block.
 
     Args:
-        tower: vision model, see ``usual_layer``.
+        tower: vision model, see ``default_layer``.
         wanted: names such as ``keys`` or ``cls_attention@-2``; layers that the tower does not have are left out.
         layer: feature layer to which names without a number belong.
 
@@ -94,7 +94,7 @@ def collect(tower: nn.Module, wanted: Collection[str], layer: int = -1) -> Itera
     found: Found = {}
     modules = attentions_of(tower)
     wanted = within(wanted, len(modules))
-    usual = usual_layer(tower, layer) if wanted else 0
+    default = default_layer(tower, layer) if wanted else 0
     config: Any = getattr(tower, "config", None)
     merge, windowed = getattr(config, "spatial_merge_size", 1), hasattr(config, "window_size")
     grids: list[Tensor] = []
@@ -103,7 +103,7 @@ def collect(tower: nn.Module, wanted: Collection[str], layer: int = -1) -> Itera
             stack.enter_context(before_forward(tower, lambda given: grids.append(given["grid_thw"])))
         taps = [
             (names, stack.enter_context(tap(modules[index], set(names.values()))))
-            for index, names in by_layer(wanted, usual, len(modules)).items()
+            for index, names in by_layer(wanted, default, len(modules)).items()
         ]
         yield found
     for names, seen in taps:

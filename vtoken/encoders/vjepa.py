@@ -69,13 +69,13 @@ class Dense:
     def device(self) -> torch.device:
         return device_of(self.model)
 
-    def pixels(self, frames: np.ndarray, whole: bool = False) -> Tensor:
+    def pixels(self, frames: np.ndarray, squeeze: bool = False) -> Tensor:
         """uint8 RGB [T, H, W, 3] to float32 [T, 3, S, S]: the square in the middle, averaged over areas, normalised.
 
-        Frames are treated one by one: none sees another.
+        Frames are processed independently.
 
         Args:
-            whole: squeeze the whole frame to the square instead.
+            squeeze: resize the whole frame to the square instead of its centre.
 
         Raises:
             InputError: not an array of RGB frames.
@@ -86,7 +86,7 @@ class Dense:
             raise InputError(f"frames must be uint8 [T, H, W, 3], got {frames.dtype} {list(frames.shape)}")
         side = min(frames.shape[1:3])
         top, left = ((n - side) // 2 for n in frames.shape[1:3])
-        square = frames if whole else frames[:, top : top + side, left : left + side]
+        square = frames if squeeze else frames[:, top : top + side, left : left + side]
         way = cv2.INTER_AREA if side >= self.size else cv2.INTER_LINEAR
         small = np.stack([cv2.resize(f, (self.size, self.size), interpolation=way) for f in square])
         values = (small.astype(np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
@@ -94,7 +94,7 @@ class Dense:
 
     @torch.inference_mode()
     def encode(self, clips: Tensor) -> Tensor:
-        """Latents of clips that do not see one another.
+        """Latents of clips, each encoded alone.
 
         Args:
             clips: float [B, T, 3, S, S] with T a multiple of the tubelet.
@@ -146,7 +146,7 @@ def named(method: str, encoder: str) -> None:
 
 
 def notes(method: str, encoder: str) -> tuple[str, ...]:
-    """What a report must say of a checkpoint."""
+    """Notes for the report about a checkpoint."""
     if encoder != TINY:
         return ()
     return (f"{method}: encoder={TINY} is a toy trained on drawn clips; for real video name a V-JEPA 2 checkpoint",)

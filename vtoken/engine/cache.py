@@ -28,6 +28,7 @@ def new_cache(model: Any, config: Any, length: int) -> Any:
     if kind in DYNAMIC:
         return DynamicCache(config=text, offloading=kind == "offloaded")
     if kind in STATIC:
+        length = max(length, config.max_cache_len or 0)
         return StaticCache(config=text, max_cache_len=length, offloading=kind == "offloaded_static")
     known = ", ".join(str(k) for k in (*DYNAMIC[1:], *STATIC))
     raise UnsupportedError(f"cache_implementation={kind!r} cannot hold a prompt that vtoken cut; use one of {known}")

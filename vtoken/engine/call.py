@@ -31,6 +31,7 @@ class Call:
         questions: per prompt the text of the question, for signals that are functions of it; None where unknown.
         signals: those that only the user can give, see ``methods/signals.py``.
         positions: "stock" as the installed transformers counts, or "trained"; see ``positions.trained``.
+        answer: most new tokens behind the prompt, which need room in the model's context.
         memory: gives the features of clips that were encoded for an earlier plan.
         stateful: whether the stock model's own state (rope deltas) is left as a stock call would leave it.
         report: tokens and milliseconds of this call.
@@ -46,6 +47,7 @@ class Call:
     questions: list[str] | None = None
     signals: Mapping[str, Any] = field(default_factory=dict)
     positions: str = "stock"
+    answer: int = 0
     memory: Memory | None = None
     stateful: bool = False
     report: Report = field(default_factory=Report)

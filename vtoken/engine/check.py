@@ -1,4 +1,4 @@
-"""Whether a plan can run on a family; said before a frame is decoded."""
+"""Whether a plan can run on a family, checked before a frame is decoded."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def check(plan: Plan, family: Family, signals: Collection[str] = ()) -> Plan:
         )
     if plan.pathways and family.clip_modality not in family.sparse:
         raise UnsupportedError(
-            f"plan {str(plan)!r}: {plan.pathways[0].name} looks at the frames themselves, which vtoken cannot tell "
-            f"from what a processor makes for {family.title}; 'divprune' and 'evs' run on every family"
+            f"plan {str(plan)!r}: {plan.pathways[0].name} reads the frames themselves, which vtoken cannot "
+            f"recover from the output of the processor of {family.title}; 'divprune' and 'evs' run on every family"
         )
     for stage in (part for s in plan.reducers for part in s.parts):
         given = {"text", *signals} | family.gives | Gate.gives | plan.seen  # a plan checks its gate

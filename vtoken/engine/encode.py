@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from vtoken.engine.call import Call
-from vtoken.engine.quota import thinning
+from vtoken.engine.quota import Item, items_of, thinning
 from vtoken.errors import InputError
 from vtoken.families.clips import encode_each_once
 from vtoken.families.family import has_pixels
 from vtoken.families.features import Clip, Features
-from vtoken.families.runs import stand
+from vtoken.families.runs import run_slot
 
 MODALITIES = ("image", "video")
 
@@ -51,8 +51,9 @@ def encode(call: Call, inputs: dict[str, Any], hold: bool = False) -> list[Rows]
     Raises:
         InputError: the prompt's placeholders and the features do not match.
     """
-    found = []
-    for modality in MODALITIES:
+    found: list[Rows] = []
+    beside = _images(call, inputs)
+    for modality in reversed(MODALITIES):
         clips = call.clips if modality == call.family.clip_modality else None
         if clips is None and not has_pixels(inputs, modality):
             continue
@@ -61,7 +62,7 @@ def encode(call: Call, inputs: dict[str, Any], hold: bool = False) -> list[Rows]
         mask = call.family.placeholders(call.model, modality, inputs["input_ids"], inputs)
         sample, column = mask.nonzero(as_tuple=True)
         with call.report.stage("encode", inputs["input_ids"].device):
-            features = _features(call, modality, inputs, clips, sample, hold)
+            features = _features(call, modality, inputs, clips, sample, hold, beside)
         _fill_signals(call, modality, features)
         if call.fps and modality == "video":
             features.layout.timed(call.family.frames_per_step(call.model) / call.fps)
@@ -71,16 +72,16 @@ def encode(call: Call, inputs: dict[str, Any], hold: bool = False) -> list[Rows]
                 f"{len(features.layout.position)} rows; were ids and pixels made by the same processor?"
             )
         gate = call.plan.gate
-        home = stand(features.layout, gate.run_position) if gate is not None else None
-        items = call.family.items(modality, features.layout, sample, column, clips)
+        home = run_slot(features.layout, gate.run_position) if gate is not None else None
+        items = call.family.items(modality, features.layout, sample, column, inputs["input_ids"], clips)
         found.append(
             Rows(modality, sample, column, features, items, call.clips is not None and clips is not None, home)
         )
-    return found
+    return found[::-1]
 
 
 def float32(device: torch.device) -> AbstractContextManager[Any]:
-    """Without autocast: what decides over tokens computes in the dtype of its inputs."""
+    """Without autocast: gates and methods compute in the dtype of their inputs."""
     return torch.autocast(device.type, enabled=False)
 
 
@@ -100,18 +101,39 @@ def _gate_inputs(call: Call, inputs: dict[str, Any]) -> list[Clip] | None:
     return clips
 
 
+def _images(call: Call, inputs: dict[str, Any]) -> list[Item]:
+    """The images of the prompts, where they share with videos a budget that binds inside the encoder."""
+    family, model = call.family, call.model
+    if call.plan.thinner is None or not {"image", "video"} <= family.thins or not has_pixels(inputs, "image"):
+        return []
+    sample = family.placeholders(model, "image", inputs["input_ids"], inputs).nonzero()[:, 0]
+    return items_of("image", family.full_clips(model, "image", inputs, call.fps), sample)
+
+
 def _features(
-    call: Call, modality: str, inputs: dict[str, Any], clips: list[Clip] | None, sample: Tensor, hold: bool
+    call: Call,
+    modality: str,
+    inputs: dict[str, Any],
+    clips: list[Clip] | None,
+    sample: Tensor,
+    hold: bool,
+    beside: list[Item],
 ) -> Features:
-    """Features of one modality: of fewer and fewer tokens, of the kept patches, or of the stock encoder."""
+    """Features of one modality: with a method inside the encoder, of the kept patches, or of the stock encoder.
+
+    Args:
+        beside: items that share a budget inside the encoder; videos, which come first, are added.
+    """
     plan, family, model = call.plan, call.family, call.model
     if plan.thinner is not None and modality in family.thins:
-        whole = family.whole(model, modality, inputs, call.fps) if clips is None else clips
-        thin = thinning(plan, modality, whole, sample, call.report)
+        full = family.full_clips(model, modality, inputs, call.fps) if clips is None else clips
+        if not any(item.modality == modality for item in beside):
+            beside += items_of(modality, full, sample)
+        thin = thinning(plan, modality, beside, call.report)
         if thin is not None:
-            features = family.encode_clips(model, whole, plan.wants, thin)
+            features = family.encode_clips(model, full, plan.wants, thin)
             if clips is None:
-                for name in ("motion", "scene"):  # no gate has looked
+                for name in ("motion", "scene"):  # there was no gate
                     del features.signals[name]
             return features
     if clips is not None and (plan.gate is not None or call.clips is not None):
@@ -122,7 +144,7 @@ def _features(
             call.report.note(f"apply=reuse: {kept} of {cells} patch groups were projected, the encoder ran on all")
         return features
     features = family.encode(model, modality, inputs, plan.wants)
-    features.signals |= family.told(model, modality, inputs, clips or [], features)
+    features.signals |= family.pathway_rows(model, modality, inputs, clips or [], features)
     return features
 
 
@@ -130,8 +152,8 @@ def _fill_signals(call: Call, modality: str, features: Features) -> None:
     """Without a gate: motion = inf, scene = 0. Without pathway signals: surprise = inf."""
     n, device = len(features.x), features.x.device
     if call.plan.gate is not None:
-        features.signals.setdefault("motion", torch.full((n,), math.inf, device=device))
+        features.signals.setdefault("motion", torch.full((n,), math.inf, device=device, dtype=torch.float32))
         features.signals.setdefault("scene", torch.zeros(n, dtype=torch.long, device=device))
     for name in sorted(call.plan.seen - set(features.signals)):
-        features.signals[name] = torch.full((n,), math.inf, device=device)
+        features.signals[name] = torch.full((n,), math.inf, device=device, dtype=torch.float32)
         call.report.note(f"{name}: {modality}s have none; their tokens count as wholly new")

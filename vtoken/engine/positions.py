@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtoken.engine.masks import is_square, padding
+from vtoken.errors import InputError
+
 
 def counted(mask: Tensor | None, ids: Tensor) -> Tensor:
     """int64 [B, N]: 0, 1, 2 ... over the columns that are no padding."""
@@ -29,8 +32,10 @@ def rope_positions(model: Any, inputs: dict[str, Any], generating: bool) -> tupl
     base, ids = model.base_model, inputs["input_ids"]
     if inputs.get("position_ids") is not None or not hasattr(base, "get_rope_index"):
         return None, None
+    if is_square(inputs):
+        raise InputError("an attention_mask of 4 dimensions needs position_ids: this model reads them from a 2-D one")
     grids = any(inputs.get(f"{m}_grid_thw") is not None for m in ("image", "video"))
-    text = counted(inputs.get("attention_mask"), ids)
+    text = counted(padding(inputs), ids)
     if grids and inputs.get("mm_token_type_ids") is not None:
         names = set(inspect.signature(base.get_rope_index).parameters) - {"input_ids"}
         vision, deltas = base.get_rope_index(ids, **{n: v for n, v in inputs.items() if n in names})
@@ -56,7 +61,7 @@ def trained(model: Any, inputs: dict[str, Any], stock: Tensor) -> Tensor:
     out = stock.clone()
     items = {kind: iter(_grids(model, inputs, kind)) for kind in ("image", "video")}
     for b, types in enumerate(inputs["mm_token_type_ids"].tolist()):
-        mask = inputs.get("attention_mask")
+        mask = padding(inputs)
         start = 0 if mask is None else int(mask[b].argmax())
         end = len(types) if mask is None else int(mask[b].nonzero().max()) + 1
         column, place = start, 0

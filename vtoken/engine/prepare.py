@@ -12,11 +12,16 @@ from torch import Tensor
 from vtoken.data.hold import HoldMap
 from vtoken.engine.call import Call
 from vtoken.engine.check import why_not_held
+from vtoken.engine.context import note_context
 from vtoken.engine.encode import MODALITIES, encode
+from vtoken.engine.masks import check_masks, padding, why_not_masked
 from vtoken.engine.positions import counted, rope_positions, trained
 from vtoken.engine.reduce import Kept, reduce
-from vtoken.engine.splice import Cut, cut_inputs, is_right_padded
+from vtoken.engine.splice import Cut, cut_inputs, is_right_padded, with_first_labels
 from vtoken.errors import UnsupportedError
+from vtoken.families.family import has_pixels
+
+ENCODER = ("vision_feature_layer", "vision_feature_select_strategy", "vision_aspect_ratio")  # arguments of a call
 
 
 @dataclass
@@ -59,18 +64,22 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
         UnsupportedError: the arguments leave no ids to cut.
         InputError: see ``encode``.
     """
-    _refuse(inputs)
+    _refuse(call, inputs)
+    check_masks(inputs, generating)
     width = inputs["input_ids"].shape[1]
     positions, deltas = rope_positions(call.model, inputs, generating)
     if positions is not None:
         positions, deltas = _chosen(call, inputs, positions, deltas)
-    mask = inputs.get("attention_mask")
+    mask = padding(inputs)
     places = counted(mask, inputs["input_ids"]) if positions is None else positions
     places = inputs.get("position_ids", places)
     stock = {"input_ids": inputs["input_ids"], "attention_mask": mask, "position_ids": places}
     hold = call.plan.hold
-    if hold is not None and (why := why_not_held(call.model)):
+    if hold is not None and (why := why_not_held(call.model) or why_not_masked(inputs)):
         call.report.note(f"hold cannot run here ({why}): what is not computed is dropped")
+        hold = None
+    if hold is not None and generating and _ends_visual(call, inputs):
+        call.report.note("hold needs text behind the last image or video: what is not computed is dropped")
         hold = None
     rows = encode(call, inputs, hold is not None)
     reduced = reduce(call, inputs, rows, hold)
@@ -79,26 +88,25 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
     if positions is not None:
         inputs["position_ids"] = positions
     if cut.drops(width):
+        cut, labels = with_first_labels(cut, inputs)
+        inputs = inputs if labels is None else inputs | {"labels": labels}
         right = not generating and is_right_padded(inputs.get("attention_mask"))
         inputs = cut_inputs(inputs, cut, pad_id(call.model), right)
     inputs["mm_encoder_outputs"] = {k.rows.modality: k.pack(call) for k in kept}
-    mask = inputs.get("attention_mask")
-    call.report.prompt = int(mask.sum()) if mask is not None else inputs["input_ids"].numel()
-    longest = int(mask.sum(1).max()) if mask is not None else inputs["input_ids"].shape[1]
-    _note_context(call, longest)
+    mask = padding(inputs)
+    lengths = mask.sum(1).tolist() if mask is not None else [inputs["input_ids"].shape[1]] * len(cut.slots)
+    call.report.prompt = sum(lengths)
+    note_context(call, lengths, cut, kept)
     return Prepared(inputs, cut, kept, width, deltas, stock, reduced.hold)
 
 
-def _note_context(call: Call, longest: int) -> None:
-    """Say by how much a prompt is longer than what the model was made for, and what would fit."""
-    limit = getattr(call.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    report = call.report
-    if isinstance(limit, int) and longest > limit:
-        most = report.tokens - (longest - limit)
-        fits = f"tokens={most} would fit" if most > 0 else "no visual token fits; shorten the text"
-        report.note(
-            f"the prompt has {longest} tokens, {longest - limit} more than the {limit} positions of the model; {fits}"
-        )
+def _ends_visual(call: Call, inputs: dict[str, Any]) -> bool:
+    """Whether a prompt ends with an image or a video."""
+    return any(
+        bool(call.family.placeholders(call.model, m, inputs["input_ids"], inputs)[:, -1].any())
+        for m in MODALITIES
+        if has_pixels(inputs, m) or (call.clips is not None and m == call.family.clip_modality)
+    )
 
 
 def _chosen(call: Call, inputs: dict[str, Any], stock: Tensor, deltas: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -112,7 +120,7 @@ def _chosen(call: Call, inputs: dict[str, Any], stock: Tensor, deltas: Tensor | 
             "of Qwen2-VL and Qwen2.5-VL were trained otherwise: vtoken.wrap(..., positions='trained')"
         )
         return stock, deltas
-    mask = inputs.get("attention_mask")
+    mask = padding(inputs)
     real = torch.ones_like(inputs["input_ids"]) if mask is None else mask
     largest = own[-3:].amax(0).masked_fill(real == 0, -1).amax(1)
     return own, (largest + 1 - real.sum(1))[:, None]
@@ -134,7 +142,7 @@ def takes(model: Any, name: str) -> bool:
     return name in inspect.signature(type(model).forward).parameters
 
 
-def _refuse(inputs: dict[str, Any]) -> None:
+def _refuse(call: Call, inputs: dict[str, Any]) -> None:
     if inputs.get("input_ids") is None or inputs.get("inputs_embeds") is not None:
         raise UnsupportedError("a wrapped model needs input_ids with its images or videos, not inputs_embeds")
     cache = inputs.get("past_key_values")
@@ -142,3 +150,12 @@ def _refuse(inputs: dict[str, Any]) -> None:
         raise UnsupportedError(
             "images and videos cannot join a conversation in a filled KV cache; pass the whole prompt"
         )
+    plan, config = call.plan, call.model.config
+    if plan.gate is None and plan.thinner is None and not plan.wants:
+        return
+    for name in ENCODER:
+        if inputs.get(name) is not None and inputs[name] != getattr(config, name, None):
+            raise UnsupportedError(
+                f"{name}={inputs[name]!r} differs from the model's config, by which plan {str(plan)!r} reads the "
+                f"encoder; set model.config.{name} instead"
+            )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vtoken.engine.call import Call
 from vtoken.engine.encode import Rows
+from vtoken.engine.masks import padding
 
 
 def question_embeddings(call: Call, inputs: dict[str, Any], rows: list[Rows], owner: list[int]) -> list[Tensor]:
@@ -28,7 +29,7 @@ def question_embeddings(call: Call, inputs: dict[str, Any], rows: list[Rows], ow
         visual = torch.zeros_like(ids, dtype=torch.bool)
         for r in rows:
             visual[r.sample, r.column] = True
-        mask = inputs.get("attention_mask")
+        mask = padding(inputs)
         real = torch.ones_like(visual) if mask is None else mask.bool()
         special = torch.tensor(sorted(special_ids(call.model)), device=ids.device)
         ends = torch.tensor(sorted(end_ids(call.model)), device=ids.device)

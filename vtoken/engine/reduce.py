@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from vtoken.data.hold import HIDDEN, HoldMap
-from vtoken.data.report import FATES
+from vtoken.data.report import CellState
 from vtoken.data.tokens import Tokens
 from vtoken.engine.call import Call
 from vtoken.engine.encode import Rows, float32
+from vtoken.engine.masks import padding
 from vtoken.engine.question import question_embeddings
 from vtoken.engine.rows import ROW, Filled, Unit, dropped, held
 from vtoken.engine.splice import Cut, cut_of
@@ -94,14 +95,14 @@ def reduce(call: Call, inputs: dict[str, Any], rows: list[Rows], hold: Hold | No
             one = dropped(unit, kept) if hold is None else held(unit, kept, target, hold)
             report.tokens += one.tokens
             if r.gated:
-                report.fates.append(_fates(unit, kept, target, one))
+                report.cell_states.append(_cell_states(unit, kept, target, one))
             slots[unit.sample].append(one.slot)
             content[unit.sample].append(one.source)
             filled[unit.sample].append(one)
             if one.shows is not None:
                 shows[unit.sample, r.column[unit.start : unit.stop].cpu()] = one.shows
         found.append(_kept(r, filled))
-    mask = inputs.get("attention_mask")
+    mask = padding(inputs)
     cut = cut_of(slots, content, visual, mask)
     if hold is None or not cut.drops(ids.shape[1]):
         return Reduced(cut, found)
@@ -178,24 +179,24 @@ def _pack(call: Call, inputs: dict[str, Any], rows: list[Rows], units: list[Unit
     return tokens, Context(seconds, text, total, prompt=owner, given=call.signals, questions=questions, extra=extra)
 
 
-def _fates(unit: Unit, kept: Tokens, target: Tensor, filled: Filled) -> Tensor:
-    """uint8 [T, h, w]: what became of every token that the stock model would have had, by ``FATES``."""
+def _cell_states(unit: Unit, kept: Tokens, target: Tensor, filled: Filled) -> Tensor:
+    """uint8 [T, h, w]: the ``CellState`` of every token that the stock model would have had."""
     layout = unit.rows.features.layout
-    out = torch.full((len(layout.structural),), FATES.index("skipped"), dtype=torch.uint8)
+    out = torch.full((len(layout.structural),), CellState.SKIPPED, dtype=torch.uint8)
     if filled.shows is not None:
-        out[unit.start : unit.stop][filled.shows >= 0] = FATES.index("held")
+        out[unit.start : unit.stop][filled.shows >= 0] = CellState.HELD
     own = unit.rows.features.index[unit.tokens].cpu()
-    out[own[target.cpu() < 0]] = FATES.index("dropped")
-    out[own[target.cpu() >= 0]] = FATES.index("merged" if filled.shows is None else "held")
+    out[own[target.cpu() < 0]] = CellState.DROPPED
+    out[own[target.cpu() >= 0]] = CellState.MERGED if filled.shows is None else CellState.HELD
     inside = torch.arange(unit.start, unit.stop)
     inside = inside[~layout.structural[inside]]
     place = layout.position[inside].long().cpu()
     place[:, 0] -= place[:, 0].min()
     if filled.shows is None:
-        out[kept.signals[ROW].cpu()] = FATES.index("kept")
+        out[kept.signals[ROW].cpu()] = CellState.KEPT
     else:
         first = _first_shown(filled.shows[inside - unit.start], unit.rows.column[inside].cpu(), place)
-        out[inside[first]] = FATES.index("kept")
+        out[inside[first]] = CellState.KEPT
     grid = torch.zeros((place.max(0).values + 1).tolist(), dtype=torch.uint8)
     grid[tuple(place.unbind(1))] = out[inside]
     return grid

@@ -140,7 +140,7 @@ def _rows(shown: Tensor, own: Tensor, kept: Tokens, rule: Hold) -> Held:
 
 def _leap(flat: Tensor, begins: Tensor, x: Tensor) -> Tensor:
     """float32 [T, cells], at the first slot of a run the cosine distance to what was shown before; inf for nothing."""
-    leap = torch.zeros(flat.shape)
+    leap = torch.zeros(flat.shape, dtype=torch.float32)
     leap[begins] = torch.inf
     before = torch.full_like(flat, -1)
     before[1:] = flat[:-1]

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtoken.engine.assisted import is_assisted, with_prefilled
 from vtoken.engine.cache import DYNAMIC, counting_dropped, mark, new_cache
 from vtoken.engine.call import Call
 from vtoken.engine.hold.inputs import generate_inputs, hold_inputs
+from vtoken.engine.labelled import labelled
 from vtoken.engine.positions import counted
-from vtoken.engine.prepare import Prepared, prepare, takes
+from vtoken.engine.prepare import ENCODER, Prepared, prepare, takes
 from vtoken.engine.reduce import Kept
 from vtoken.engine.splice import Cut, cut_inputs
 from vtoken.errors import InputError, UnsupportedError
@@ -46,9 +48,8 @@ def forward(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> An
             if hasattr(value, "get_seq_length"):
                 mark(value, dropped)
         mark(given.get("past_key_values"), dropped)
-    if ready.drops and ready.inputs.get("labels") is not None and not isinstance(out, tuple):
-        out["labels"] = ready.inputs["labels"]  # the labels of these logits
-    return out
+    labels = ready.inputs.get("labels")
+    return out if labels is None else labelled(out, labels)
 
 
 @torch.no_grad()
@@ -65,33 +66,48 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
     """
     inputs = _with_mask(call.model, dict(inputs))
     prompt = {n: inputs.pop(n) for n in list(inputs) if _of_prompt(call, n)}
-    ready = prepare(call, prompt | {"past_key_values": inputs.get("past_key_values")}, generating=True)
+    call.answer = _new_tokens(_settings(call.model, inputs), prompt["input_ids"].shape[1])
+    encoder = {n: inputs[n] for n in ("past_key_values", *ENCODER) if inputs.get(n) is not None}
+    ready = prepare(call, prompt | encoder, generating=True)
     device = ready.inputs["input_ids"].device
-    if not ready.drops:
+    if not ready.drops and not _cannot_repeat(call, ready, inputs):
         _refuse_beams(call, ready, inputs)
         clock = _Clock(call)
         inputs["logits_processor"] = [*(inputs.get("logits_processor") or []), clock]
         out = stock(**inputs, **{n: v for n, v in ready.inputs.items() if n not in inputs})
         clock.stop(device)
-    elif ready.hold is not None:
-        out = stock(**(inputs | _held(call, ready, inputs)))
     else:
-        given = inputs.pop("past_key_values", None)
         config = _settings(call.model, inputs)
+        assisted = is_assisted(config, inputs)
+        given = inputs.pop("past_key_values", None)
         with call.report.stage("prefill", device):
-            view, dropped = _prefill(call, ready, config, given)
-        rest = _behind(call, ready, prompt)
-        inputs.pop("cache_implementation", None)
-        if inputs.get("generation_config") is not None:
-            inputs["generation_config"] = copy.deepcopy(inputs["generation_config"])
-            inputs["generation_config"].cache_implementation = None
+            if ready.hold is not None:
+                behind = _held(call, ready, config, given)
+            else:
+                behind = _behind(call, ready, prompt) | {"past_key_values": _prefill(call, ready, config, given)}
+        _drop_cache_kind(call.model, inputs)
+        inputs |= behind | {"use_cache": True}
+        if assisted:
+            inputs = with_prefilled(config, inputs, prompt)
         with call.report.stage("generate", device):
-            out = stock(**(inputs | rest | {"past_key_values": view, "use_cache": True}))
-        mark(view, dropped)
-        mark(given, dropped)
+            out = stock(**inputs)
+        if ready.hold is None:
+            dropped = ready.width - min(len(s) for s in ready.cut.slots)
+            mark(behind["past_key_values"], dropped)
+            mark(given, dropped)
     _leave_state(call, ready)
     call.report.measure_memory(device)
     return out
+
+
+def _drop_cache_kind(model: Any, inputs: dict[str, Any]) -> None:
+    """The cache is there: no setting may ask ``generate`` for another one."""
+    inputs.pop("cache_implementation", None)
+    if inputs.get("generation_config") is not None:
+        inputs["generation_config"] = copy.deepcopy(inputs["generation_config"])
+        inputs["generation_config"].cache_implementation = None
+    if model.generation_config.cache_implementation is not None:  # fills what a config leaves open
+        inputs["cache_implementation"] = None
 
 
 def _leave_state(call: Call, ready: Prepared) -> None:
@@ -99,25 +115,28 @@ def _leave_state(call: Call, ready: Prepared) -> None:
         call.model.base_model.rope_deltas = ready.rope_deltas
 
 
-def _held(call: Call, ready: Prepared, inputs: dict[str, Any]) -> dict[str, Any]:
+def _held(call: Call, ready: Prepared, config: Any, given: Any) -> dict[str, Any]:
     """Prefill a prompt whose skipped cells are held, and give the arguments with which ``generate`` goes on."""
-    config = _settings(call.model, inputs)
-    if inputs.pop("past_key_values", None) is not None or config.cache_implementation not in DYNAMIC:
+    if given is not None or config.cache_implementation not in DYNAMIC:
         raise UnsupportedError(
             "hold fills a KV cache of its own; leave out past_key_values and cache_implementation, or use hold=off"
         )
     assert ready.hold is not None
     first = {n: v for n, v in ready.inputs.items() if n not in ("position_ids", "labels")}
-    with call.report.stage("prefill", ready.inputs["input_ids"].device):
-        return generate_inputs(call.model, first, ready.hold, ready.stock) | {"use_cache": True}
+    found = generate_inputs(call.model, first, ready.hold, ready.stock)
+    _repeat(found["past_key_values"], config, len(found["input_ids"]))
+    return found
 
 
-def _prefill(call: Call, ready: Prepared, config: Any, given: Any) -> tuple[Any, int]:
-    """Fill a cache with all columns but the last, which ``generate`` runs.
+def _repeat(cache: Any, config: Any, samples: int) -> None:
+    """Repeat a filled cache as ``generate`` repeats its other inputs; it leaves a cache that it is given as it is."""
+    copies = max(config.num_beams or 1, config.num_return_sequences or 1)
+    if copies > 1:  # linear attention layers have no batch_repeat_interleave
+        cache.reorder_cache(torch.arange(samples).repeat_interleave(copies))
 
-    Returns:
-        the cache as ``generate`` shall see it, and the most columns that a prompt lost.
-    """
+
+def _prefill(call: Call, ready: Prepared, config: Any, given: Any) -> Any:
+    """A cache filled with all columns but the last, which ``generate`` runs; it counts the dropped columns."""
     model, kept = call.model, ready.cut.width
     copies = max(config.num_beams or 1, config.num_return_sequences or 1)
     last = [_ends(k, ready.width) for k in ready.kept]
@@ -125,8 +144,13 @@ def _prefill(call: Call, ready: Prepared, config: Any, given: Any) -> tuple[Any,
         raise UnsupportedError(
             "num_beams and num_return_sequences need text behind the last image or video of a cut prompt"
         )
-    new = config.max_new_tokens or config.max_length or 0
-    cache = new_cache(model, config, kept + new) if given is None else given
+    cache = new_cache(model, config, kept + _new_tokens(config, ready.width)) if given is None else given
+    mark(cache, 0)  # one that was emptied
+    if call.family.prefix and not all(hasattr(layer, "crop") for layer in cache.layers):
+        raise UnsupportedError(
+            f"{call.family.title} attends to the whole prompt, whose last column a static cache cannot take back; "
+            "leave out cache_implementation= and past_key_values="
+        )
     columns = [torch.arange(kept if call.family.prefix else kept - 1)] * len(ready.cut.slots)
     head = cut_inputs(
         {n: v for n, v in ready.inputs.items() if n != "past_key_values"}, Cut(columns, columns), 0, False
@@ -147,10 +171,15 @@ def _prefill(call: Call, ready: Prepared, config: Any, given: Any) -> tuple[Any,
     model(**arguments, return_dict=True)
     if call.family.prefix:
         cache.crop(-1)
-    if copies > 1:
-        rows = torch.arange(len(ids), device=ids.device).repeat_interleave(copies)
-        cache.reorder_cache(rows)  # linear attention layers have no batch_repeat_interleave
-    return counting_dropped(cache, ready.width - kept), ready.width - min(len(s) for s in ready.cut.slots)
+    _repeat(cache, config, len(ids))
+    return counting_dropped(cache, ready.width - kept)
+
+
+def _new_tokens(config: Any, width: int) -> int:
+    """Most new tokens behind a prompt of ``width`` columns."""
+    if config.max_new_tokens is not None:
+        return config.max_new_tokens
+    return 20 if config.max_length is None else max(1, config.max_length - width)  # 20 as generate does
 
 
 def _behind(call: Call, ready: Prepared, prompt: dict[str, Any]) -> dict[str, Any]:
@@ -254,6 +283,13 @@ class _Clock:
     def _wait(device: torch.device) -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+
+
+def _cannot_repeat(call: Call, ready: Prepared, inputs: dict[str, Any]) -> bool:
+    """Whether ``generate`` would fail to repeat features for beams: those of an empty DeepStack."""
+    config = _settings(call.model, inputs)
+    stacks = [getattr(out, "deepstack_features", None) for out in ready.inputs["mm_encoder_outputs"].values()]
+    return max(config.num_beams or 1, config.num_return_sequences or 1) > 1 and [] in stacks
 
 
 def _refuse_beams(call: Call, ready: Prepared, inputs: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtoken.engine.masks import cut_square, is_square, padding
 from vtoken.engine.positions import counted
 from vtoken.errors import UnsupportedError
 
@@ -66,6 +67,29 @@ def cut_of(slots: list[list[Tensor]], content: list[list[Tensor]], visual: Tenso
     return Cut(final, source)
 
 
+def with_first_labels(cut: Cut, inputs: dict[str, Any]) -> tuple[Cut, Tensor | None]:
+    """The cut and the labels with which the same labels count as in the stock batch.
+
+    The label of a batch's first column never counts. That of a prompt's first id counts where padding comes before it,
+    so one column of padding stays.
+
+    Returns:
+        the cut, and the labels [B, N] or None.
+    """
+    labels, mask = inputs.get("labels"), padding(inputs)
+    if labels is None:
+        return cut, None
+    labels = labels.clone()
+    labels[:, 0] = -100
+    slots, content = list(cut.slots), list(cut.content)
+    for b, index in enumerate(slots):
+        first = int(index[0])
+        if mask is not None and first and not mask[b, first - 1] and labels[b, first] != -100:
+            slots[b] = torch.cat([index[:1] - 1, index])
+            content[b] = torch.cat([index[:1] - 1, content[b]])
+    return Cut(slots, content), labels
+
+
 def cut_inputs(inputs: dict[str, Any], cut: Cut, pad_id: int, right: bool) -> dict[str, Any]:
     """Apply a cut to every row-aligned argument and pad ragged rows.
 
@@ -82,9 +106,9 @@ def cut_inputs(inputs: dict[str, Any], cut: Cut, pad_id: int, right: bool) -> di
     ragged = any(len(s) < width for s in cut.slots)
     out = dict(inputs)
     ids = inputs["input_ids"]
-    mask = inputs.get("attention_mask")
-    if isinstance(mask, dict) or (mask is not None and mask.dim() != 2):
-        raise UnsupportedError("attention_mask must be [batch, length] or None when tokens are dropped")
+    mask, square = inputs.get("attention_mask"), is_square(inputs)
+    if isinstance(mask, dict):
+        raise UnsupportedError("attention_mask must be one tensor or None when tokens are dropped")
     if ragged and mask is None:
         out["attention_mask"] = torch.ones_like(ids)
 
@@ -97,17 +121,43 @@ def cut_inputs(inputs: dict[str, Any], cut: Cut, pad_id: int, right: bool) -> di
         return torch.stack(rows, dim=-2)
 
     out["input_ids"] = gather(ids, cut.slots, pad_id)
+    if square:
+        out["attention_mask"] = cut_square(inputs["attention_mask"], cut.slots, width, right)
     for name in ROWS:
-        if out.get(name) is not None:
+        if out.get(name) is not None and not (square and name == "attention_mask"):
             out[name] = gather(out[name], cut.slots, PAD[name])
     positions = inputs.get("position_ids")
     if positions is not None:
         if positions.shape[-2] == 1 and len(cut.slots) > 1:
             positions = positions.expand(*positions.shape[:-2], len(cut.slots), -1)
-        moved = gather(positions, cut.content, 0)
-        if moved.dim() == 3 and moved.shape[0] == 4:  # text row first: contiguous, or gaps read as packed sequences
-            moved[0] = counted(out.get("attention_mask"), moved[0])
-        out["position_ids"] = moved
+        if positions.dim() == 2:
+            out["position_ids"] = gather(_recounted(positions, cut.slots), cut.slots, 0)
+        else:
+            moved = gather(positions, cut.content, 0)
+            if len(moved) == 4:  # text row first: contiguous, or gaps read as packed sequences
+                moved[0] = counted(padding(out), moved[0])
+            out["position_ids"] = moved
+    if out.get("shift_labels") is not None:  # the label of a column is that of the next one that stays
+        after = [torch.cat([s[1:] - 1, s[-1:]]) for s in cut.slots]
+        out["shift_labels"] = gather(out["shift_labels"], after, PAD["labels"])
+    return out
+
+
+def _recounted(positions: Tensor, slots: list[Tensor]) -> Tensor:
+    """int64 [B, N]: positions that count the columns that stay, within each run that counted on.
+
+    A gap would read as the border of two packed sequences.
+    """
+    new = torch.zeros_like(positions)
+    new[:, 1:] = positions.diff(dim=1) != 1
+    run = new.cumsum(1)
+    out = positions.clone()
+    for b, index in enumerate(slots):
+        stays = torch.zeros_like(run[b])
+        stays[index.to(run.device)] = 1
+        before = stays.cumsum(0) - stays
+        first = torch.cat([new.new_zeros(1), new[b].nonzero().squeeze(1)])[run[b]]
+        out[b] = positions[b, first] + before - before[first]
     return out
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 from vtoken import families
 from vtoken.engine import run
 from vtoken.engine.cache import refuse_cut
 from vtoken.engine.encode import MODALITIES
+from vtoken.engine.labelled import labelled
 from vtoken.engine.session import Session
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.families.compat import accepts_outputs, core
@@ -43,8 +44,8 @@ def wrap(
         keep, tokens, per_second: shared budget, at most one: share of the stock model's visual tokens, tokens in
             all, or tokens for each second of video.
         fps: sampling rate of videos passed as ``pixel_values_videos``, where the inputs do not hold it.
-        processor: the processor in use, if it normalises otherwise than the family's checkpoints do; only gates look
-            at it.
+        processor: the processor in use, if it normalises otherwise than the family's checkpoints do; only gates use
+            it.
         positions: of Qwen2-VL and Qwen2.5-VL: "stock" as the installed transformers counts, bit for bit, or "trained"
             as their checkpoints were trained, where text behind a video comes after the video's time.
         signals: what only you can give to a method, by name: a tensor, a list with one for each sample, or a function
@@ -119,19 +120,40 @@ def session_of(model: Any) -> Session | None:
 
 
 class Placed:
-    """What stands in for a model's ``forward`` or ``generate``; it can be copied and pickled with the model."""
+    """The replacement of a model's ``forward`` or ``generate``; it can be copied and pickled with the model."""
 
     def __init__(self, model: Any, session: Session, stock: Any, name: str) -> None:
         self.model, self.session, self.stock, self.name = model, session, stock, name
-        functools.update_wrapper(self, stock)
+        self.__wrapped__, self.__doc__ = stock, stock.__doc__  # inspect.signature follows the first
+
+    def __getstate__(self) -> dict[str, Any]:
+        stock, own = self.stock, isinstance(self.stock, MethodType)
+        if own and getattr(type(stock.__self__), self.name, None) is stock.__func__:
+            stock = stock.__self__  # a method by name: the copy's is the copy's own
+        else:
+            own = False
+        return {"model": self.model, "session": self.session, "name": self.name, "stock": stock, "own": own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        stock, name = state["stock"], state["name"]
+        if state["own"]:
+            stock = getattr(type(stock), name).__get__(stock)
+        self.__init__(state["model"], state["session"], stock, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        import torch
+
+        return torch.compiler.disable(self._run, recursive=False)(*args, **kwargs)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
         inputs = _bind(self.stock, args, kwargs)
         if self.name == "generate" and inputs.get("inputs") is not None:
             inputs["input_ids"] = inputs.pop("inputs")
         refuse_cut(inputs)
         if not any(has_pixels(inputs, m) for m in MODALITIES):
-            return self.stock(**inputs)  # text, or a step of generate, whose pixels were encoded before
+            out = self.stock(**inputs)  # text, or a step of generate, whose pixels were encoded before
+            labels = inputs.get("labels") if self.name == "forward" else None
+            return out if labels is None else labelled(out, labels)
         call = self.session.call(self.model)
         out = getattr(run, self.name)(call, inputs, self.stock)
         self.session.report = call.report

@@ -9,7 +9,7 @@ from vtoken.errors import InputError
 from vtoken.families.compat import core
 from vtoken.families.family import Family
 from vtoken.families.llava import Llava, VideoLlava
-from vtoken.families.others import Idefics, Mistral, Square
+from vtoken.families.others import Idefics, InternVL, Mistral, Square
 from vtoken.families.pooled import LlavaNext, LlavaOnevision
 from vtoken.families.qwen import Glm4v, Qwen, Qwen3, Qwen35, VideoLlama3
 
@@ -29,7 +29,7 @@ FAMILIES: dict[str, Family] = {
         Qwen("qwen2_5_vl", "Qwen2.5-VL", PATCHES, sparse=_VIDEO, thins=_BOTH),
         Qwen3("qwen3_vl", "Qwen3-VL", PATCHES, sparse=_VIDEO, thins=_BOTH),
         Qwen35("qwen3_5", "Qwen3.5", PATCHES, sparse=_VIDEO, thins=_BOTH),
-        Square("internvl", "InternVL", CLS, tensor=_BOTH, drops=_PIXELS),
+        InternVL("internvl", "InternVL", CLS, tensor=_BOTH, drops=_PIXELS),
         Idefics("idefics3", "Idefics3", PATCHES, drops=_TILES),
         Idefics("smolvlm", "SmolVLM", PATCHES, drops=_TILES),
         Square("gemma3", "Gemma3", PATCHES, tensor=_BOTH, drops=_PIXELS),

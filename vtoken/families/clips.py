@@ -25,7 +25,7 @@ from vtoken.methods.pathway import Cells, Pathway
 from vtoken.video.preprocess import Preprocessor
 
 Memory = Callable[[Clip, frozenset[str], Callable[[], Features]], Features]
-UNKNOWN_FPS = 2.0  # Hugging Face video processors sample at 2 frames a second unless told otherwise
+UNKNOWN_FPS = 2.0  # Hugging Face video processors sample at 2 frames a second by default
 
 
 def gated(
@@ -44,7 +44,7 @@ def gated(
         gate: None keeps every cell.
 
     Returns:
-        grid, map, seconds of every frame, length in seconds (nan where unknown), and what the pathways tell.
+        grid, map, seconds of every frame, length in seconds (nan where unknown), and the pathways' signals.
     """
 
     def pictures(luma: bool) -> np.ndarray:
@@ -105,7 +105,7 @@ def scene_numbers(clips: list[Clip], keeps: list[np.ndarray]) -> Tensor:
 
 def gate_signals(clips: list[Clip], device: torch.device) -> tuple[Tensor, dict[str, Tensor]]:
     """Run lengths (sizes) of every cell sent, and its signals on the gate's own grid: ``motion`` (gate score),
-    ``scene``, and what pathways tell."""
+    ``scene``, and those of pathways."""
     size = np.concatenate([c.gate.runs()[c.gate.sent] for c in clips])
     score = np.concatenate([c.gate.score[c.gate.sent] for c in clips])
     sent = [c.gate.sent for c in clips]
@@ -114,7 +114,7 @@ def gate_signals(clips: list[Clip], device: torch.device) -> tuple[Tensor, dict[
 
 
 def pathway_signals(clips: list[Clip], which: list[np.ndarray], device: torch.device) -> dict[str, Tensor]:
-    """What pathways tell of some cells of every clip (bool [T, h, w] each): rows by name."""
+    """Pathway signals of chosen cells of every clip (bool [T, h, w] each): rows by name."""
     names = set(clips[0].signals).intersection(*(c.signals for c in clips)) if clips else set()
     return {
         name: torch.from_numpy(np.concatenate([c.signals[name][w] for c, w in zip(clips, which, strict=True)])).to(
@@ -157,7 +157,7 @@ def encode_each_once(
     memory: Memory | None = None,
     hold: bool = False,
 ) -> Features:
-    """``Family.encode_clips``, in which a clip that stands in several prompts is encoded once.
+    """``Family.encode_clips``, in which a clip that is in several prompts is encoded once.
 
     Args:
         memory: gives the features of a clip that was encoded for another plan with the same ``hold``.

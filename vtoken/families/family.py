@@ -1,4 +1,4 @@
-"""What vtoken must know of a model family: where its visual rows come from and what each row is.
+"""Family: what differs between model families, such as where visual rows come from and what each row is.
 
 The base class serves every family whose features are rows consumed in the order of the placeholders; a family with
 newline rows, grids or an encoder that can run on some patches only overrides what differs.
@@ -33,13 +33,13 @@ class Family:
     Attributes:
         name: the model type.
         title: its usual name.
-        taps: what its encoder can be tapped for, see ``vtoken.encoders.signals``: nothing, the attention of its layers
+        taps: what can be read from its encoder, see ``vtoken.encoders.signals``: nothing, the attention of its layers
             (``PATCHES``), or that and a CLS token before the patches (``CLS``).
         sparse: modalities whose encoder can run on the kept patches only.
-        thins: modalities in whose encoder tokens can leave on the way.
+        thins: modalities in whose encoder tokens can be merged or dropped.
         tensor: modalities whose feature container is one tensor instead of a list.
         drops: keyword arguments that describe pixels and must not reach the model after encoding.
-        clip_modality: what a gated clip stands in for: "video", or "image" where frames go in as images.
+        clip_modality: the modality that gated clips replace: "video", or "image" where frames are passed as images.
         no_beams: modalities with which the stock model itself cannot beam search.
         prefix: whether text of the prompt attends to what follows it (a prefix language model).
     """
@@ -70,7 +70,9 @@ class Family:
             raise InputError(
                 f"{self.title}: {n} {modality} features, {len(layout.position)} rows expected from the grid"
             )
-        return Features(rows, torch.arange(n), layout, torch.ones(n), {}, int((~layout.structural).sum()), out)
+        return Features(
+            rows, torch.arange(n), layout, torch.ones(n, dtype=torch.float32), {}, int((~layout.structural).sum()), out
+        )
 
     def offered(self, wants: frozenset[str]) -> frozenset[str]:
         """The wanted signals that its encoder can give."""
@@ -98,12 +100,25 @@ class Family:
         return Layout.of_grids([square(n) for n in lengths])
 
     def items(
-        self, modality: str, layout: Layout, sample: Tensor, column: Tensor, clips: list[Clip] | None
+        self,
+        modality: str,
+        layout: Layout,
+        sample: Tensor,
+        column: Tensor,
+        ids: Tensor,
+        clips: list[Clip] | None,
     ) -> list[int]:
         """Placeholder rows of each image or video, in order; no method mixes two of them.
 
+        An image with its tiles is one item: LLaVA-NeXT and LLaVA-OneVision list images, InternVL writes the tiles of
+        an image as one run of placeholders, Idefics3 and SmolVLM end an image with its whole view. A video is one item
+        in the families that have videos. Frames that a processor writes as images of their own are items of their own
+        (InternVL, SmolVLM, LLaVA-1.5), and so are the crops of Gemma3, whose prompt calls them images: nothing in the
+        ids says that they belong together. Frames that vtoken itself gated are one video in every family.
+
         Args:
             sample, column: int64 [R], place of every placeholder row.
+            ids: int64 [B, N], the prompt.
             clips: what the rows show, where vtoken made clips of them: then a clip is an item.
         """
         if clips is None or modality != self.clip_modality:
@@ -135,10 +150,10 @@ class Family:
         """How frames become pixels for this model: ``given``, or the preset of the family, with the model's patches."""
         raise UnsupportedError(f"vtoken has no preprocessing for {self.title}; use what its own processor makes")
 
-    def told(
+    def pathway_rows(
         self, model: Any, modality: str, inputs: dict[str, Any], clips: list[Clip], features: Features
     ) -> dict[str, Tensor]:
-        """What pathways tell of every row, where the stock encoder ran."""
+        """Pathway signals per placeholder row (dense encoder)."""
         names = sorted(clips[0].signals) if clips else []
         cells = {n: torch.cat([torch.from_numpy(c.signals[n]).flatten(0, 2) for c in clips]) for n in names}
         return {n: v.to(features.x.device) for n, v in cells.items()}
@@ -156,8 +171,8 @@ class Family:
 
         Args:
             gate: None keeps every cell.
-            pathways: that look at all frames; what they tell is in ``Clip.signals``.
-            fps: sampling rate where the inputs do not tell it.
+            pathways: run on all frames; their signals are in ``Clip.signals``.
+            fps: sampling rate where the inputs do not hold it.
             given: the ``Preprocessor`` of the processor in use, or None for the family's preset.
         """
         raise UnsupportedError(f"{self.title} cannot skip patches before its encoder; 'evs' drops after it")
@@ -188,11 +203,11 @@ class Family:
         """Frames in a time step of a video."""
         return 1
 
-    def whole(self, model: Any, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
+    def full_clips(self, model: Any, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
         """The images or videos that an ordinary processor made, as clips with every cell kept.
 
         Args:
-            fps: sampling rate of videos where the inputs do not tell it.
+            fps: sampling rate of videos where the inputs do not hold it.
         """
         raise UnsupportedError(
             f"tokens cannot leave inside the encoder of {self.title}; 'divprune' drops them after it"
@@ -207,7 +222,7 @@ class Family:
         reuse: bool = False,
         hold: bool = False,
     ) -> Features:
-        """Run the encoder on the kept patches alone, with ``thin`` on fewer and fewer of them.
+        """Run the encoder on the kept patches alone; with ``thin`` layers merge or drop more of them.
 
         Args:
             reuse: run it on all patches, of which the skipped take the embeddings of the last kept ones in their

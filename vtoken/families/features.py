@@ -23,7 +23,7 @@ class Clip:
         pts: float64 [frames], seconds of every sampled frame.
         seconds: length of the clip, nan where unknown.
         crop: whether the grid covers the centre of the frame only, for overlays.
-        signals: what pathways tell of every cell, [T, h, w, ...] by name.
+        signals: pathway signals of every cell, [T, h, w, ...] by name.
         spacing: seconds from one sampled frame to the next, None where only ``seconds`` is known.
     """
 
@@ -73,7 +73,7 @@ class Features:
         x: [K, D] rows that exist after encoding.
         index: int64 [K], the placeholder row of each.
         layout: what every placeholder row is.
-        size: float32 [K], source cells each row stands for.
+        size: float32 [K], number of source cells that each row represents.
         signals: row-aligned tensors [K, ...].
         encoded: language-model tokens whose patches went through the encoder.
         output: the family's own output object, whose rows are replaced.

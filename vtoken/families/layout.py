@@ -1,4 +1,4 @@
-"""What each placeholder row of an image or a video is: its place, its time and the run that its token stands for."""
+"""What each placeholder row of an image or a video is: its position, its time and the length of its run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Layout:
         line: int64 [R], rows of one line share a number; a structural row stays as long as its line has a token.
         time: float32 [R], seconds from the clip's start, nan where unknown.
         seconds: length of each item in seconds, nan where unknown.
-        run: int32 [R], time steps that a row's token stands for, 0 where a gate left none; None without a gate.
+        run: int32 [R], time steps of each row's run, 0 for rows without a token; None without a gate.
     """
 
     lengths: list[int]
@@ -48,7 +48,7 @@ class Layout:
             position.to(torch.int32),
             torch.zeros(rows, dtype=torch.bool),
             torch.full((rows,), -1),
-            torch.cat(times).float() if times else torch.zeros(0),
+            torch.cat(times).float() if times else torch.zeros(0, dtype=torch.float32),
             [t * step for (t, _, _), step in zip(grids, per_step, strict=True)],
         )
 

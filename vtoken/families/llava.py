@@ -32,7 +32,7 @@ from vtoken.families.family import PIXELS, Family
 from vtoken.families.features import Clip, Features
 from vtoken.families.layout import Layout
 from vtoken.families.rows import video_layout
-from vtoken.families.runs import again, whole
+from vtoken.families.runs import all_kept, expand_repeated
 from vtoken.methods.gate import Gate
 from vtoken.methods.pathway import Pathway
 from vtoken.video.preprocess import Preprocessor
@@ -72,11 +72,13 @@ class Llava(Family):
             features = super().encode(model, modality, inputs, wants)
         for name, value in found.items():
             flat = value.view(len(value), -1)
-            rows = self.place(model, modality, inputs, features.layout, flat)
+            rows = self.scatter_patches(model, modality, inputs, features.layout, flat)
             features.signals[name] = rows.view(len(rows), *value.shape[1:])
         return features
 
-    def place(self, model: Any, modality: str, inputs: dict[str, Any], layout: Layout, signal: Tensor) -> Tensor:
+    def scatter_patches(
+        self, model: Any, modality: str, inputs: dict[str, Any], layout: Layout, signal: Tensor
+    ) -> Tensor:
         """Rows [R, d] of a signal from its patches [P, d]; structural rows are 0."""
         out = signal.new_zeros(len(layout.structural), signal.shape[1])
         out[~layout.structural] = signal[-int((~layout.structural).sum()) :]
@@ -104,13 +106,13 @@ class Llava(Family):
         token = getattr(model.config, f"{self.clip_modality}_token_id")
         return [token], [token] * self.count(model, clip), {}
 
-    def told(
+    def pathway_rows(
         self, model: Any, modality: str, inputs: dict[str, Any], clips: list[Clip], features: Features
     ) -> dict[str, Tensor]:
         out = {}
-        for name, value in super().told(model, modality, inputs, clips, features).items():
+        for name, value in super().pathway_rows(model, modality, inputs, clips, features).items():
             flat = value.float().clamp(max=1e9).reshape(len(value), -1)  # inf * 0 is nan where cells pool
-            rows = self.place(model, modality, inputs, features.layout, flat)
+            rows = self.scatter_patches(model, modality, inputs, features.layout, flat)
             out[name] = rows.view(len(rows), *value.shape[1:])
         return out
 
@@ -124,14 +126,14 @@ class Llava(Family):
         rows = self.placeholders(model, "image", inputs["input_ids"], inputs).sum(1)
         return [f for f in pixels.split((rows * len(pixels) // rows.sum()).tolist()) if len(f)]
 
-    def whole(self, model: Any, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
+    def full_clips(self, model: Any, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
         side, step = model.config.vision_config.patch_size, 1 / fps if fps else math.nan
         out = []
-        for frames in self.frames(model, inputs):
-            count, _, height, width = frames.shape
-            gate = GateMap.full(count, height // side, width // side)
-            rows = encoder.patches_of(frames, side, gate.keep)
-            out.append(Clip(rows, Grid(height, width, side, 1), gate, np.arange(count) * step, count * step))
+        for image in (one for frames in self.frames(model, inputs) for one in frames.split(1)):
+            height, width = image.shape[2:]
+            gate = GateMap.full(1, height // side, width // side)
+            rows = encoder.patches_of(image, side, gate.keep)
+            out.append(Clip(rows, Grid(height, width, side, 1), gate, np.zeros(1), step))
         return out
 
     def encode_clips(
@@ -144,7 +146,7 @@ class Llava(Family):
         hold: bool = False,
     ) -> Features:
         out = self._encoded(model, clips, wants, thin, reuse, hold)
-        out, clips = (out, whole(clips)) if reuse else (again(clips, out), clips)
+        out, clips = (out, all_kept(clips)) if reuse else (expand_repeated(clips, out), clips)
         keeps = [c.gate.keep for c in clips]
         index = kept_index([c.gate.sent for c in clips])
         index, size, own = thinned(out, index, *gate_signals(clips, out.x.device))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vtoken.encoders.taps import collect
 from vtoken.families.compat import base
 from vtoken.families.family import Family
-from vtoken.families.features import Features
+from vtoken.families.features import Clip, Features
 from vtoken.families.layout import Layout, square
 
 
@@ -41,8 +42,32 @@ class Square(Family):
 
 
 @dataclass(frozen=True)
+class InternVL(Square):
+    """InternVL: the tiles of an image are one run of placeholders; each tile counts as a time step."""
+
+    def items(
+        self, modality: str, layout: Layout, sample: Tensor, column: Tensor, ids: Tensor, clips: list[Clip] | None
+    ) -> list[int]:
+        return _runs(sample, column).diff().tolist()
+
+
+@dataclass(frozen=True)
 class Idefics(Square):
     """Idefics3 and SmolVLM: one entry a sample holds all its tiles; each tile counts as a time step."""
+
+    def items(
+        self, modality: str, layout: Layout, sample: Tensor, column: Tensor, ids: Tensor, clips: list[Clip] | None
+    ) -> list[int]:
+        """Each run is a tile behind its name; an image ends with the tile that has the name of its sample's last."""
+        runs = _runs(sample, column)
+        first = runs[:-1]
+        owner, before = sample[first], column[first] - 1
+        name = torch.where(before >= 0, ids[owner, before.clamp(min=0)], -1)
+        last = torch.cat([owner[1:] != owner[:-1], owner.new_ones(1, dtype=torch.bool)])
+        whole = torch.zeros(len(ids), dtype=name.dtype, device=name.device)
+        whole[owner[last]] = name[last]
+        ends = runs[1:][name == whole[owner]]
+        return torch.cat([runs[:1], ends]).diff().tolist()
 
     def tower(self, model: Any) -> nn.Module:
         return base(model).vision_model
@@ -66,6 +91,14 @@ class Mistral(Family):
         side = config.vision_config.patch_size * config.spatial_merge_size
         sizes = inputs["image_sizes"].tolist()
         return Layout.of_grids([(1, int(h) // side, int(w) // side) for h, w in sizes])
+
+
+def _runs(sample: Tensor, column: Tensor) -> Tensor:
+    """int64 [runs + 1]: where runs of neighbouring columns begin among the rows, and the number of rows."""
+    breaks = (sample[1:] != sample[:-1]) | (column[1:] != column[:-1] + 1)
+    starts = breaks.nonzero().squeeze(1) + 1
+    ends = torch.tensor([0, len(sample)], device=sample.device)
+    return torch.cat([ends[:1], starts, ends[1:]])
 
 
 def _blocks(signal: Tensor, tiles: int, side: int) -> Tensor:

@@ -24,7 +24,7 @@ from vtoken.families.features import Clip, Features
 from vtoken.families.layout import Layout
 from vtoken.families.llava import Llava
 from vtoken.families.rows import anyres_layout, join, video_layout
-from vtoken.families.runs import run_lengths, whole
+from vtoken.families.runs import all_kept, run_lengths
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,9 @@ class LlavaNext(Llava):
             return video_layout(lengths, inputs["pixel_values_videos"].shape[1])
         return anyres_layout(model, inputs, lengths)
 
-    def place(self, model: Any, modality: str, inputs: dict[str, Any], layout: Layout, signal: Tensor) -> Tensor:
+    def scatter_patches(
+        self, model: Any, modality: str, inputs: dict[str, Any], layout: Layout, signal: Tensor
+    ) -> Tensor:
         vision = base_of(model).config.vision_config
         per_tile = (vision.image_size // vision.patch_size) ** 2
         tiles = signal.view(-1, per_tile, signal.shape[1])
@@ -64,7 +66,7 @@ class LlavaNext(Llava):
         return list(inputs["pixel_values_videos"])
 
     def count(self, model: Any, clip: Clip) -> int:
-        first = torch.zeros(1, clip.gate.keep[0].size, 1)
+        first = torch.zeros(1, clip.gate.keep[0].size, 1, dtype=torch.float32)
         return len(clip.gate.keep) * self.pooled(model, first).shape[1]
 
     def encode_clips(
@@ -79,7 +81,7 @@ class LlavaNext(Llava):
         if thin is not None:
             raise UnsupportedError(f"{self.title} pools its patches, so they cannot leave inside its encoder")
         patches = self._encoded(model, clips, wants, None, reuse, hold)
-        clips = whole(clips) if reuse else clips
+        clips = all_kept(clips) if reuse else clips
         x, signals = patches.x, patches.signals
         base = base_of(model)
         before = not hasattr(base, "apply_pooling")  # NeXT-Video pools before its projector, OneVision after
@@ -103,14 +105,14 @@ class LlavaNext(Llava):
         share = int(starts[-1]) / sum(c.gate.keep.size for c in clips)
         encoded = round(share * sum(k.size for k in keeps))
         features = Features(x, kept_index(keeps), layout_of(clips, keeps), torch.cat(sizes), joined, encoded)
-        return self.close(model, clips, keeps, features)
+        return self.add_structural_rows(model, clips, keeps, features)
 
     def _pool_signal(self, model: Any, signal: Tensor, clip: Clip) -> Tensor:
         rows, _ = pool(signal.view(len(signal), -1).float(), clip.gate, partial(self.pooled, model))
         return rows.view(-1, *signal.shape[1:])
 
     def _pool_seen(self, model: Any, clip: Clip, keep: np.ndarray) -> dict[str, Tensor]:
-        """What gate and pathways tell of the kept cells, bool [T, m]: of the step at hand, also of skipped patches."""
+        """Gate and pathway signals of the kept cells (bool [T, m]), pooled over all patches of the step."""
         out = {}
         for name, value in (clip.signals | {"motion": clip.gate.score}).items():
             patches = torch.from_numpy(value).float().clamp(max=1e9)  # inf * 0 is nan where cells pool
@@ -118,7 +120,9 @@ class LlavaNext(Llava):
             out[name] = self.pooled(model, patches)[torch.from_numpy(keep)].view(-1, *value.shape[3:])
         return out
 
-    def close(self, model: Any, clips: list[Clip], keeps: list[np.ndarray], features: Features) -> Features:
+    def add_structural_rows(
+        self, model: Any, clips: list[Clip], keeps: list[np.ndarray], features: Features
+    ) -> Features:
         """Add the structural rows of a video; NeXT-Video has none."""
         return features
 
@@ -140,7 +144,9 @@ class LlavaOnevision(LlavaNext):
     def count(self, model: Any, clip: Clip) -> int:
         return super().count(model, clip) + 1
 
-    def close(self, model: Any, clips: list[Clip], keeps: list[np.ndarray], features: Features) -> Features:
+    def add_structural_rows(
+        self, model: Any, clips: list[Clip], keeps: list[np.ndarray], features: Features
+    ) -> Features:
         layout = join([video_layout([k.size + 1], len(k), newline=True) for k in keeps])
         cells = (~layout.structural).nonzero().squeeze(1)
         layout.time[cells], run = features.layout.time, features.layout.run
@@ -156,4 +162,6 @@ class LlavaOnevision(LlavaNext):
 
         signals = {n: add(v, v.new_zeros(v.shape[1:])) for n, v in features.signals.items()}
         x = add(features.x, weight_of(base_of(model), "image_newline"))
-        return Features(x, index[order], layout, add(features.size, torch.ones(())), signals, features.encoded)
+        return Features(
+            x, index[order], layout, add(features.size, torch.ones((), dtype=torch.float32)), signals, features.encoded
+        )

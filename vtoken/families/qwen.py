@@ -21,7 +21,7 @@ from vtoken.families.compat import base, device_of, dtype_of, outputs
 from vtoken.families.family import Family
 from vtoken.families.features import Clip, Features, Picture, Pictures
 from vtoken.families.layout import Layout
-from vtoken.families.runs import again, whole
+from vtoken.families.runs import all_kept, expand_repeated
 from vtoken.methods.gate import Gate
 from vtoken.methods.pathway import Pathway
 from vtoken.video.preprocess import Preprocessor
@@ -96,12 +96,13 @@ class Qwen(Family):
         counts = (made["image_grid_thw"].prod(-1) // merge**2).tolist()
         return Pictures([Picture([token], [token] * n) for n in counts], dict(made))
 
-    def whole(self, model: Any, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
+    def full_clips(self, model: Any, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
         vision = model.config.vision_config
         merge, frames = vision.spatial_merge_size, self.frames_per_step(model) if modality == "video" else 1
         rows = inputs["pixel_values" if modality == "image" else "pixel_values_videos"]
         grids = inputs[f"{modality}_grid_thw"].tolist()
         per_step = inputs.get("second_per_grid_ts") if modality == "video" else None
+        fps = fps if modality == "video" else None  # images have no length
         out, side = [], vision.patch_size
         for i, ((t, h, w), own) in enumerate(zip(grids, rows.split([t * h * w for t, h, w in grids]), strict=True)):
             step = float(per_step[i]) if per_step is not None else frames / fps if fps else math.nan
@@ -127,9 +128,9 @@ class Qwen(Family):
         grids, wants = grids.to(rows.device), self.available(visual, wants)
         steps = held_steps(clips, hold, reuse)
         if reuse:
-            out, clips = encoder.encode_reuse(visual, rows, grids, keeps, wants), whole(clips)
+            out, clips = encoder.encode_reuse(visual, rows, grids, keeps, wants), all_kept(clips)
         else:
-            out = again(clips, encoder.encode(visual, rows, grids, keeps, wants, thin, steps))
+            out = expand_repeated(clips, encoder.encode(visual, rows, grids, keeps, wants, thin, steps))
         index = kept_index([c.gate.sent for c in clips])
         encoded = sum(int(c.gate.keep.sum()) for c in clips)
         index, size, signals = thinned(out, index, *gate_signals(clips, out.x.device))
@@ -181,7 +182,7 @@ class Qwen35(Qwen):
 
 @dataclass(frozen=True)
 class Glm4v(Qwen):
-    """GLM-4V marks video rows with the image token; the token types tell them apart."""
+    """GLM-4V marks video rows with the image token; the token types distinguish them."""
 
     def placeholders(self, model: Any, modality: str, input_ids: Tensor, inputs: dict[str, Any]) -> Tensor:
         image = input_ids == model.config.image_token_id
@@ -226,7 +227,9 @@ def _kept(features: Features, mask: Tensor) -> Features:
     )
     n = int(kept.sum())
     signals = {name: value[mask] for name, value in features.signals.items()}
-    return Features(features.x[mask], torch.arange(n), layout, torch.ones(n), signals, n, features.output)
+    return Features(
+        features.x[mask], torch.arange(n), layout, torch.ones(n, dtype=torch.float32), signals, n, features.output
+    )
 
 
 def _stamped(
@@ -244,7 +247,7 @@ def _stamped(
 
 
 def grid_layout(inputs: dict[str, Any], modality: str, merges: list[int]) -> Layout:
-    """Rows from ``image_grid_thw`` or ``video_grid_thw``, with seconds where the inputs tell them."""
+    """Rows from ``image_grid_thw`` or ``video_grid_thw``, with seconds where the inputs hold them."""
     grids = inputs[f"{modality}_grid_thw"].tolist()
     per_step = None
     if modality == "video" and inputs.get("second_per_grid_ts") is not None:

@@ -38,7 +38,9 @@ def video_layout(lengths: list[int], frames: int, newline: bool = False, cls: bo
             line = torch.arange(n) // (cells + 1)
         if newline:
             position[-1, 0] = frames - 1
-        layouts.append(Layout([n], position, structural, line, torch.full((n,), math.nan), [math.nan]))
+        layouts.append(
+            Layout([n], position, structural, line, torch.full((n,), math.nan, dtype=torch.float32), [math.nan])
+        )
     return join(layouts)
 
 
@@ -52,8 +54,8 @@ def anyres_layout(model: Any, inputs: dict[str, Any], lengths: list[int]) -> Lay
     counts = tile_counts(model, sizes, inputs.get("batch_num_images"))
     for i, n in enumerate(lengths):
         count = counts[i] if tiles is None else min(tiles, counts[i])
-        markers = torch.zeros(count, side * side, 1)
-        packed = pack(model, [markers], sizes[i : i + 1], torch.full((1,), math.nan))[0][:, 0]
+        markers = torch.zeros(count, side * side, 1, dtype=torch.float32)
+        packed = pack(model, [markers], sizes[i : i + 1], torch.full((1,), math.nan, dtype=torch.float32))[0][:, 0]
         structural = packed.isnan().cpu()
         assert len(structural) == n
         layouts.append(_lines(structural, side))
@@ -76,7 +78,7 @@ def _lines(structural: Tensor, side: int) -> Layout:
         rest = torch.arange(n - base)
         line[base:] = rest // width
         position[base:, 0], position[base:, 1], position[base:, 2] = 1, (rest // width).int(), (rest % width).int()
-    return Layout([n], position, structural, line, torch.full((n,), math.nan), [math.nan])
+    return Layout([n], position, structural, line, torch.full((n,), math.nan, dtype=torch.float32), [math.nan])
 
 
 def join(layouts: list[Layout]) -> Layout:

@@ -1,4 +1,4 @@
-"""What the token of a gated cell stands for: the run of time steps in which its cell stays as it is."""
+"""Runs of a gated clip: the time steps in which a cell repeats one token, and where that token goes."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def run_lengths(keep: np.ndarray) -> np.ndarray:
     return run
 
 
-def stand(layout: Layout, where: str) -> Tensor | None:
-    """int64 [R]: the placeholder row in which the token of each row stands; None where every one stands in its own.
+def run_slot(layout: Layout, where: str) -> Tensor | None:
+    """int64 [R]: placeholder index that each token moves to; None = not moved.
 
-    A token takes the row of its own cell in another step of its run, so it is moved in the prompt and takes the
-    position and the time stamp there. Runs of one place never overlap, hence no two tokens meet.
+    A token moves to its own cell in another step of its run and takes the position and the time stamp there. Runs of
+    one cell do not overlap, so no two tokens get the same placeholder.
 
     Args:
-        layout: rows of clips behind a gate, or of anything else, which does not move.
+        layout: rows of clips behind a gate; rows of other inputs do not move.
         where: "start", "middle" (the earlier of two) or "end" of the run.
     """
     if where == "start" or layout.run is None:
@@ -54,7 +54,7 @@ def stand(layout: Layout, where: str) -> Tensor | None:
     return torch.where(content, table[key + shift * cells], row)
 
 
-def again(clips: list[Clip], out: Encoded) -> Encoded:
+def expand_repeated(clips: list[Clip], out: Encoded) -> Encoded:
     """The encoder's rows of every cell that is sent, in raster order: repeated cells take those of what they repeat.
 
     Args:
@@ -71,7 +71,7 @@ def again(clips: list[Clip], out: Encoded) -> Encoded:
     return Encoded(out.x[pick], {name: value[pick] for name, value in out.signals.items()})
 
 
-def whole(clips: list[Clip]) -> list[Clip]:
+def all_kept(clips: list[Clip]) -> list[Clip]:
     """The clips as if the gate had kept every cell; its scenes and scores stay."""
     full = [GateMap.full(*c.gate.keep.shape) for c in clips]  # type: ignore[misc]
     gates = [replace(f, scene=c.gate.scene, score=c.gate.score) for f, c in zip(full, clips, strict=True)]

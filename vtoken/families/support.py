@@ -41,7 +41,7 @@ def verdict(method: type[Method], on: Family) -> str:
     pathways = map(registry.get, registry.names("pathway"))
     seen: frozenset[str] = frozenset().union(*(p.gives for p in pathways if issubclass(p, Pathway)))
     if (method.kind == "pathway" or method.needs & seen) and on.clip_modality not in on.sparse:
-        return "no: its frames cannot be told from what its processor makes; evs drops repeats"
+        return "no: vtoken cannot recover the frames from its processor's output; evs drops repeats"
     if lacks := method.missing(on.gives | Gate.gives | seen | {"text", *(method.needs & set(method.takes))}):
         return f"no: it gives no {words(' and no '.join(lacks))}"
     if mine := method.needs & set(method.takes):

@@ -60,7 +60,7 @@ class AIMInner(Inner):
     def published(self, n: int, context: LayerContext) -> int | None:
         return None if self.own_budget() else int(context.first(n) * rate(context))
 
-    def usual(self, n: int, context: LayerContext) -> int:
+    def default_count(self, n: int, context: LayerContext) -> int:
         return self.scheduled(n, 0, context)
 
     def scheduled(self, n: int, final: int, context: LayerContext) -> int:

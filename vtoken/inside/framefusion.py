@@ -25,7 +25,7 @@ class FrameFusion(Inner):
 
     Merging starts on the input of the first layer and ends when it saves little; pruning then goes to the budget, by
     the attention that each token gets from all rows. The published code acts behind the attention inside a layer; here
-    every act but the first stands behind the whole layer, one MLP later.
+    every step but the first runs behind the whole layer, one MLP later.
 
     Attributes:
         layer: the first layer before which it acts.

@@ -50,7 +50,7 @@ class LLaVolta(Inner):
     def published(self, n: int, context: LayerContext) -> int | None:
         return n // self.stride
 
-    def usual(self, n: int, context: LayerContext) -> int:
+    def default_count(self, n: int, context: LayerContext) -> int:
         return self.scheduled(n, max(1, n // self.stride), context)
 
     def score(self, tokens: Tokens, context: LayerContext) -> Tensor:  # type: ignore[override]

@@ -29,11 +29,11 @@ class SparseVLM(Inner):
 
     Attributes:
         layer: the layers behind which tokens leave, 2, 6 and 15 of 32.
-        version: "v1", or "plus": weights are divided by the response of rotary positions, the heads that look most
-            from text to image count, and nothing is recycled.
+        version: "v1", or "plus": weights are divided by the response of rotary positions, only the heads with
+            the most attention from text to image count, and nothing is recycled.
         table: tokens of 576 that are left after each stage.
         heads: heads that count in version "plus".
-        exact: the table's counts plus the clusters, which stand behind the kept tokens; "v1" counts positions anew.
+        exact: the table's counts plus the clusters, which come after the kept tokens; "v1" counts positions anew.
 
     Raises:
         InputError: ``exact`` with another number of counts than of layers, or no head.
@@ -69,9 +69,9 @@ class SparseVLM(Inner):
     def is_identity(self, n: int, k: int) -> bool:
         return n == 0 or (k >= n and not self.exact)
 
-    def usual(self, n: int, context: LayerContext) -> int:
+    def default_count(self, n: int, context: LayerContext) -> int:
         if context.steps != len(self.table):
-            return super().usual(n, context)
+            return super().default_count(n, context)
         return min(n, max(1, round(context.first(n) * self.table[context.step] / OF)))
 
     def score(self, tokens: Tokens, context: LayerContext) -> Tensor:  # type: ignore[override]

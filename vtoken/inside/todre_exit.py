@@ -1,4 +1,4 @@
-"""ToDRE's second stage: all visual tokens leave late, if text and image hardly look at each other any more."""
+"""ToDRE's second stage: all visual tokens leave late, if text and image hardly attend to each other any more."""
 
 from __future__ import annotations
 

@@ -79,10 +79,10 @@ def _nearest(metric: Tensor) -> tuple[Tensor, Tensor]:
     rows, odds = n - n // 2, n // 2
     some = min(segments, max(1, block // (rows * odds)))
     step = rows if some > 1 else min(rows, max(1, block // odds))
-    best = torch.empty(segments, rows, device=metric.device)
+    best = torch.empty(segments, rows, device=metric.device, dtype=torch.float32)
     partner = torch.empty(segments, rows, dtype=torch.long, device=metric.device)
     memory = torch.empty(
-        some * step * odds, device=metric.device
+        some * step * odds, device=metric.device, dtype=torch.float32
     )  # one for all blocks: fresh pages cost more than sums
     for s in range(0, segments, some):
         unit = normalize(metric[s : s + some].float(), dim=-1)

@@ -39,7 +39,9 @@ def prune_count(relation: Tensor, frame: Tensor, count: Tensor, goal: Tensor, re
     if remaining <= 0:
         return excess
     share = _shares(relation, frame, len(count))
-    entropy = torch.zeros(len(count), device=share.device).index_add_(0, frame, torch.special.entr(share))
+    entropy = torch.zeros(len(count), device=share.device, dtype=torch.float32).index_add_(
+        0, frame, torch.special.entr(share)
+    )
     even = entropy / count.clamp(min=2).float().log()
     wanted = (excess / math.sqrt(remaining) * (1 - even.square())).round().long()
     return wanted.clamp(min=0).minimum(excess)

@@ -42,7 +42,7 @@ class HeldColumns:
     @staticmethod
     def order(source: Tensor, visible: Tensor, rows: int) -> Tensor:
         """int64 [B, rows], rows by falling number of columns: stored in this order, few products are in vain."""
-        count = torch.zeros(len(source), rows, device=source.device)
+        count = torch.zeros(len(source), rows, device=source.device, dtype=torch.float32)
         count.scatter_add_(1, source, visible.float())
         return count.argsort(dim=1, descending=True, stable=True)
 
@@ -65,7 +65,7 @@ class Blocks:
     @classmethod
     def of(cls, columns: HeldColumns) -> Blocks:
         batch, kinds = len(columns.source), len(columns.cos)
-        count = torch.zeros(batch, kinds * columns.rows, device=columns.source.device)
+        count = torch.zeros(batch, kinds * columns.rows, device=columns.source.device, dtype=torch.float32)
         count.scatter_add_(1, columns.turned * columns.rows + columns.source, columns.visible.float())
         count = count.view(batch, kinds, columns.rows)
         number = torch.arange(1, columns.rows + 1, device=count.device)

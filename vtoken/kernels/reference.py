@@ -45,7 +45,7 @@ def _cosine_distance(x: Tensor) -> Tensor:
 
 def adjacent_cosine(x: Tensor, position: Tensor) -> Tensor:
     """Cosine of every token with the last earlier one in its place; see ``kernels.cosine``."""
-    out = torch.full((len(x),), -torch.inf, device=x.device)
+    out = torch.full((len(x),), -torch.inf, device=x.device, dtype=torch.float32)
     unit = normalize(x.double(), dim=1, eps=1e-8)
     latest: dict[tuple[int, int], int] = {}
     for i in position[:, 0].sort(stable=True).indices.tolist():

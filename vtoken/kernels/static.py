@@ -37,7 +37,7 @@ def similarity(x: Tensor, grid: Raster) -> Tensor:
     """Cosine of each place in frames t and t + 1: float32 [T - 1, P], -inf where one has no token."""
     before, after = grid.row[:-1], grid.row[1:]
     both = (before >= 0) & (after >= 0)
-    out = torch.full(before.shape, -torch.inf, device=x.device)
+    out = torch.full(before.shape, -torch.inf, device=x.device, dtype=torch.float32)
     out[both] = paired_cosine(x, before[both], after[both])
     return out
 

@@ -45,7 +45,7 @@ class AIM(Merger):
             unit, quota = frames(tokens.position, k)
         start = quota.cumsum(0) - quota
         number = torch.empty_like(unit)
-        weight = torch.ones(len(tokens), device=unit.device)
+        weight = torch.ones(len(tokens), device=unit.device, dtype=torch.float32)
         for rows, units, count in batches(unit, quota):
             size = torch.ones_like(weight[rows]) if self.exact else tokens.size[rows].float()
             local, share = _rounds(tokens.x[rows].float(), size, count, self.exact)

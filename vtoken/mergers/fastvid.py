@@ -130,7 +130,7 @@ class FastVID(Merger):
         # the published code gives a frame with just as many anchors as it pays for its own pool alone
         alone = own == around if self.exact else torch.full_like(own, self.p == 1, dtype=torch.bool)
         chosen = salient.nonzero().squeeze(1)
-        parts = [Mixture(chosen, number[chosen], torch.ones(len(chosen), device=frame.device))]
+        parts = [Mixture(chosen, number[chosen], torch.ones(len(chosen), device=frame.device, dtype=torch.float32))]
         for part, units in ((torch.arange(len(around), device=frame.device), alone), (segment, ~alone)):
             units = (units & (own > 0)).nonzero().squeeze(1)
             for rows, heads in _repeated(part, units, frame, salient, anchor, tokens.x.shape[1]):

@@ -8,7 +8,6 @@ from typing import ClassVar
 import torch
 
 from vtoken.data.tokens import Tokens
-from vtoken.errors import InputError
 from vtoken.methods.hold import FeatureGate, Hold, Home
 from vtoken.methods.merger import Groups, Merger
 from vtoken.methods.reducer import Context
@@ -79,10 +78,7 @@ class HoldStage(Merger):
                 if not known[t]:
                     before[t] = before[t - 1]
             starts[1:] = before[1:] != before[:-1]
-        try:
-            found = self._gate()(tokens.x, position, shape, None if self.tau is not None else k, starts)
-        except InputError as error:
-            raise InputError(f"{self.name}: {error}") from error
+        found = self._gate()(tokens.x, position, shape, None if self.tau is not None else k, starts)
         run = found.source  # a token's rows are neighbours in source; its group is the token
         flat = found.show.flatten()
         place = (position[:, 0] * shape[1] + position[:, 1]) * shape[2] + position[:, 2]

@@ -67,7 +67,7 @@ class HoliTom(Merger):
             unit, still = parts[unit], torch.zeros_like(quota, dtype=torch.bool)
         start = quota.cumsum(0) - quota
         score = checked(merged, self.name, "received_attention")
-        number, weight = torch.empty_like(unit), torch.empty(count, device=unit.device)
+        number, weight = torch.empty_like(unit), torch.empty(count, device=unit.device, dtype=torch.float32)
         for kind in (True, False):
             for batch in batches(torch.where(still[unit] == kind, unit, -1), quota):
                 local, heavy = self._still(merged, batch) if kind else self._moving(merged, score, batch)
@@ -96,7 +96,7 @@ class HoliTom(Merger):
     def _still(self, merged: Tokens, batch: Batch) -> tuple[Tensor, Tensor]:
         rows, _, count = batch
         if count == 0:  # only where the published rounding keeps none
-            return torch.full_like(rows, -1), torch.zeros(rows.shape, device=rows.device)
+            return torch.full_like(rows, -1), torch.zeros(rows.shape, device=rows.device, dtype=torch.float32)
         return _clustered(merged.x[rows], merged.size[rows], count, self.K, self.beta)
 
     def _moving(self, merged: Tokens, score: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -104,7 +104,7 @@ class HoliTom(Merger):
         dominant = round(count * (1 - self.D))
         best, rest = first(score[rows], dominant)
         local = torch.empty_like(rows)
-        weight = torch.ones(rows.shape, device=rows.device)
+        weight = torch.ones(rows.shape, device=rows.device, dtype=torch.float32)
         local.scatter_(1, best, torch.arange(dominant, device=rows.device).expand_as(best))
         others = rows.gather(1, rest)
         if dominant < count:
@@ -112,7 +112,7 @@ class HoliTom(Merger):
             label = dominant + label
         else:
             label = nearest(merged.x[others], merged.x[rows.gather(1, best)])
-            heavy = torch.zeros(label.shape, device=rows.device)
+            heavy = torch.zeros(label.shape, device=rows.device, dtype=torch.float32)
         return local.scatter_(1, rest, label), weight.scatter_(1, rest, heavy)
 
 
@@ -131,7 +131,9 @@ def _clustered(x: Tensor, size: Tensor, count: int, neighbours: int, beta: float
     label = rank.gather(1, label)
     size = size.float()
     around = size.scatter(1, centre, 0.0)
-    total = torch.zeros(len(x), count, device=x.device).scatter_add_(1, label, around).gather(1, label)
+    total = (
+        torch.zeros(len(x), count, device=x.device, dtype=torch.float32).scatter_add_(1, label, around).gather(1, label)
+    )
     weight = (1 - beta) * around / total.clamp(min=torch.finfo(torch.float32).tiny)
-    own = torch.where(total.gather(1, centre) > 0, beta, 1.0)
+    own = torch.where(total.gather(1, centre) > 0, beta, 1.0).to(weight.dtype)
     return label, weight.scatter(1, centre, own)

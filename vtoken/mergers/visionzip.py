@@ -43,7 +43,7 @@ class VisionZip(Merger):
         score, keys = attention(tokens, context, self.name, *SOURCES), keys_of(tokens, self.name)
         unit, quota = frames(tokens.position, k)
         start = quota.cumsum(0) - quota
-        number, weight = torch.empty_like(unit), torch.ones(len(tokens), device=unit.device)
+        number, weight = torch.empty_like(unit), torch.ones(len(tokens), device=unit.device, dtype=torch.float32)
         for rows, units, count in batches(unit, quota):
             fused = min(count, self.contextual or max(1, round(count * 10 / 64)))
             dominant, rest = first(score[rows], count - fused)
@@ -53,7 +53,7 @@ class VisionZip(Merger):
             local.scatter_(1, rest, count - fused + near)
             number[rows] = start[units][:, None] + local
             joined = near.new_zeros(len(rows), fused).scatter_add_(1, near, torch.ones_like(near)) - 1
-            share = 1 / joined.gather(1, near).clamp(min=1)
+            share = 1 / joined.gather(1, near).clamp(min=1).float()
             share[:, target] = 1.0
             weight[rows.gather(1, rest)] = share
         return Groups(number, weight) if self.exact else in_order(number, tokens.size)

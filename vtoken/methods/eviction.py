@@ -51,7 +51,7 @@ class Eviction(Method):
 
     kind: ClassVar[str] = "cache"
     share: ClassVar[float] = 0.5
-    asks: ClassVar[bool] = True  # whether it needs attention: the input of each layer is then looked at
+    asks: ClassVar[bool] = True  # whether it needs attention: the input of each layer is then kept
     keep: float | None = None
     tokens: int | None = None
     per_second: float | None = None

@@ -38,9 +38,7 @@ class FrameBudget(Pruner):
         if not isinstance(made, Pruner) or not made.needs_budget:
             raise InputError(f"{self.name}:inner={self.inner} must be a pruner that takes a budget, such as divprune")
         if made.own_budget() is not None:
-            raise InputError(
-                f"{self.name}:inner={self.inner} must have no budget of its own; {self.name} sets its count"
-            )
+            raise InputError(f"{self.name}:inner={self.inner} must not bring a budget; {self.name} gives it one")
         self._inner = made
 
     def weights(self, tokens: Tokens, steps: Tensor, step: Tensor, context: Context) -> Tensor:

@@ -1,6 +1,6 @@
 """Gate: base of the methods that decide before the encoder.
 
-A gate compares each time step of a clip with what its receiver already has, cell by cell, and keeps the cells that
+A gate compares each time step of a clip with the content that was last sent, cell by cell, and keeps the cells that
 changed. A subclass writes ``score``; the base gives whole first steps and scenes, time anchors, timed refresh, the
 reference and streaming (``stream.py``).
 """
@@ -121,7 +121,7 @@ class Gate(Method):
         """The cells that changed, bool [h, w]: score above ``threshold``, strictly."""
         return score > self.threshold  # type: ignore[attr-defined]
 
-    def whole(self, step: int) -> bool:
+    def keeps_whole(self, step: int) -> bool:
         """Whether the step of this number is kept whole; the first step of a scene always is."""
         return False
 

@@ -204,7 +204,7 @@ def gate(unit: Tensor, token: Tensor, tau: float, starts: Tensor | None = None) 
         The token that each slot shows, int64 [T, h, w] or -1, and the distance of each slot's own token to what the
         cell showed before, float32 [T, h, w]: inf where it showed nothing, 0 where the slot has no token.
     """
-    shown, jump = torch.full_like(token, NONE), torch.zeros(token.shape, device=token.device)
+    shown, jump = torch.full_like(token, NONE), torch.zeros(token.shape, device=token.device, dtype=torch.float32)
     now = torch.full_like(token[0], NONE) if len(token) else token
     for t in range(len(token)):
         if starts is not None and bool(starts[t]):

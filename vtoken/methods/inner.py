@@ -25,20 +25,20 @@ from vtoken.methods.view import View
 
 Layer = int | float
 SIGNALS = frozenset({"last_attention", "text_attention", "visual_attention", "keys"})
-PLACE = "_place"  # signal int64: where a token stands among the rows of the stage's view
+PLACE = "_place"  # signal int64: index of a token among the rows of the stage's view
 COLUMN = "_column"  # signal int64: the column of the prompt whose position a token has
 
 
 @dataclass
 class LayerContext(Context):
-    """What a method inside the language model may know besides the tokens.
+    """The inputs of a method inside the language model besides the tokens.
 
     ``text`` holds the hidden states of the text behind the last visual token, as they are at this layer.
 
     Attributes:
         layer, depth: the layer before which the method acts, and the number of layers.
         step, steps: which of its layers this is, counted from 0, and how many it has.
-        view: unit -> rows of its sample at the attention layer that the method looks at; made when it is first asked.
+        view: unit -> rows of its sample at the attention layer that the method reads; made at its first use.
         norm: the final norm of the language model.
         memory: what the method remembers from layer to layer of one prompt.
     """
@@ -58,7 +58,7 @@ class LayerContext(Context):
             InputError: the tokens do not come from inside a language model.
         """
         if self.view is None:
-            raise InputError("this method looks at a layer of the language model, and here is none")
+            raise InputError("this method reads a layer of the language model; it can only run inside one")
         return self.view(self.sample)
 
     def first(self, n: int) -> int:
@@ -83,7 +83,7 @@ class Inner(Scorer):
         behind: True where ``layer`` names the layer behind which it acts.
         rotary: False where its scores have no rotary positions.
         looks: True where it asks for ``context.look()``; tokens then have their places there as the signal ``_place``.
-        looks_later: True where it looks at some of its layers only.
+        looks_later: True where it reads attention at some of its layers only.
         applies_signals: True where ``apply`` reads signals too.
         share: share kept where no budget is given; None where the method decides itself.
         wants_start: True where it reads ``View.start``.
@@ -211,14 +211,14 @@ class Inner(Scorer):
             return max(0, min(n, count))
         chosen = self.own_budget() or budget
         if chosen is None:
-            return self.usual(n, context)
+            return self.default_count(n, context)
         if isinstance(chosen, Budget):
             final = min(n, chosen.resolve(entered, context.length(context.sample)))
         else:
             final = min(n, chosen(context.sample, entered))
         return self.scheduled(n, final, context)
 
-    def usual(self, n: int, context: LayerContext) -> int:
+    def default_count(self, n: int, context: LayerContext) -> int:
         """Tokens left after this step where no budget is given.
 
         Raises:
@@ -229,7 +229,7 @@ class Inner(Scorer):
         return self.scheduled(n, min(n, Budget(keep=self.share).resolve(context.first(n), 0.0)), context)
 
     def scheduled(self, n: int, final: int, context: LayerContext) -> int:
-        """Tokens left after this step, where ``final`` shall be left after the last one."""
+        """Tokens left after this step, where ``final`` are left after the last one."""
         left = context.steps - context.step
         return final if left == 1 else round(n * (final / n) ** (1 / left))
 

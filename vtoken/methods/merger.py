@@ -151,7 +151,7 @@ def _absorbed(anchors: Tensor, n: int) -> Groups:
     Every other row counts in the size of the nearest anchor before it, or of the first anchor.
     """
     rows = torch.arange(n, device=anchors.device)
-    weight = torch.zeros(n, device=anchors.device).index_fill(0, anchors, 1.0)
+    weight = torch.zeros(n, device=anchors.device, dtype=torch.float32).index_fill(0, anchors, 1.0)
     return Groups((torch.searchsorted(anchors, rows, right=True) - 1).clamp(min=0), weight, anchors=rows)
 
 
@@ -162,7 +162,7 @@ def _beside(made: Groups, rest: Tensor, anchors: Tensor, size: Tensor) -> Groups
     number[anchors] = int(made.number.max()) + 1 + torch.arange(len(anchors), device=anchors.device)
     weight = None
     if made.weight is not None:
-        weight = torch.ones(len(size), device=rest.device)
+        weight = torch.ones(len(size), device=rest.device, dtype=torch.float32)
         weight[rest] = made.weight.float()
     kept = number >= 0
     number[kept] = in_order(number[kept], (size if weight is None else weight)[kept])

@@ -61,7 +61,7 @@ class Plan:
         late = [isinstance(s, (Inner, Eviction)) + isinstance(s, Eviction) for s in others]
         if late != sorted(late) or late.count(2) > 1:
             raise InputError(
-                f"plan {str(self)!r}: methods inside the language model stand last, and behind them at most one that "
+                f"plan {str(self)!r}: methods inside the language model come last, and behind them at most one that "
                 "takes rows out of its cache"
             )
         given = [name for s in self.stages if isinstance(s, Pathway) for name in s.gives]
@@ -230,23 +230,25 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """What a report must say of the stages' options."""
+        """Notes for the report about the stages' options."""
         stages = [*self.pathways, *(s for s in self.stages if not isinstance(s, Pathway))]
         return [note for stage in stages for part in stage.parts for note in part.notes]
 
-    def thin(self, n: int, total: int, seconds: float) -> int:
-        """How many of the ``n`` tokens of a sample are to remain after the encoder, counted as ``reduce`` counts.
+    def thin(self, sizes: list[int], totals: list[int], seconds: list[float]) -> list[int]:
+        """How many tokens are to remain after the encoder of every image and video of one prompt, as ``reduce`` counts.
 
         Args:
-            total: tokens that the stock model would have had.
-            seconds: length of the sample's video, 0 for images, nan where unknown.
+            sizes: tokens of each that enter the encoder.
+            totals: tokens that the stock model would have had.
+            seconds: length of each, 0 for images, nan where unknown.
         """
         assert self.thinner is not None
-        own = self.thinner.own_budget()
+        own, prompt = self.thinner.own_budget(), [0] * len(sizes)
         if own is not None:
-            return own.deal([n], [seconds])[0]
+            return own.deal(sizes, seconds, prompt)
         assert self.budget is not None
-        return _towards(self.budget.deal([total], [seconds]), len(self.sharing), 0, n)
+        final = self.budget.deal(totals, seconds, prompt)
+        return [_towards(final, len(self.sharing), i, n) for i, n in enumerate(sizes)]
 
     def reduce(self, tokens: Tokens, context: Context) -> Tokens:
         """Run the stages after the encoder; with a shared budget the last one ends on the exact count.

@@ -64,7 +64,7 @@ class Method:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a report must say of these options."""
+        """Notes for the report about these options."""
         return ()
 
     @property

@@ -36,7 +36,7 @@ class Criterion(Protocol):
 
     def changed(self, score: np.ndarray) -> np.ndarray: ...
 
-    def whole(self, step: int) -> bool: ...
+    def keeps_whole(self, step: int) -> bool: ...
 
     def anchor_cells(self, grid: Grid, step: int) -> np.ndarray: ...
 
@@ -63,7 +63,7 @@ class GateStream:
         self._pending_pts: list[float] = []
         self._last_pts = -math.inf
         self._finished = False
-        # the state of the receiver
+        # what was sent so far
         self._step = 0
         self._scene = -1
         self._source = np.zeros((grid.rows, grid.columns), np.int32)  # step of the last keep of each cell
@@ -142,7 +142,7 @@ class GateStream:
         if self.content is None:
             self.content = self.gate.content(step).copy()
             self._histogram = cuts.histogram(step[-1])
-        elif not (cut := self._histograms_cut(step)) and not self.gate.whole(self._step):
+        elif not (cut := self._histograms_cut(step)) and not self.gate.keeps_whole(self._step):
             score = self.compare(step)
             keep = self.decide(step, score)
             cut = bool(keep.mean() > self.gate.cut_kept)

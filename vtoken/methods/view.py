@@ -1,4 +1,4 @@
-"""View: what a method inside the language model can look at, the rows of one sample at one attention layer.
+"""View: the rows of one sample at one attention layer, as a method inside the language model reads them.
 
 Attention is computed from a few query rows in float32. Where many rows are queries it comes in strips, so that no
 N x N matrix is held.

@@ -8,7 +8,7 @@ from typing import IO, cast
 
 from rich.console import Console
 
-PIPED = 200  # columns where nobody's terminal sets the width
+PIPED = 200  # columns where no terminal sets the width
 
 
 def terminal() -> Console:

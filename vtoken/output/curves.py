@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 
-def told(found: dict[str, float]) -> str:
+def values(found: dict[str, float]) -> str:
     """Names and values in one line."""
     return " ".join(f"{k}={v:.2f}" for k, v in found.items())
 

@@ -51,8 +51,8 @@ class VidCom2(Pruner):
         sums = unit.new_zeros(len(sizes), unit.shape[1]).index_add_(0, frame, unit)
         to_video = _likeness(unit, unit.mean(0))
         redundancy = to_video + _likeness(unit, (sums / sizes[:, None])[frame])
-        usual = to_video.new_zeros(len(sizes)).index_add_(0, frame, to_video) / sizes
-        weight = (-usual / self.temperature).softmax(0)
+        mean = to_video.new_zeros(len(sizes)).index_add_(0, frame, to_video) / sizes
+        weight = (-mean / self.temperature).softmax(0)
         share = self.keep if self.exact and self.keep is not None else k / len(x)
         quota = (share * (1 + weight - weight.mean()) * sizes).round().long()
         kept = top_of_groups(-redundancy, frame, quota.clamp(min=1).minimum(sizes))

@@ -1,4 +1,4 @@
-"""From prompts about one clip to answers: packed behind one prefill where that can be, else batch by batch."""
+"""From prompts about one clip to answers: packed behind one prefill if that is supported, else batch by batch."""
 
 from __future__ import annotations
 
@@ -34,16 +34,15 @@ class Answer:
         report: tokens and milliseconds by stage, sampled frames, caps that bound.
         clips: what the gate kept of each video, for overlays; pixel rows are gone.
         tokens: int64 [n], ids of the answer.
-        fates: per video uint8 [T, h, w], what became of every token that the stock model would have had, by ``FATES``
-            (skipped by the gate, dropped, merged into another one, kept), for overlays. Its grid is the language
-            model's, which is coarser than the gate's where a family pools.
+        cell_states: per video uint8 [T, h, w], the ``CellState`` of every token that the stock model would have had,
+            for overlays. Its grid is the language model's, which is coarser than the gate's where a family pools.
     """
 
     text: str
     report: Report
     clips: list[Clip]
     tokens: Tensor
-    fates: list[np.ndarray]
+    cell_states: list[np.ndarray]
 
     @property
     def clip(self) -> Clip:
@@ -51,9 +50,9 @@ class Answer:
         return self.clips[0]
 
     @property
-    def fate(self) -> np.ndarray:
-        """The fates of the first video."""
-        return self.fates[0]
+    def cell_state(self) -> np.ndarray:
+        """The cell states of the first video."""
+        return self.cell_states[0]
 
     def __str__(self) -> str:
         return self.text
@@ -107,18 +106,18 @@ class Questions:
         if self.progress is not None:
             self.progress("encode", answered / len(self.prompts))
 
-    def answers(self, ids: list[Tensor], reports: list[Report], fates: list[Tensor]) -> list[Answer]:
+    def answers(self, ids: list[Tensor], reports: list[Report], states: list[Tensor]) -> list[Answer]:
         """What ``ask_many`` returns; the clip goes without its pixels."""
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         clips = [replace(clip, rows=clip.rows[:0]) for clip in self.clips]
         n = len(clips)
-        own = [[f.numpy() for f in fates[i * n : (i + 1) * n]] for i in range(len(ids))]
+        own = [[s.numpy() for s in states[i * n : (i + 1) * n]] for i in range(len(ids))]
         made = zip(texts, ids, reports, own, strict=True)
-        return [Answer(text.strip(), report, clips, one, fate) for text, one, report, fate in made]
+        return [Answer(text.strip(), report, clips, one, state) for text, one, report, state in made]
 
 
 def answer_packed(asked: Questions) -> list[Answer] | None:
-    """Answers behind one prefill of the video; None where packing cannot give what ``generate`` gives."""
+    """Answers behind one prefill of the video; returns None if packing is unsupported."""
     model, prompts = core(asked.model), asked.prompts
     own = asked.plan.reads_text or any(map(callable, asked.signals.values()))  # the choice may follow the question
     rules = greedy(model, asked.options) if len(prompts) > 1 and not own else None
@@ -130,6 +129,7 @@ def answer_packed(asked: Questions) -> list[Answer] | None:
     if bool(visual[columns:].any()):
         return None
     call = asked.call(0, 1)
+    call.answer = rules.limit
     report = call.report
     with torch.no_grad():
         ready = prepare(call, asked.inputs(0, 1), generating=True)
@@ -140,8 +140,8 @@ def answer_packed(asked: Questions) -> list[Answer] | None:
     _remember(asked.model, report)
     n = len(prompts)
     reports = [_share(asked, report, 1, n, length + len(tail)) for tail in tails]
-    fates, report.fates = report.fates * n, []
-    return asked.answers(found, reports, fates)
+    states, report.cell_states = report.cell_states * n, []
+    return asked.answers(found, reports, states)
 
 
 def _shared(ids: list[Tensor]) -> int:
@@ -174,13 +174,13 @@ def _batch(asked: Questions, first: int, n: int) -> list[Answer]:
     widths = [p["input_ids"].shape[1] for p in prompts]
     dropped = (sum(widths) - report.prompt) // n
     reports = [_share(asked, report, n, n, width - dropped) for width in widths]
-    fates, report.fates = report.fates, []
-    return asked.answers([_until(ids, ends) for ids in new], reports, fates)
+    states, report.cell_states = report.cell_states, []
+    return asked.answers([_until(ids, ends) for ids in new], reports, states)
 
 
 def _remember(model: Any, report: Report) -> None:
     """The report of a wrapped model's last call."""
-    session = session_of(model)
+    session = session_of(model) or session_of(core(model))
     if session is not None:
         session.report = report
 
@@ -211,5 +211,5 @@ def _share(asked: Questions, report: Report, prompts: int, questions: int, colum
         milliseconds=spent,
         frames=[list(times) for times in read.frames],
         notes=list(dict.fromkeys([*report.notes, *read.notes])),
-        fates=[],
+        cell_states=[],
     )

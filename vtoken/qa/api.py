@@ -66,10 +66,10 @@ def ask_many(
     memory: ClipMemory | None = None,
     **options: Any,
 ) -> list[Answer]:
-    """Answer several questions about one video, which is decoded, gated, encoded and, if it can be, prefilled once.
+    """Answer several questions about one video, which is decoded, gated, encoded and, where possible, prefilled once.
 
     Greedy answers share one prefill of the video and run packed behind it (``packed``); the ids are those of ``ask``,
-    up to rounding. Where that cannot be, ``generate`` runs on batches of whole prompts: for a plan that reads the
+    up to rounding. Otherwise ``generate`` runs on batches of whole prompts: for a plan that reads the
     question, other ways to generate, layers with a sliding window or linear attention.
 
     Args:
@@ -84,7 +84,7 @@ def ask_many(
         signals: what only you can give to a method, see ``vtoken.wrap``.
         batch: questions that run together.
         progress: called with a stage ("decode", then "encode") and its share done, 0 to 1; an exception ends it.
-        memory: what earlier calls about the same video kept of it, and where this one keeps it; see ``ClipMemory``.
+        memory: shared by calls about the same video, so that it is read and encoded once; see ``ClipMemory``.
         **options: ``keep``, ``tokens`` or ``per_second``, the budget of ``plan``; fields of ``Sampling``; and
             arguments of ``model.generate``. Without a ``generation_config``, ``max_new_tokens`` is 128 and decoding is
             greedy by default.
@@ -156,7 +156,7 @@ def _plan(
     family: Family, model: Any, plan: PlanLike | None, budget: dict[str, Any], signals: Mapping[str, Any]
 ) -> Plan:
     """The plan of a call: its own, else that of the wrapped model, else "grt"."""
-    session = session_of(model)
+    session = session_of(model) or session_of(core(model))
     if plan is None and session is not None and not any(v is not None for v in budget.values()):
         return session.plan
     own = session.plan if session is not None else "grt"

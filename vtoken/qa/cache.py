@@ -1,4 +1,4 @@
-"""What was read and encoded of a video, kept for further plans about it."""
+"""Clips and features of a video, kept for further plans about it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vtoken.qa.read import Sampling
 
 
 class ClipMemory:
-    """What every gate left of one video, and its features, for one model.
+    """The gated clips of one video and their features, for one model.
 
     Hand the same memory to each ``ask_many`` about the video: what an earlier call decoded, gated and encoded in the
     same way is taken from it. Plans with the same gate (or none) and pathways share both; methods that act inside the
@@ -40,7 +40,7 @@ class ClipMemory:
         """The videos under the plan's gate, and the report of their reading; ``make`` reads each the first time.
 
         Args:
-            about: model, processor and what the user gave as the video.
+            about: model, processor and the video as the user gave it.
 
         Raises:
             InputError: the memory is about others.

@@ -1,7 +1,7 @@
-"""Several questions behind one prefill of the video: packed in one row, each sees the video and itself.
+"""Several questions behind one prefill of the video, packed in one row: each attends to the video and to itself.
 
 The video is the same for all of them, and a causal model computes it without looking at what follows. So the prompt up
-to the questions is prefilled once; then the questions stand one behind the other in one row, each with the positions
+to the questions is prefilled once; then the questions follow one another in one row, each with the positions
 that it would have alone, under a mask that hides them from one another.
 """
 
@@ -24,7 +24,7 @@ from vtoken.families.compat import accepts_outputs, attention_of
 
 VIDEO = -1  # owner of the columns that every question sees
 # settings of generate that do not change a greedy answer
-HARMLESS = frozenset(
+GREEDY_SAFE_KEYS = frozenset(
     ("max_new_tokens", "max_length", "bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "repetition_penalty")
     + ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff", "length_penalty")
     + ("transformers_version", "_from_model_config", "_commit_hash", "_original_object_hash")
@@ -59,7 +59,7 @@ def greedy(model: Any, options: dict[str, Any]) -> Greedy | None:
     plain = type(config)()
     for name, value in vars(config).items():
         idle = value is None or value is False or value == getattr(plain, name, None) or (name in ONES and value == 1)
-        if name not in HARMLESS and not idle:
+        if name not in GREEDY_SAFE_KEYS and not idle:
             return None
     text = model.config.get_text_config()
     layers = set(getattr(text, "layer_types", None) or ["full_attention"])
@@ -192,7 +192,7 @@ def _answers(
 
 
 def _mask(columns: Tensor, owner: Tensor, dtype: torch.dtype) -> Tensor:
-    """[1, 1, Q, K] to add to attention scores: a token sees the video, and what stands before it of its own question.
+    """[1, 1, Q, K] to add to attention scores: a token sees the video and the earlier tokens of its own question.
 
     Args:
         columns: int64 [K], the question of every column in the cache, or ``VIDEO``.

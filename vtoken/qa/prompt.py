@@ -18,7 +18,7 @@ from vtoken.qa.tokenize import UserText, tokenizer_of
 
 @dataclass(frozen=True)
 class Chat:
-    """What stands around a question.
+    """The parts of a prompt besides the question.
 
     Attributes:
         system: text of a system turn; None for none.
@@ -117,7 +117,9 @@ def _template(processor: Any, tokenizer: Any, written: list[Written], question: 
         marks = "".join("".join(tokenizer.convert_ids_to_tokens(w.marks)) for w in written)
         return f"{system}{marks}\n{earlier}{user.safe(question)}"
     turns: list[dict[str, Any]] = [] if chat.system is None else [_turn("system", user.safe(chat.system))]
-    turns += [_turn(turn["role"], user.safe(turn["content"])) for turn in chat.history]
+    turns += [
+        _turn(turn["role"], user.safe(turn["content"], answer=turn["role"] == "assistant")) for turn in chat.history
+    ]
     turns.append(_turn("user", user.safe(question)))
     first = next(turn for turn in turns if turn["role"] == "user")
     first["content"][:0] = [{"type": w.modality} for w in written]

@@ -103,8 +103,8 @@ def read_clip(
 
 @dataclass
 class Piece:
-    """A chunk of a clip after the gate: float64 [n] times, its time steps' map, the pixel rows of kept cells, and what
-    pathways tell of every cell."""
+    """A chunk of a clip after the gate: float64 [n] times, its time steps' map, the pixel rows of kept cells, and the
+    pathway signals of every cell."""
 
     pts: np.ndarray
     gate: GateMap
@@ -125,7 +125,7 @@ def pieces(
     Args:
         gate: None keeps every cell.
         stage: a context manager by name that times "decode", "gate", "pathway" and "prepare".
-        pathways: that look at all frames.
+        pathways: run on all frames.
 
     Raises:
         VideoError: the part asked for has no frame.

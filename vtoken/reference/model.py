@@ -152,7 +152,7 @@ def whiten(model: Any, rows: Tensor) -> None:
 
 
 @torch.no_grad()
-def settle(model: Any, rows: Tensor) -> None:
+def scale_features(model: Any, rows: Tensor) -> None:
     """Scale the merger's last layer so that features are as large as word embeddings."""
     last = model.model.visual.merger.linear_fc2
     factor = 0.5 / float(vision_forward(model, rows).std())

@@ -106,6 +106,6 @@ class Settings:
         if not 0 <= self.first <= 1:
             raise InputError(f"first={self.first} is a share, from 0 to 1")
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         return json.loads(json.dumps(asdict(self)))

@@ -162,7 +162,7 @@ def train(
     accelerator = accelerate.Accelerator(cpu=device == "cpu")
     model = start(settings, data, config, None if settings.fresh else core)
     optimizer = torch.optim.AdamW(groups(model, settings), weight_decay=settings.decay)
-    path, step, log, made = out / "checkpoint.pt", 0, [], settings.told() | {"features": marks}
+    path, step, log, made = out / "checkpoint.pt", 0, [], settings.to_dict() | {"features": marks}
     if resume and path.is_file():
         step, log = _resumed(path, model, optimizer, made)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
@@ -194,7 +194,7 @@ def train(
             _save(path, model, optimizer, step, log, made)
             saved = time.time()
     curves.write(log, out / "curves.csv")
-    model.save(out, {"settings": settings.told(), **(notes or {})})
+    model.save(out, {"settings": settings.to_dict(), **(notes or {})})
     return model.eval()
 
 

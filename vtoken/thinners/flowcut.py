@@ -50,7 +50,9 @@ class FlowCut(Thinner):
         before = state.cells.get(FLOW)
         if before is not None:
             score = 0.5 * before[patch] + 0.5 * score
-        state.cells[FLOW] = torch.zeros(len(frame), device=score.device).masked_scatter(patch, score)
+        state.cells[FLOW] = torch.zeros(len(frame), device=score.device, dtype=torch.float32).masked_scatter(
+            patch, score
+        )
         remaining = max(0, step.layers - 1 - step.layer)
         if remaining % 2:
             return None

@@ -59,7 +59,7 @@ class MotionStream(GateStream):
         if self.gate.motion is not None and self.predicted is not None and self.content is not None:
             np.copyto(self.content[-1], self.predicted[-1])  # moved cells show what they moved to
         super().refresh(step, keep)
-        if self.gate.settle and self.gate.motion is None and len(step) > 1:
+        if self.gate.keep_after_change and self.gate.motion is None and len(step) > 1:
             self.apart = self.gate.score(step[0], step[-1], self.grid) * keep
 
     def _threshold(self, step: np.ndarray) -> float:
@@ -99,8 +99,9 @@ class Grt(Gate):
         tiny_object_noise: levels of 255.
         motion: "dis" compares with content moved along the optical flow, by whole pixels per cell; a moved cell is then
             kept only where the residual exceeds the threshold. About 10 times slower. None compares in place.
-        settle: where a step has several frames (Qwen's have two), a cell that changes between them is kept in the next
-            step too: its token shows both contents, and no later token would show the new one. Not with ``motion``.
+        keep_after_change: where a step has several frames (Qwen's have two), a cell that changes between them is kept
+            in the next step too: its token shows both contents, and no later token would show the new one. Not with
+            ``motion``.
         tau: with ``hold``, a token within this cosine distance of what its cell shows is no row (stage ``hold``); None
             for a row for every encoded token.
         second: with ``hold``, a second row after a change larger than this; see the stage ``hold``.
@@ -121,7 +122,7 @@ class Grt(Gate):
     tiny_object: Annotated[float, Bound(least=0, hint="255 switches the guard off")] = 60.0
     tiny_object_noise: Annotated[float, Bound(least=0, hint="0 switches the guard off")] = 1.5
     motion: Literal["dis"] | None = None
-    settle: bool = True
+    keep_after_change: bool = True
     merge: Literal["scene", "none"] | None = "scene"
     merge_delta: Annotated[float | None, Bound(least=0, hint="merge=none switches the merging of scenes off")] = None
 

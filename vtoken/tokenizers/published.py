@@ -63,7 +63,7 @@ class PatchVectors(Gate):
     def changed(self, score: np.ndarray) -> np.ndarray:
         return score > (self.thresholds[self.exact] if self.threshold is None else self.threshold)
 
-    def whole(self, step: int) -> bool:
+    def keeps_whole(self, step: int) -> bool:
         return self.refresh_interval > 0 and step % self.refresh_interval == 0
 
     def content(self, step: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ class Choice:
 
     Each time of the grid takes the frame nearest to it, the earlier of two equally near, and no frame is taken twice.
     So never more frames are taken than the grid has times before the end; a still stretch of a clip with variable
-    frame rate gives one frame, and a burst gives no more than the rate. The last frame stands as long as the one
+    frame rate gives one frame, and a burst gives no more than the rate. The last frame lasts as long as the one
     before it. Where frames are about as far apart as the times of the grid, rounded times must not cost a frame: a
     time may then go to either of the two frames whose middle it lies at.
     """
@@ -98,7 +98,7 @@ def within(times: Sequence[float], start: float, end: float) -> list[float]:
 
 
 def length(times: Sequence[float], start: float, end: float, native_fps: float | None) -> float:
-    """Seconds from ``start`` to where the last frame ends: it stands as long as the one before it."""
+    """Seconds from ``start`` to where the last frame ends: it lasts as long as the one before it."""
     if not times:
         return 0.0
     last = millisecond(times[-1])

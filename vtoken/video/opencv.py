@@ -35,7 +35,7 @@ def pictures(clip: Clip, start: float = 0.0) -> Iterator[Picture]:
 
     remedy = "use backend='pyav'"
     capture = cv2.VideoCapture(clip.path, cv2.CAP_FFMPEG)
-    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # it knows no mirroring
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # it does not mirror
     try:
         if not capture.isOpened():
             raise VideoError(f"{clip.path}: OpenCV cannot open this video; {remedy}")

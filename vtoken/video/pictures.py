@@ -12,7 +12,7 @@ import numpy as np
 from vtoken.errors import InputError, MissingFileError, VideoError
 
 SUFFIXES = (".apng", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-UNTOLD = 100  # ms a frame of an animation stands where its file does not say
+UNTOLD = 100  # ms a frame of an animation lasts where its file does not say
 
 Loader = Callable[[], np.ndarray]
 
@@ -85,7 +85,7 @@ def from_pil(image: Any, name: str, levels: Levels) -> np.ndarray:
 
 
 def animation(path: Path) -> tuple[list[Loader], list[float]]:
-    """The frames of one picture file, one where it stands still, and their times with the end, seconds.
+    """The frames of one picture file, one for a still picture, and their times with the end, seconds.
 
     Raises:
         VideoError: not an image that can be read.

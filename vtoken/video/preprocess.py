@@ -73,19 +73,19 @@ class Preprocessor:
 
     def notes(self, height: int, width: int, frames: int | None = None) -> list[str]:
         """What the caps do to frames of this size: one line a cap that binds, empty where none does."""
-        told = []
+        notes = []
         if self.max_frames is not None and frames is not None and frames > self.max_frames:
-            told.append(f"frame cap: {frames} frames are above max_frames={self.max_frames}; lower fps with fit_fps")
+            notes.append(f"frame cap: {frames} frames are above max_frames={self.max_frames}; lower fps with fit_fps")
         if self.resize_to in ("smart", "smart_clip"):
             tall, wide = self._resized(height, width, frames)
             factor = self.patch * self.merge
             if tall < round(height / factor) * factor or wide < round(width / factor) * factor:
                 clip = " for the whole clip" if self.resize_to == "smart_clip" else ""
-                told.append(
+                notes.append(
                     f"pixel cap: frames of {width}x{height} become {wide}x{tall} "
                     f"(max_pixels={self._ceiling(frames)}{clip})"
                 )
-        return told
+        return notes
 
     def fit_fps(self, seconds: float, fps: float) -> tuple[float, list[str]]:
         """The highest rate up to ``fps`` that keeps a clip within ``max_frames``, and a note if that is lower."""
@@ -177,7 +177,7 @@ class Preprocessor:
                 f"keep is {keep.dtype} {keep.shape}; {len(frames)} frames need bool {(steps, grid.rows, grid.columns)}"
             )
         width = 3 * self.temporal * self.patch**2
-        rows = [torch.empty(0, width)]
+        rows = [torch.empty(0, width, dtype=torch.float32)]
         for step in np.flatnonzero(keep.any((1, 2))):
             first = int(step) * self.temporal
             indices = [min(first + i, len(frames) - 1) for i in range(self.temporal)]
@@ -229,8 +229,8 @@ class Preprocessor:
         """uint8 [..., 3, H, W] to float32, with mean and std scaled first, as transformers does it."""
         if self.mean is None or self.std is None:
             return image * self.rescale
-        mean = (torch.tensor(self.mean) * (1.0 / self.rescale)).view(3, 1, 1)
-        std = (torch.tensor(self.std) * (1.0 / self.rescale)).view(3, 1, 1)
+        mean = (torch.tensor(self.mean, dtype=torch.float32) * (1.0 / self.rescale)).view(3, 1, 1)
+        std = (torch.tensor(self.std, dtype=torch.float32) * (1.0 / self.rescale)).view(3, 1, 1)
         return image.to(torch.float32).sub_(mean).div_(std)
 
     def _from_whole(self, images: list[np.ndarray], grid: Grid, keep: np.ndarray) -> Tensor:

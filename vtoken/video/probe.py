@@ -131,7 +131,7 @@ def _clock(tags: dict[str, str]) -> float | None:
 
 
 def _is_cut(path: str) -> bool:
-    """Whether a Matroska file is shorter than its segment, whose size stands in front of it."""
+    """Whether a Matroska file is shorter than its segment, whose size is given in front of it."""
     with open(path, "rb") as file:
         head = file.read(4096)
     at = head.find(b"\x18\x53\x80\x67") + 4

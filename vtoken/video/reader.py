@@ -95,7 +95,7 @@ class VideoReader:
 
     @property
     def duration(self) -> float | None:
-        """Seconds to where the last frame ends, or None where nobody knows (a live address)."""
+        """Seconds to where the last frame ends, or None where unknown (a live address)."""
         return seconds(self._clip)
 
     @property

@@ -42,8 +42,8 @@ def seconds(clip: Clip) -> float | None:
 
 
 def last_end(clip: Clip) -> float | None:
-    """Where the last frame ends: it stands as long as the one before it, whatever a header says; only where the header
-    says a second more, the picture really stands so long."""
+    """Where the last frame ends: it lasts as long as the one before it, whatever a header says; only where the header
+    says a second more, the picture really lasts so long."""
     times = frame_times(clip)
     if not times:
         return clip.duration

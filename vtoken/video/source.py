@@ -38,7 +38,7 @@ class Clip:
         path: file or address to decode, empty for frames in memory.
         name: what messages call the clip.
         size: (height, width) in pixels, upright.
-        duration: seconds, or None where nobody knows (a live address).
+        duration: seconds, or None where unknown (a live address).
         native_fps: average frames per second, or None. It is no local rate: nothing is sampled by it.
         frames: frames by the file's header, 0 where it does not say.
         origin: time of the first frame in the file, seconds; the reader's times count from it.

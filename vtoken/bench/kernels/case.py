@@ -76,7 +76,7 @@ class Target:
     on: str  # device type: cpu or cuda
 
     def verdict(self, row: Any) -> tuple[bool, str] | None:
-        """Whether it holds, and in words; None where the row does not tell."""
+        """Whether it holds, and in words; None where the row cannot show it."""
         value = self.value(row)
         if value is None:
             return None
@@ -94,7 +94,7 @@ class Case:
         product: dtype of the matrix product that limits it.
         plain, published: the plain torch composition, and the form of the released code.
         beside: a further form that a target is about.
-        frames: where time is told per frame, their number.
+        frames: where time is given per frame, their number.
     """
 
     op: str

@@ -17,8 +17,8 @@ class Row:
     """Times in milliseconds by the chosen clock, memory in bytes.
 
     Attributes:
-        frames: of them ``ms`` is, 0 where it is not told per frame.
-        extra: memory that the call adds at its peak, result included; None where the system does not tell.
+        frames: of them ``ms`` is, 0 where it is not given per frame.
+        extra: memory that the call adds at its peak, result included; None where the system does not report it.
         bandwidth, rate: bytes and FLOP a second, by the cost model.
         bound: what limits it, ``copy`` or ``product``; ``share`` is the least possible time over ``ms``.
         forms: by kind (plain, published, beside): name, milliseconds, times slower, memory, and whether a part was

@@ -1,5 +1,5 @@
 // The clip with what became of every cell. value: see vtoken/demos/overlay.py.
-const FATES = ["skipped", "dropped", "merged", "kept", "held"];
+const STATES = ["skipped", "dropped", "merged", "kept", "held"];
 const WORDS = ["left out", "dropped", "merged", "sent", "shown again"];
 const one = (name) => element.querySelector(name);
 let clip = null, at = 0, playing = null, images = [];
@@ -15,14 +15,14 @@ function load() {
   if (!value || !value.images) { clip = null; return; }
   clip = {
     ...value,
-    fates: bytes(value.fate),
+    states: bytes(value.states),
     references: new Int32Array(bytes(value.reference).buffer),
   };
   images = value.images.map((source) => Object.assign(new Image(), { src: source }));
   const slider = one(".vt-scrub");
   slider.max = value.images.length - 1;
   slider.value = 0;
-  for (const item of element.querySelectorAll(".vt-legend li")) item.hidden = !value.counts[item.dataset.fate];
+  for (const item of element.querySelectorAll(".vt-legend li")) item.hidden = !value.counts[item.dataset.state];
   // "as last encoded" needs the picture of every step
   const seen = one("[name=vt-mode][value=seen]");
   seen.disabled = value.every > 1;
@@ -47,9 +47,9 @@ function show(picture) {
   const counts = cells(mode === "cells" ? paint : null, step);
   one(".vt-scrub").value = at;
   one(".vt-scrub").setAttribute("aria-valuetext", `${clip.times[step].toFixed(2)} seconds`);
-  const total = counts.reduce((a, b) => a + b), others = [4, 2, 1, 0].filter((fate) => counts[fate]);
+  const total = counts.reduce((a, b) => a + b), others = [4, 2, 1, 0].filter((state) => counts[state]);
   one(".vt-now").textContent = [`${clip.times[step].toFixed(2)} s`, `${counts[3]} of ${total} cells sent`,
-    ...others.map((fate) => `${counts[fate]} ${WORDS[fate]}`)].join(" · ");
+    ...others.map((state) => `${counts[state]} ${WORDS[state]}`)].join(" · ");
   cursor(step);
 }
 
@@ -67,22 +67,22 @@ function seen(paint, step) {
 }
 
 function cells(paint, step) {
-  const [, rows, columns] = clip.shape, counts = FATES.map(() => 0);
+  const [, rows, columns] = clip.shape, counts = STATES.map(() => 0);
   const style = getComputedStyle(element), colour = (name) => style.getPropertyValue(`--vt-${name}`).trim();
   const w = paint ? paint.canvas.width / columns : 0, h = paint ? paint.canvas.height / rows : 0;
   for (let r = 0; r < rows; r++) {
     for (let c = 0; c < columns; c++) {
-      const fate = clip.fates[(step * rows + r) * columns + c];
-      counts[fate] += 1;
+      const state = clip.states[(step * rows + r) * columns + c];
+      counts[state] += 1;
       if (!paint) continue;
       const x = c * w, y = r * h;
-      if (fate === 3) {
+      if (state === 3) {
         paint.strokeStyle = colour("kept");
         paint.lineWidth = 3;
         paint.strokeRect(x + 1.5, y + 1.5, w - 3, h - 3);
       } else {
-        paint.globalAlpha = [0.72, 0.55, 0.55, 0, 0.38][fate]; // what the model sees stays the clearest
-        paint.fillStyle = colour(FATES[fate]);
+        paint.globalAlpha = [0.72, 0.55, 0.55, 0, 0.38][state]; // what the model sees stays the clearest
+        paint.fillStyle = colour(STATES[state]);
         paint.fillRect(x, y, w + 0.5, h + 0.5);
         paint.globalAlpha = 1;
       }

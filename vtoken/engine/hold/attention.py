@@ -80,7 +80,7 @@ def attend(
 ) -> tuple[Tensor, Tensor | None]:
     """The stock sdpa, or held attention where the cache handed over rows; called by transformers."""
     step, _pending.step = _pending.step, None
-    if step is None or key.shape != step.keys.shape:  # a step that an exception left behind is nobody's
+    if step is None or key.shape != step.keys.shape:  # a step left behind by an exception is ignored
         return _in_parts(module, query, key, value, attention_mask, **kwargs)
     if key is not step.keys or value is not step.values:
         raise UnsupportedError(

@@ -184,7 +184,7 @@ def _mask(text: Any, tables: Tables, row_column: Tensor, cut: Tensor | None, dty
 
 
 def _dtype(model: Any) -> torch.dtype:
-    return model.get_input_embeddings().weight.dtype
+    return model.dtype
 
 
 def _turned(text: Any, tables: Tables, dtype: torch.dtype) -> int:

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from vtoken.encoders.compat import device_of
 from vtoken.errors import UnsupportedError
 
 _known: WeakKeyDictionary[nn.Module, Rotary] = WeakKeyDictionary()
@@ -96,7 +97,7 @@ def _probe(decoder: Any, axes: int) -> Rotary:
         raise UnsupportedError(
             f"hold cannot run on {type(decoder).__name__}: it has no rotary_emb module; use hold=off"
         )
-    token = torch.ones(1, 1, dtype=torch.long, device=decoder.get_input_embeddings().weight.device)
+    token = torch.ones(1, 1, dtype=torch.long, device=device_of(decoder.get_input_embeddings()))
     embedding = decoder.get_input_embeddings()(token)
     places = [torch.zeros_like(token), token * 7]
     if axes == 3:

@@ -78,13 +78,13 @@ class Stage:
             )
             tokens = tokens.with_signals(**{ROPE: known.float()})
         tokens = replace(tokens, x=rows.hidden[owner * repeats, place])
-        told = tokens
+        signalled = tokens
         if layer not in self.choices or method.applies_signals:
             with torch.no_grad():
-                told = views.with_signals(tokens)
+                signalled = views.with_signals(tokens)
         if layer not in self.choices:
-            self.choices[layer] = method.choose(told, self.budget, context)
-        given = told if method.applies_signals else tokens
+            self.choices[layer] = method.choose(signalled, self.budget, context)
+        given = signalled if method.applies_signals else tokens
         choices = self.choices[layer]
         kept = [
             self._ordered(method.apply(replace(given, x=rows.hidden[owner * repeats + j, place]), choices, context))

@@ -212,7 +212,7 @@ class Reading:
         """Behind the last layer: rows go back to their columns, so that everything after has its stock shape.
 
         A column whose row left shows the row of the last kept column before it: the label behind it is then predicted
-        by the token that really stands before.
+        by the kept token before it.
         """
         hidden = self._featured(len(self.setup.layers) - 1, hidden)
         self._evict(self._rows(hidden))

@@ -20,7 +20,7 @@ class Visual:
 
     Attributes:
         tokens: packed batch, one entry an item (an image or a video); its features are not read and may be [N, 0].
-        column: int64 [N], the column of the padded prompt in which each token stands, ascending within an item.
+        column: int64 [N], the column of each token in the padded prompt, ascending within an item.
         owner: int64 [U], the sample of each item; one sample's items lie together.
         samples, width: rows and columns of the padded prompt.
         structural: int64 [M, 3], (sample, column, line) of rows that are no tokens, such as newlines; one stays as long

@@ -106,7 +106,7 @@ def bipartite_match(metric: Tensor, r: Tensor, class_token: bool) -> tuple[Tenso
     """``into`` and ``rank`` [S, n], for n of at least 2; scratch of 8 bytes a row. See ``kernels.bipartite_match``."""
     segments, n, d = metric.shape
     evens = n - n // 2
-    best = torch.empty(segments, evens, device=metric.device)
+    best = torch.empty(segments, evens, device=metric.device, dtype=torch.float32)
     partner = torch.empty(segments, evens, dtype=torch.int32, device=metric.device)
     into, rank = _shapes(metric, r, class_token)
     _nearest[(triton.cdiv(evens, EVEN), segments)](

@@ -88,7 +88,7 @@ def greedy_dpp(v: Tensor, k: int, dependent: float) -> tuple[Tensor, Tensor]:
     floor = length * dependent
     residual = length.masked_fill(~(length > floor), -torch.inf)
     team, _ = team_of(device, n, 1)
-    factor = torch.empty(n, most, device=device)
+    factor = torch.empty(n, most, device=device, dtype=torch.float32)
     keys, arrived = torch.empty(2 * team, dtype=torch.long, device=device), torch.zeros_like(count)
     span = min(SPAN, triton.next_power_of_2(triton.cdiv(n, team)))
     options: dict[str, Any] = {"TEAM": team, "SPAN": span, "ROWS": ROWS, "WIDTH": WIDTH}

@@ -185,7 +185,7 @@ def kcenter(x: Tensor, first: Tensor | None, offsets: Tensor, counts: Tensor, to
     wide = rows.dtype == torch.float32
     options: dict[str, Any] = {"K": 32 if wide else 64, "PRECISION": "tf32x3" if wide else "ieee"}
     if first is None:
-        best = torch.full((n,), -1.0, device=x.device)
+        best = torch.full((n,), -1.0, device=x.device, dtype=torch.float32)
         owner = torch.bucketize(torch.arange(n, device=x.device), offsets[1:], right=True)
         tiles = triton.cdiv(n, FIRST["WIDE"])
         _nearest[(tiles, tiles)](rows, inverse, owner, best, n, width, **options, **FIRST)
@@ -198,7 +198,7 @@ def kcenter(x: Tensor, first: Tensor | None, offsets: Tensor, counts: Tensor, to
     score = first.float().clamp(min=torch.finfo(torch.float32).min)
     candidates = torch.empty(teams * team * each, dtype=torch.long, device=x.device)
     bounds = torch.empty(teams * team, dtype=torch.long, device=x.device)
-    gram = torch.empty(1 if add else teams * (team * each) ** 2, device=x.device)
+    gram = torch.empty(1 if add else teams * (team * each) ** 2, device=x.device, dtype=torch.float32)
     picks = torch.empty_like(candidates, dtype=torch.int32)
     state = torch.zeros(2 * teams, dtype=torch.int32, device=x.device)
     _greedy[(team, teams)](
@@ -218,4 +218,4 @@ def _directions(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rows and factors that make them unit rows; products of 16-bit rows are exact in float32, so these stay as is."""
     if x.dtype == torch.float16 or x.dtype == torch.bfloat16 and x.is_cuda:  # Triton's interpreter has no bfloat16
         return x.contiguous(), 1 / torch.linalg.vector_norm(x, dim=1, dtype=torch.float32).clamp(min=1e-12)
-    return normalize(x.float(), dim=1).contiguous(), torch.ones(len(x), device=x.device)
+    return normalize(x.float(), dim=1).contiguous(), torch.ones(len(x), device=x.device, dtype=torch.float32)
