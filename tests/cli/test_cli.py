@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import vtoken
+from tests.video.made import remux
 from vtoken.bench.models import byte_tokenizer, random_model
 from vtoken.cli import main as cli
 from vtoken.families import FAMILIES
 from vtoken.families.geometry import geometry
-from vtoken.methods.registry import names
+from vtoken.methods.registry import get, names
 from vtoken.reference.synthetic import render
 from vtoken.video.write import write_video
 
@@ -83,6 +89,10 @@ def test_methods_lists_every_method(capsys: pytest.CaptureFixture[str]) -> None:
     listed = {line.split()[0] for line in out.splitlines() if line.startswith(" ") and line.split()}
     assert code == 0 and set(names()) <= listed
     assert not any(line.endswith(" ") for line in out.splitlines())
+    heads = {line.split("(")[1].split(")")[0] for line in out.splitlines() if line[:1].isupper() and "(" in line}
+    assert {get(name).kind for name in names()} <= heads and "inner" in heads
+    row = {line.split()[0]: line for line in out.splitlines() if line.startswith(" ") and line.split()}
+    assert "you may give frame_scores" in row["quota"] and "you may give" not in row["evs"]
 
 
 JEPA = "jepa_surprise:encoder=tiny"
@@ -128,6 +138,73 @@ def test_ask_answers_and_reports(clip: Path, checkpoint: Path, capsys: pytest.Ca
     assert told["tokens"] == round(0.2 * told["cells"])
 
 
+def as_json(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    code, out, err = run(capsys, *words, "--json")
+    assert code == 0 and err == ""
+    return json.loads(out)
+
+
+def test_ask_says_what_is_shown_again_and_every_note_once(
+    clip: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["ask", str(clip), "What changes?", "--model", str(checkpoint), "--fps", "30", "--max-new-tokens", "1"]
+    _, _, err = run(capsys, *words)
+    assert err.count("fps=30 is above the clip's own") == 1 and "vtoken: " not in err
+    on, off = as_json(capsys, *words), as_json(capsys, *words, "--hold", "off")
+    assert on["held"] > 0 and f"held    {on['held']:,} (" in err and "shown again, not computed" in err
+    assert on["held"] + on["tokens"] == on["cells"] and on["notes"] == off["notes"]
+    assert off["held"] == 0 and "hold=False" in off["plan"]
+    assert "held" not in run(capsys, *words, "--hold", "off")[2]
+    assert as_json(capsys, *words, "--plan", "mad", "--hold", "on")["held"] > 0
+
+
+def test_ask_leaves_what_was_not_given_to_the_checkpoint(
+    clip: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(checkpoint, own)
+    path = own / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_new_tokens": 3}))
+    words = ["ask", str(clip), "What changes?", "--fps", "4", "--model"]
+    told = as_json(capsys, *words, str(checkpoint), "--max-new-tokens", "3")["answer"]
+    assert as_json(capsys, *words, str(own))["answer"] == told
+    assert as_json(capsys, *words, str(own), "--max-new-tokens", "6")["answer"] != told
+
+
+def test_ask_takes_a_system_text_and_a_limit_of_frames(
+    clip: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["ask", str(clip), "Why?", "--model", str(checkpoint), "--max-new-tokens", "1", "--plan", "none"]
+    plain, system = as_json(capsys, *words), as_json(capsys, *words, "--system", "Be brief.")
+    assert system["prompt"] >= plain["prompt"] + len("Be brief.") and system["cells"] == plain["cells"]
+    few = as_json(capsys, *words, "--max-frames", "2")
+    assert len(few["frames"][0]) == 2 < len(plain["frames"][0]) and "max_frames=2" in few["notes"][0]
+
+
+def test_ask_opens_an_address_only_where_it_is_asked_to(
+    clip: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(clip.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        words = [f"http://127.0.0.1:{server.server_port}/{clip.name}", "Why?", "--model", str(checkpoint)]
+        assert "only with --network" in refused(capsys, "ask", *words)
+        code, out, _ = run(capsys, "ask", *words, "--network", "--max-new-tokens", "2", "--json")
+        server.shutdown()
+    file = as_json(capsys, "ask", str(clip), *words[1:], "--max-new-tokens", "2")
+    assert code == 0 and json.loads(out)["answer"] == file["answer"] and json.loads(out)["cells"] == file["cells"]
+
+
+def test_ask_says_once_that_a_video_is_damaged(
+    clip: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = write_video(tmp_path / "made.mp4", render("objects", 4.0, 10.0, (112, 168)))
+    whole, cut = remux(made, tmp_path / "whole.mkv"), tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    _, _, err = run(capsys, "ask", str(cut), "Why?", "--model", str(checkpoint), "--max-new-tokens", "1")
+    assert err.count("cut.mkv") == 1 and "\nnote " in err and "vtoken: " not in err
+
+
 def test_ask_refuses(clip: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = ["--model", str(checkpoint)]
     assert "QUESTION is empty" in refused(capsys, "ask", str(clip), " ", *model)
@@ -135,6 +212,9 @@ def test_ask_refuses(clip: Path, checkpoint: Path, tmp_path: Path, capsys: pytes
     assert "unknown method 'grtt'" in refused(capsys, "ask", str(clip), "why?", *model, "--plan", "grtt")
     assert "needs a budget" in refused(capsys, "ask", str(clip), "why?", *model, "--plan", "divprune")
     assert "keep=1.5" in refused(capsys, "ask", str(clip), "why?", *model, "--plan", "divprune", "--keep", "1.5")
+    assert "no gate that skips" in refused(capsys, "ask", str(clip), "why?", *model, "--plan", "none", "--hold", "on")
+    both = ["--plan", "grt | hold:tau=0.1", "--hold", "off"]
+    assert "has the stage hold" in refused(capsys, "ask", str(clip), "why?", *model, *both)
     assert "past the end" in refused(capsys, "ask", str(clip), "why?", *model, "--start", "9")
     assert "backend='vlc'" in refused(capsys, "ask", str(clip), "why?", *model, "--backend", "vlc")
     assert "must be at least 1" in refused(capsys, "ask", str(clip), "why?", *model, "--max-new-tokens", "0")

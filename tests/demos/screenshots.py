@@ -29,7 +29,7 @@ def main(folder: Path, model: str = REFERENCE) -> None:
             ("demo-answer", "light", "panels", "Answer"),
             ("demo-kept", "dark", "panels-cuts", "Kept"),
         ):
-            context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+            context = browser.new_context(viewport={"width": 1280, "height": 1000}, color_scheme=scheme)  # type: ignore[arg-type]
             page = context.new_page()
             page.goto(server.url)
             page.click(f"#vt-samples button[data-value={sample}]", timeout=LONG)
@@ -50,7 +50,10 @@ def main(folder: Path, model: str = REFERENCE) -> None:
                 page.locator("h1").click()
             page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
             page.wait_for_timeout(500)
-            picture = Image.open(io.BytesIO(page.screenshot())).quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
+            shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+            # the octree keeps small patches of colour, the median cut the shades of a picture
+            how = Image.Quantize.MEDIANCUT if tab == "Kept" else Image.Quantize.FASTOCTREE
+            picture = shot.quantize(256, how)
             picture.save(folder / f"{name}.png", optimize=True)
             context.close()
         browser.close()

@@ -60,7 +60,10 @@ def test_the_overlay_scrubs_plays_and_follows_the_pointer(visit: Visit) -> None:
     scrub.focus()
     visit.page.keyboard.press("ArrowRight")
     expect(now).not_to_contain_text("0.00 s")
-    expect(now).to_contain_text("as before")
+    expect(now).to_contain_text("shown again")
+    expect(visit.page.locator(".vt-legend li:visible")).to_have_text(
+        ["new: computed and sent", "shown again, not computed"]
+    )
     expect(visit.page.locator(".vt-timeline .vt-cut")).to_have_count(3)
     line = visit.page.locator(".vt-timeline")
     line.scroll_into_view_if_needed()
@@ -68,7 +71,7 @@ def test_the_overlay_scrubs_plays_and_follows_the_pointer(visit: Visit) -> None:
     visit.page.mouse.move(box["x"] + box["width"] * 0.505, box["y"] + 30)
     expect(now).to_contain_text(re.compile(r"4\.0\d s"))
     seen = [now.inner_text()]
-    visit.page.get_by_label("As the gate leaves it").check()
+    visit.page.get_by_label("As last encoded").check()
     visit.page.locator(".vt-play").click()
     expect(visit.page.locator(".vt-play")).to_have_text("Pause")
     expect(now).not_to_have_text(seen[0])

@@ -103,7 +103,7 @@ def test_a_recording_can_be_asked_about(visit: Visit) -> None:
     video.get_by_label("Capture from camera").click()
     video.get_by_text("Access Webcam").click()
     video.get_by_text("Record", exact=True).click()
-    visit.page.wait_for_timeout(1500)
+    visit.page.wait_for_timeout(2500)
     video.get_by_text("Stop", exact=True).click()
     expect(visit.page.locator("#vt-facts")).to_contain_text("webm", timeout=LONG)
     expect(visit.page.locator("#vt-facts p")).to_be_visible(timeout=LONG)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vtoken.cli import main as cli
 from vtoken.demos import choices, clips, views
+from vtoken.demos.overlay import _pictures
 from vtoken.demos.runner import Runner
 from vtoken.demos.settings import Settings
 from vtoken.demos.visitors import Visitors
-from vtoken.errors import InputError
+from vtoken.errors import InputError, VideoError
 from vtoken.families import FAMILIES
 from vtoken.methods.plan import Plan
 
@@ -21,6 +23,8 @@ from vtoken.methods.plan import Plan
 def test_controls_make_a_plan() -> None:
     assert choices.plan_text("grt", "divprune", 4.0) == "grt:threshold=4 | divprune"
     assert choices.plan_text("none", "none", None) == "none"
+    assert choices.runs("grt:hold=off | divprune", FAMILIES["qwen3_vl"])
+    assert not choices.runs("grt:hold=off", FAMILIES["internvl"])
     assert choices.plan_text("grt", "none", None, " evs ") == "evs"
     with pytest.raises(InputError, match="no threshold"):
         choices.plan_text("ssim", "none", 4.0)
@@ -54,6 +58,26 @@ def test_every_choice_has_a_line() -> None:
 
 
 # limits
+
+
+def test_the_plan_of_the_page_holds() -> None:
+    first = choices.START
+    assert Plan.parse(choices.plan_text(first.gate, first.reducer, first.threshold)).hold is not None
+    assert Plan.parse("grt:hold=off").hold is None
+
+
+@pytest.mark.parametrize("name", ["list.m3u8", "list.mp4", "list.txt"])
+def test_an_upload_that_names_other_files_is_refused(runner: Runner, clip: Path, name: str) -> None:
+    upload = runner.root / name
+    for text in (f"#EXTM3U\n#EXTINF:2.0,\n{clip}\n#EXT-X-ENDLIST\n", f"ffconcat version 1.0\nfile '{clip}'\n"):
+        upload.write_text(text)
+        path = clips.allowed(str(upload), runner.root, runner.settings)
+        with pytest.raises(VideoError, match="names other files"):
+            clips.facts(path)
+        with pytest.raises(VideoError, match="names other files"):
+            runner.asked(str(upload), "What is it?", None, None, 2.0, "grt", {})
+        with pytest.raises(VideoError, match="names other files"):
+            _pictures(path, np.zeros(1), None, None, None)
 
 
 def test_a_clip_outside_the_page_is_refused(runner: Runner, clip: Path, tmp_path: Path) -> None:
@@ -108,6 +132,21 @@ def test_a_new_run_stops_the_one_before(tmp_path: Path) -> None:
     first = visitor.begin()
     second = visitor.begin()
     assert first.is_set() and not second.is_set()
+
+
+def test_the_longest_answer_is_the_checkpoint_s_own_up_to_the_limit(runner: Runner) -> None:
+    import gradio as gr
+
+    from vtoken.demos import parts
+
+    name = runner.settings.model
+    config = runner.models.get(name)[0].generation_config
+    for own, told in ((None, 64), (7, 7), (5000, 1024)):
+        config.max_new_tokens = own
+        assert runner.models.new_tokens(name) == told
+    config.max_new_tokens = 7
+    with gr.Blocks():
+        assert parts.layout(runner)["new_tokens"].value == 7
 
 
 def test_other_models_need_the_flag(runner: Runner) -> None:

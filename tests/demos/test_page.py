@@ -61,6 +61,17 @@ def test_the_page_gives_what_the_public_api_gives(
     assert sum(s * answer.clip.grid.cells for s in found["share"]) == pytest.approx(answer.report.tokens)
 
 
+def test_a_length_that_nobody_gives_is_the_checkpoint_s_own(client: Client, server: Server, clip: Path) -> None:
+    config = server.runner.models.get(server.runner.settings.model)[0].generation_config
+    config.max_new_tokens = 3
+    try:
+        own = asked(client, clip, max_new_tokens=None)
+        assert own["options"]["max_new_tokens"] == 3
+        assert asked(client, clip, max_new_tokens=5)["answer"] != own["answer"]
+    finally:
+        config.max_new_tokens = None
+
+
 def test_two_visitors_get_their_own_answers(server: Server, loaded: tuple[Any, Any], clip: Path) -> None:
     plans: list[dict[str, Any]] = [
         {"plan": "none", "fps": 10.0},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def unpacked(value: dict[str, Any]) -> np.ndarray:
     return np.frombuffer(base64.b64decode(value["states"]), np.uint8).reshape(value["shape"])
 
 
-@pytest.mark.parametrize("plan", ["none", "grt", "grt | divprune", "divprune", "dpc_knn"])
+@pytest.mark.parametrize("plan", ["none", "grt", "grt:hold=off", "grt | divprune", "divprune", "dpc_knn"])
 def test_the_overlay_counts_what_the_report_counts(loaded: tuple[Any, Any], clip: Path, plan: str) -> None:
     run = run_of(loaded, clip, plan=plan, **choices.budget(plan, "keep", 0.05))
     value = overlay(clip, run.answer, None, None)
@@ -62,11 +63,39 @@ def test_the_overlay_counts_what_the_report_counts(loaded: tuple[Any, Any], clip
     counts = {state.name.lower(): int((states == state).sum()) for state in CellState}
     assert counts == value["counts"]
     assert counts["kept"] == report.tokens and states.size == report.cells
-    assert counts["skipped"] == report.cells - report.encoded
+    held = plan.startswith("grt") and "off" not in plan
+    assert (counts["held"] > 0) == held and counts["held"] == run.held
+    if not held:
+        assert counts["skipped"] == report.cells - report.encoded
+    if plan == "grt":
+        assert counts["skipped"] == counts["dropped"] == counts["merged"] == 0
     assert (counts["merged"] > 0) == (plan == "dpc_knn")
     assert (counts["dropped"] > 0) == ("divprune" in plan)
     assert len(value["images"]) == len(value["times"]) == states.shape[0]
     assert np.mean(value["share"]) == pytest.approx(report.tokens / report.cells, abs=1e-5)
+
+
+def test_a_cell_is_new_where_its_content_came_and_shown_again_behind_it(loaded: tuple[Any, Any], clip: Path) -> None:
+    answer = run_of(loaded, clip).answer
+    new, encoded = answer.cell_state == CellState.KEPT, answer.clip.gate.keep
+    assert new[0].all() and not new[1:].all(axis=(1, 2)).any()
+    second = new[1:] & ~encoded[1:]  # a second row follows the first by a step
+    assert (new[:-1] & encoded[:-1])[second].all()
+    assert (new & ~encoded).sum() < (new & encoded).sum()
+
+
+def test_cells_that_are_shown_again_have_words_and_a_colour_of_their_own(loaded: tuple[Any, Any], clip: Path) -> None:
+    run = run_of(loaded, clip)
+    assert run.held > 0 and f"<dt>Shown again</dt><dd>{run.held:,}<" in views.card(run, "", 1.0, None)
+    dropped = run_of(loaded, clip, plan="grt:hold=off")
+    assert "<dt>Shown again</dt><dd>0<" in views.card(dropped, "", 1.0, None)
+    assets = Path(views.__file__).parent / "assets"
+    legend, style = (assets / "player.html").read_text(), (assets / "style.css").read_text()
+    names = [state.name.lower() for state in CellState]
+    for name in names:
+        assert f'data-state="{name}"><i class="vt-l-{name}">' in legend and f"--vt-{name}: #" in style
+    colours = [re.search(rf"--vt-{name}: (#\w+)", style)[1] for name in names]  # type: ignore[index]
+    assert len(set(colours)) == len(names) and "shown again, not computed" in legend
 
 
 def test_the_overlay_marks_cuts_and_shows_the_part_that_was_asked(loaded: tuple[Any, Any], tmp_path: Path) -> None:

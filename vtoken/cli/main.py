@@ -12,8 +12,9 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from vtoken.cli import accuracy as accuracy_cli
+from vtoken.cli import ask as ask_cli
 from vtoken.cli import demo, fidelity, jepa, kernels
-from vtoken.errors import InputError, VtokenError
+from vtoken.errors import VtokenError
 from vtoken.version import __version__
 
 KEEP = 0.1  # budget of bench where none is given
@@ -53,19 +54,24 @@ def guarded(command: Callable[[], None]) -> int:
 def parser() -> argparse.ArgumentParser:
     """The arguments of every command."""
     top = argparse.ArgumentParser(
-        "vtoken", description="Between the vision encoder and the language model: high-FPS video with few tokens."
+        "vtoken",
+        description="High-FPS video for vision-language models, with few tokens: a plug-in between the vision encoder "
+        "and the language model.",
     )
     top.add_argument("--version", action="version", version=f"vtoken {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _ask_arguments(_command(commands, "ask", ask, "answer a question about a video", ASK_EXAMPLE))
+    _ask_arguments(_command(commands, "ask", ask_cli.run, "answer a question about a video", ASK_EXAMPLE))
     _bench_arguments(
         _command(
-            commands, "bench", bench, "tokens and time against FPS, per plan", "vtoken bench clip.mp4 --fps 1,2,5,10"
+            commands,
+            "bench",
+            bench,
+            "tokens and time of several plans against FPS",
+            "vtoken bench clip.mp4 --fps 1,2,5,10",
         )
     )
-    gate = _command(
-        commands, "bench gate", bench_gate, "kept share and PSNR of the gates alone", "vtoken bench gate clip.mp4"
-    )
+    told = "what gates keep of a video, and how true the rebuilt video is (PSNR); no model is run"
+    gate = _command(commands, "bench gate", bench_gate, told, "vtoken bench gate clip.mp4")
     gate.add_argument("videos", metavar="VIDEO", nargs="+")
     gate.add_argument("--fps", type=_rates, default=_rates("1,2,5,10"), help="sampling rates (default 1,2,5,10)")
     gate.add_argument("--gates", default="grt", help="gates with their options, separated by ';' (default grt)")
@@ -75,7 +81,11 @@ def parser() -> argparse.ArgumentParser:
     demo.add(commands, _command)
     jepa.add(commands, _command)
     methods_ = _command(
-        commands, "methods", methods, "every gate, pruner and merger", "vtoken methods --family qwen3_vl"
+        commands,
+        "methods",
+        methods,
+        "every method that a plan can name, by where it acts",
+        "vtoken methods --family qwen3_vl",
     )
     form = methods_.add_mutually_exclusive_group()
     form.add_argument("--family", help="show which of them run on this family (model type, such as qwen2_5_vl)")
@@ -117,13 +127,10 @@ def _ask_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("question", metavar="QUESTION")
     to.add_argument("--model", required=True, metavar="ID_OR_PATH", help="checkpoint: a hub id or a folder")
     to.add_argument("--plan", default="grt", help="stages, for example 'grt | divprune' (default grt)")
-    to.add_argument("--fps", type=_rate, default=2.0, help="frames a second to sample, or native (default 2)")
+    to.add_argument("--fps", type=_rate, help="frames a second to read, or native for all of them (default 2)")
     _budget_arguments(to)
     _clip_arguments(to)
-    to.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="longest answer (default 128)")
-    to.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default auto)")
-    to.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default auto)")
-    to.add_argument("--json", action="store_true", help="print one JSON object: answer, tokens, milliseconds")
+    ask_cli.add(to)
 
 
 def _bench_arguments(to: argparse.ArgumentParser) -> None:
@@ -221,47 +228,3 @@ def methods(arguments: argparse.Namespace) -> None:
         print(catalogue.markdown())
         return
     catalogue.print_methods(family(arguments.family) if arguments.family else None)
-
-
-def ask(arguments: argparse.Namespace) -> None:
-    """`vtoken ask`."""
-    import json
-
-    from vtoken.methods.plan import Plan
-    from vtoken.qa import load as loading
-    from vtoken.qa.api import ask as answer
-    from vtoken.video import open_video
-
-    if not arguments.question.strip():
-        raise InputError("QUESTION is empty; ask something about the video")
-    if arguments.max_new_tokens < 1:
-        raise InputError(f"--max-new-tokens={arguments.max_new_tokens} must be at least 1")
-    clip = {"fps": arguments.fps, "start": arguments.start, "end": arguments.end, "backend": arguments.backend}
-    # what can be refused is refused before the weights are read
-    plan = Plan.parse(arguments.plan, arguments.keep, arguments.tokens, arguments.per_second)
-    open_video(arguments.video, **clip).close()
-    with _status(f"loading {arguments.model}"):
-        model, processor = loading.load(arguments.model, arguments.device, arguments.dtype)
-    with _status(f"watching {os.path.basename(arguments.video)}"):
-        found = answer(
-            model,
-            processor,
-            arguments.video,
-            arguments.question,
-            plan=plan,
-            max_new_tokens=arguments.max_new_tokens,
-            **clip,
-        )
-    if arguments.json:
-        print(json.dumps({"answer": found.text, "model": arguments.model} | found.report.to_dict(), ensure_ascii=False))
-        return
-    print(found.text)
-    print(f"\n{found.report}", file=sys.stderr)
-
-
-def _status(text: str):
-    """A spinner on a terminal, nothing in a pipe."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    return console.status(text) if console.is_terminal else contextlib.nullcontext()

@@ -9,18 +9,25 @@ from rich.table import Table
 from vtoken.families import FAMILIES, Family
 from vtoken.families.support import needs, short, verdict
 from vtoken.methods import registry
+from vtoken.methods.registry import Method
 from vtoken.output.console import terminal
 
 KINDS = ("gate", "encoder", "pruner", "merger", "inner", "cache", "pathway")
 PLACES = {
-    "gate": "Gates: before the encoder; skipped cells are not encoded and not sent",
-    "encoder": "Inside the encoder: tokens leave while its layers run, so its time falls too",
-    "pruner": "Pruners: after the encoder, drop",
-    "merger": "Mergers: after the encoder, fuse",
-    "inner": "Inside the language model: tokens leave or fuse between its layers",
-    "cache": "In the KV cache: visual rows leave once the prompt has been read",
-    "pathway": "Pathways: second streams that guide",
+    "gate": "Gates (gate): before the encoder; cells that did not change are not computed",
+    "encoder": "Inside the encoder (encoder): tokens are dropped or merged between its layers",
+    "pruner": "Pruners (pruner): after the encoder; they drop tokens",
+    "merger": "Mergers (merger): after the encoder; they merge tokens",
+    "inner": "Inside the language model (inner): visual tokens are dropped or merged between its layers",
+    "cache": "In the KV cache (cache): rows of visual tokens are removed once the prompt has been read",
+    "pathway": "Pathways (pathway): they read every frame beside the encoder, and give a signal to other methods",
 }
+
+
+USE = (
+    "A plan names methods in this order: --plan 'GATE | PRUNER:option=value'. Options are fields of a method's class.",
+    "What you may give goes to vtoken.ask or vtoken.wrap: signals={'frame_scores': ...}.",
+)
 
 
 def print_methods(on: Family | None = None, console: Console | None = None) -> None:
@@ -31,7 +38,7 @@ def print_methods(on: Family | None = None, console: Console | None = None) -> N
         console.print(f"On {on.title} ({on.name})\n", style="bold", highlight=False)
     for kind in KINDS:
         found = [registry.get(name) for name in registry.names(kind)]
-        last = {m.name: verdict(m, on) if on is not None else needs(m) for m in found}
+        last = {m.name: verdict(m, on) if on is not None else wanted(m) for m in found}
         if not found:
             continue
         table = Table(
@@ -47,9 +54,14 @@ def print_methods(on: Family | None = None, console: Console | None = None) -> N
             table.add_row(*(cells if len(table.columns) == 4 else cells[:2] + cells[3:]))
         console.print(table)
         console.print()
-    console.print(
-        "Use: --plan 'GATE | PRUNER:option=value'; options are the fields of the method's class.", style="dim"
-    )
+    for line in USE:
+        console.print(line, style="dim", highlight=False)
+
+
+def wanted(method: type[Method]) -> str:
+    """What a method cannot run without, and the signals that the user may give it."""
+    own = f"you may give {', '.join(sorted(method.takes))}" if method.takes else ""
+    return "; ".join(text for text in (needs(method), own) if text not in ("", "-")) or "-"
 
 
 def markdown() -> str:
@@ -75,6 +87,6 @@ def markdown() -> str:
     lines += ["", f"| method | kind | needs | {' | '.join(letters)} |", f"|---|---|---|{'---|' * len(letters)}"]
     for i, m in enumerate(found):
         page = "gate.md" if m.kind == "gate" else f"methods/{m.name}.md"
-        cells = [f"[{m.name}]({page})", m.kind, needs(m), *(cell(answer[i]) for answer in groups)]
+        cells = [f"[{m.name}]({page})", m.kind, wanted(m), *(cell(answer[i]) for answer in groups)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", *(f"{i}. {note}" for i, note in enumerate(notes, 1))])

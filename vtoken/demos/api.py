@@ -29,9 +29,11 @@ def offer(runner: Runner) -> None:
         per_second: float | None = None,
         start: float | None = None,
         end: float | None = None,
-        max_new_tokens: float = 64,
+        max_new_tokens: float | None = None,
     ) -> dict[str, Any]:
         """Answer a question about a clip; the arguments are those of vtoken.ask.
+
+        Without max_new_tokens the checkpoint's own length counts.
 
         Returns what was asked, the answer, the report, and the kept share of every time step with its seconds.
         """
@@ -39,7 +41,8 @@ def offer(runner: Runner) -> None:
         given = {n: v for n, v in budget.items() if v is not None}
         visitor = Visitor(runner.root, runner.settings.model)
         try:
-            asked = runner.asked(video, question, start, end, fps, plan, given, int(max_new_tokens))
+            longest = runner.models.new_tokens(visitor.model) if max_new_tokens is None else int(max_new_tokens)
+            asked = runner.asked(video, question, start, end, fps, plan, given, longest)
             done = [s for s in runner.run(visitor, asked, threading.Event()) if isinstance(s, Run)]
         except Exception as error:
             raise gr.Error(readable(error, runner.root), print_exception=False) from None
@@ -58,7 +61,7 @@ def offer(runner: Runner) -> None:
     with gr.Group(visible=False):
         inputs = [clip_input("video"), gr.Textbox(label="question"), gr.Number(2.0, label="fps")]
         inputs += [gr.Textbox("grt", label="plan"), *(gr.Number(None, label=name) for name in names)]
-        inputs += [gr.Number(64, label="max_new_tokens")]
+        inputs += [gr.Number(None, label="max_new_tokens")]
         out, ask_button, plans_button = gr.JSON(), gr.Button(), gr.Button()
         ask_button.click(ask, inputs, out, api_name="ask", concurrency_id=QUEUE, concurrency_limit=1)
         plans_button.click(plans, None, out, api_name="plans", queue=False)

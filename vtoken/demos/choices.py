@@ -16,7 +16,7 @@ NONE = "none"
 BUDGETS = {"Share": "keep", "Tokens": "tokens", "Tokens / s": "per_second"}
 AMOUNTS = {"keep": 0.25, "tokens": 256, "per_second": 64}
 FULL = "none"  # the plan of the run with full tokens
-COMPARED = ("none", "grt", "grt | divprune", "evs", "uniform", "random")
+COMPARED = ("none", "grt", "grt:hold=off", "grt | divprune", "evs", "uniform", "random")
 CURVES = ("none", "grt", "grt | divprune")
 RATES = ("1", "2", "4", "8", "16", "native")
 DRAWN = ("1", "2", "4", "8", "native")  # chosen at first
@@ -38,8 +38,8 @@ class Preset:
 
 PRESETS = {
     "Fast": Preset("Fast", "half the frames, 16 tokens a second", 0.5, "grt", "divprune", None, "per_second", 16),
-    "Balanced": Preset("Balanced", "every frame; what did not change is not sent", 1.0, "grt", NONE),
-    "Faithful": Preset("Faithful", "every frame; even faint changes are sent", 1.0, "grt", NONE, threshold=3.5),
+    "Balanced": Preset("Balanced", "every frame; what did not change is shown again, not computed", 1.0, "grt", NONE),
+    "Faithful": Preset("Faithful", "every frame; even faint changes are computed", 1.0, "grt", NONE, threshold=3.5),
 }
 START = PRESETS["Balanced"]
 
@@ -121,5 +121,5 @@ def budget(text: str, kind: str, amount: float | None) -> dict[str, Any]:
 
 def runs(text: str, family: Family) -> bool:
     """Whether every stage of a plan that is offered runs on a family."""
-    names = [part.strip() for part in text.split("|") if part.strip() != NONE]
+    names = [part.partition(":")[0].strip() for part in text.split("|") if part.strip() != NONE]
     return all(verdict(registry.get(name), family).startswith("yes") for name in names)

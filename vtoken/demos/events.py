@@ -97,9 +97,10 @@ def _models(p: Parts, runner: Runner) -> None:
             p["model_tells"]: model_line(runner, visitor.model),
             p["gate"]: gr.update(choices=choices.gates(family)),
             p["reducer"]: gr.update(choices=choices.reducers(family)),
+            p["new_tokens"]: runner.models.new_tokens(visitor.model),
         }
 
-    outputs = [p[name] for name in ("progress", "notice", "model_tells", "gate", "reducer")]
+    outputs = [p[name] for name in ("progress", "notice", "model_tells", "gate", "reducer", "new_tokens")]
     p["load"].click(load, p["model_name"], outputs, **QUEUED)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from vtoken import families
-from vtoken.demos.settings import REFERENCE, Settings
+from vtoken.demos.settings import MOST_TOKENS, NEW_TOKENS, REFERENCE, Settings
 from vtoken.engine.wrap import wrap
 from vtoken.errors import InputError
 from vtoken.families import Family
@@ -65,6 +65,11 @@ class Models:
 
     def family(self, name: str) -> Family:
         return families.of(self.get(name)[0])
+
+    def new_tokens(self, name: str) -> int:
+        """Longest answer where nobody says: the checkpoint's own, up to the page's limit."""
+        model, _ = self.get(name)
+        return min(model.generation_config.max_new_tokens or NEW_TOKENS, MOST_TOKENS)
 
     def tell(self, name: str) -> str:
         """A line about a model: its family, size, device."""

@@ -11,10 +11,11 @@ import gradio as gr
 from vtoken.demos import choices, clips, views
 from vtoken.demos.overlay import jpeg
 from vtoken.demos.runner import Runner
+from vtoken.demos.settings import MOST_TOKENS
 from vtoken.demos.theme import asset
 
 Parts = dict[str, Any]
-LEAD = "High-FPS video for vision-language models: look at every frame, send only what changed."
+LEAD = "High-FPS video for vision-language models: look at every frame, compute only what changed."
 
 
 def clip_input(label: str, **options: Any) -> gr.Video:
@@ -70,8 +71,9 @@ def model_line(runner: Runner, name: str) -> str:
 
 def _clip(p: Parts) -> None:
     gr.HTML('<h2 class="vt-h">1 · Clip</h2>', apply_default_css=False)
-    mirror = gr.WebcamOptions(mirror=False)
-    p["video"] = clip_input("Clip", webcam_options=mirror, height=290, elem_id="vt-video", buttons=[])
+    # Gradio asks for 1920x1440, which a slow machine cannot encode as fast as it records: the end would be lost
+    camera = gr.WebcamOptions(mirror=False, constraints={"video": {"width": {"ideal": 640}, "height": {"ideal": 480}}})
+    p["video"] = clip_input("Clip", webcam_options=camera, height=290, elem_id="vt-video", buttons=[])
     p["facts"] = _html("", "facts")
     p["samples"] = _html(gallery(), "samples", js_on_load=asset("gallery.js"))
     with gr.Accordion("Trim", open=False, elem_id="vt-trim"), gr.Row():
@@ -139,7 +141,10 @@ def _plan(p: Parts, runner: Runner) -> None:
             label="Plan as text", info="Wins over the two menus.", placeholder="grt:threshold=4 | divprune",
             max_lines=1, elem_id="vt-written",
         )  # fmt: skip
-        p["new_tokens"] = gr.Slider(1, 512, value=64, step=1, label="Longest answer, tokens", elem_id="vt-new-tokens")
+        own = runner.models.new_tokens(runner.settings.model)
+        p["new_tokens"] = gr.Slider(
+            1, MOST_TOKENS, value=own, step=1, label="Longest answer, tokens", elem_id="vt-new-tokens"
+        )
 
 
 def plan_line(text: str, problem: str = "") -> str:

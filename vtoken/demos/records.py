@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vtoken.data.report import STAGES
+from vtoken.data.report import STAGES, CellState
 from vtoken.qa.api import Answer
 
 COLUMNS = ("fps", "plan", "answer", "frames", "cells", "encoded", "tokens", "prompt", *(f"{s}_ms" for s in STAGES))
@@ -45,6 +45,11 @@ class Run:
         """Kept share of the visual tokens that the stock model would have had."""
         report = self.answer.report
         return report.tokens / report.cells if report.cells else 1.0
+
+    @property
+    def held(self) -> int:
+        """Visual tokens that are shown again, not computed."""
+        return int((self.answer.cell_state == CellState.HELD).sum())
 
     def to_dict(self) -> dict[str, Any]:
         """What was asked, the answer and the report, as ``json.dumps`` takes it."""

@@ -12,7 +12,7 @@ from typing import Any
 from vtoken.demos import choices, clips
 from vtoken.demos.models import Models
 from vtoken.demos.records import Run
-from vtoken.demos.settings import Settings
+from vtoken.demos.settings import MOST_TOKENS, NEW_TOKENS, Settings
 from vtoken.demos.visitors import Visitor, Visitors
 from vtoken.demos.work import Step, Stopped, answering
 from vtoken.errors import InputError, VtokenError
@@ -21,7 +21,7 @@ from vtoken.qa.api import Answer
 
 log = logging.getLogger("vtoken.demo")
 STOPPED = "stopped; nothing was answered"
-LONGEST, MOST_TOKENS = 4000, 1024  # characters of a question, tokens of an answer
+LONGEST = 4000  # characters of a question
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Runner:
         fps: float,
         plan: str,
         budget: dict[str, Any],
-        new_tokens: int = 64,
+        new_tokens: int = NEW_TOKENS,
     ) -> Asked:
         """What was asked, checked before any work.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from vtoken.errors import InputError
 
 REFERENCE = "reference"
+NEW_TOKENS, MOST_TOKENS = 64, 1024  # of an answer: where neither visitor nor checkpoint says, and the limit
 
 
 @dataclass(frozen=True)

@@ -94,9 +94,12 @@ def card(run: Run, title: str, longest: float, truth: str | None) -> str:
     """One run: answer, tokens, milliseconds by stage, memory, notes."""
     report, memory = run.answer.report, "of the GPU" if run.gpu else "of the process so far"
     told = escape(run.answer.text) or '<span class="vt-muted">(no words)</span>'
+    encoded = report.encoded / report.cells if report.cells else 1.0
     figures = [
         ("Visual tokens", f"{report.tokens:,}", f"{100 * run.share:.1f} % of {report.cells:,}"),
-        ("Encoded", f"{report.encoded:,}", f"{report.prompt:,} in the whole prompt"),
+        ("Shown again", f"{run.held:,}", "not computed"),
+        ("Encoded", f"{report.encoded:,}", f"{100 * encoded:.1f} % of {report.cells:,}"),
+        ("Whole prompt", f"{report.prompt:,}", "tokens, text and video"),
         ("Frames", f"{len(report.frames[0]):,}", _rate(run)),
         ("Peak memory", f"{report.peak_bytes / 2**20:,.0f} MiB", memory),
     ]

@@ -192,18 +192,35 @@ def _cell_states(unit: Unit, kept: Tokens, target: Tensor, filled: Filled) -> Te
     own = unit.rows.features.index[unit.tokens].cpu()
     out[own[target.cpu() < 0]] = CellState.DROPPED
     out[own[target.cpu() >= 0]] = CellState.MERGED if filled.shows is None else CellState.HELD
-    if filled.shows is None:
-        out[kept.signals[ROW].cpu()] = CellState.KEPT
-    else:
-        columns = unit.rows.column[unit.start : unit.stop].cpu()
-        out[unit.start : unit.stop][filled.shows == columns] = CellState.KEPT
     inside = torch.arange(unit.start, unit.stop)
     inside = inside[~layout.structural[inside]]
     place = layout.position[inside].long().cpu()
     place[:, 0] -= place[:, 0].min()
+    if filled.shows is None:
+        out[kept.signals[ROW].cpu()] = CellState.KEPT
+    else:
+        first = _first_shown(filled.shows[inside - unit.start], unit.rows.column[inside].cpu(), place)
+        out[inside[first]] = CellState.KEPT
     grid = torch.zeros((place.max(0).values + 1).tolist(), dtype=torch.uint8)
     grid[tuple(place.unbind(1))] = out[inside]
     return grid
+
+
+def _first_shown(shows: Tensor, columns: Tensor, place: Tensor) -> Tensor:
+    """bool [n], the first slot in its own cell that shows each row: there its picture is new, its home may be later.
+
+    Args:
+        shows: int64 [n], for every slot the column that it shows, or -1.
+        columns: int64 [n], the slots' own columns.
+        place: int64 [n, 3], their (t, h, w).
+    """
+    step, cell = place[:, 0], place[:, 1] * (int(place[:, 2].max()) + 1) + place[:, 2]
+    slot_of = torch.zeros(int(columns.max()) + 1, dtype=torch.long)
+    slot_of[columns] = torch.arange(len(columns))
+    home = slot_of[shows.clamp(min=0)]
+    own = (shows >= 0) & (cell == cell[home])
+    first = torch.full_like(step, torch.iinfo(torch.long).max).scatter_reduce(0, home[own], step[own], "amin")
+    return own & (step == first[home])
 
 
 def _kept(rows: Rows, filled: list[list[Filled]]) -> Kept:

@@ -1,5 +1,6 @@
 // The clip with what became of every cell. value: see vtoken/demos/overlay.py.
 const STATES = ["skipped", "dropped", "merged", "kept", "held"];
+const WORDS = ["left out", "dropped", "merged", "sent", "shown again"];
 const one = (name) => element.querySelector(name);
 let clip = null, at = 0, playing = null, images = [];
 
@@ -21,7 +22,8 @@ function load() {
   const slider = one(".vt-scrub");
   slider.max = value.images.length - 1;
   slider.value = 0;
-  // "as the model sees it" needs the picture of every step
+  for (const item of element.querySelectorAll(".vt-legend li")) item.hidden = !value.counts[item.dataset.state];
+  // "as last encoded" needs the picture of every step
   const seen = one("[name=vt-mode][value=seen]");
   seen.disabled = value.every > 1;
   Promise.all(images.map((image) => image.decode().catch(() => null))).then(() => { timeline(); show(0); });
@@ -45,14 +47,13 @@ function show(picture) {
   const counts = cells(mode === "cells" ? paint : null, step);
   one(".vt-scrub").value = at;
   one(".vt-scrub").setAttribute("aria-valuetext", `${clip.times[step].toFixed(2)} seconds`);
-  const total = counts.reduce((a, b) => a + b);
-  one(".vt-now").textContent = `${clip.times[step].toFixed(2)} s · ${counts[3]} of ${total} cells sent` +
-    (counts[2] ? ` · ${counts[2]} merged` : "") + (counts[1] ? ` · ${counts[1]} dropped` : "") +
-    (counts[0] ? ` · ${counts[0]} as before` : "");
+  const total = counts.reduce((a, b) => a + b), others = [4, 2, 1, 0].filter((state) => counts[state]);
+  one(".vt-now").textContent = [`${clip.times[step].toFixed(2)} s`, `${counts[3]} of ${total} cells sent`,
+    ...others.map((state) => `${counts[state]} ${WORDS[state]}`)].join(" · ");
   cursor(step);
 }
 
-// Every cell as it was when it was last sent.
+// Every cell as it was when it was last encoded.
 function seen(paint, step) {
   const [rows, columns] = clip.gate, { width, height } = paint.canvas;
   for (let r = 0; r < rows; r++) {
@@ -66,7 +67,7 @@ function seen(paint, step) {
 }
 
 function cells(paint, step) {
-  const [, rows, columns] = clip.shape, counts = [0, 0, 0, 0, 0];
+  const [, rows, columns] = clip.shape, counts = STATES.map(() => 0);
   const style = getComputedStyle(element), colour = (name) => style.getPropertyValue(`--vt-${name}`).trim();
   const w = paint ? paint.canvas.width / columns : 0, h = paint ? paint.canvas.height / rows : 0;
   for (let r = 0; r < rows; r++) {
@@ -80,7 +81,7 @@ function cells(paint, step) {
         paint.lineWidth = 3;
         paint.strokeRect(x + 1.5, y + 1.5, w - 3, h - 3);
       } else {
-        paint.globalAlpha = state === 0 ? 0.66 : 0.55;
+        paint.globalAlpha = [0.72, 0.55, 0.55, 0, 0.38][state]; // what the model sees stays the clearest
         paint.fillStyle = colour(STATES[state]);
         paint.fillRect(x, y, w + 0.5, h + 0.5);
         paint.globalAlpha = 1;
@@ -104,7 +105,7 @@ function timeline() {
   const cuts = clip.cuts.map((time) => `<line class="vt-cut" x1="${x(time)}" x2="${x(time)}" y1="0" y2="${height}"><title>scene cut at ${time.toFixed(2)} s</title></line>`);
   svg.innerHTML = `<path class="vt-area" d="${path}L${width} ${height}Z"/>${cuts.join("")}<line class="vt-cursor" y1="0" y2="${height}"/>`;
   const mean = clip.share.reduce((a, b) => a + b, 0) / clip.share.length;
-  svg.setAttribute("aria-label", `Kept share over time: ${(100 * mean).toFixed(1)} % on average, ${clip.cuts.length} scene cuts`);
+  svg.setAttribute("aria-label", `Share of the cells sent, over time: ${(100 * mean).toFixed(1)} % on average, ${clip.cuts.length} scene cuts`);
   one(".vt-axis").innerHTML = [0, 0.25, 0.5, 0.75, 1].map((p) => `<span>${(first + p * length).toFixed(1)} s</span>`).join("");
   one(".vt-mean").textContent = `${(100 * mean).toFixed(1)} % on average · ${clip.cuts.length} scene cut${clip.cuts.length === 1 ? "" : "s"}`;
 }
