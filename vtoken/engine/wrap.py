@@ -146,7 +146,7 @@ class Placed:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         import torch
 
-        return torch.compiler.disable(self._run, recursive=False)(*args, **kwargs)
+        return torch.compiler.disable(self._run)(*args, **kwargs)
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         inputs = _bind(self.stock, args, kwargs)
