@@ -14,8 +14,9 @@ import vtoken
 from tests.families.tiny import model_of, moving_block
 from tests.families.tokenizer import tokenizer_of
 from vtoken.bench.accuracy_plans import entries
-from vtoken.bench.fidelity import Reading, Teacher, divergence, measure
+from vtoken.bench.fidelity import Teacher, divergence, measure
 from vtoken.bench.fidelity_layers import first_layers, held_from
+from vtoken.bench.fidelity_reading import Reading
 from vtoken.bench.fidelity_report import captions, table, to_markdown
 from vtoken.bench.models import byte_tokenizer, random_model
 from vtoken.cli import main as cli

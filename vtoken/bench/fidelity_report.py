@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vtoken.bench.fidelity_reading import Reading
 from vtoken.output.console import terminal
-
-if TYPE_CHECKING:
-    from vtoken.bench.fidelity import Reading
 
 HEADS = ("rows", "share %", "encoded %", "KL, nats", "worst", "next token %", "same answer %")
 CAPTION = (
