@@ -14,8 +14,9 @@ import vtoken
 from tests.families.tiny import model_of, moving_block
 from tests.families.tokenizer import tokenizer_of
 from vtoken.bench.accuracy_plans import entries
-from vtoken.bench.fidelity import Reading, Teacher, divergence, measure
+from vtoken.bench.fidelity import Teacher, divergence, measure
 from vtoken.bench.fidelity_layers import first_layers, held_from
+from vtoken.bench.fidelity_reading import Reading
 from vtoken.bench.fidelity_report import captions, table, to_markdown
 from vtoken.bench.models import byte_tokenizer, random_model
 from vtoken.cli import main as cli
@@ -33,7 +34,7 @@ LENGTH = 6
 def readings(family: str, length: int = LENGTH) -> list[Reading]:
     model = model_of(family)
     plans = entries(["none", "grt", "grt:hold=off", "uniform@grt", "evs"], [{"keep": 0.3}], ())
-    options = {"new_tokens": length, "native_fps": 4}
+    options: dict[str, Any] = {"new_tokens": length, "native_fps": 4}
     return measure([moving_block(8, 84, 112)], plans, [4.0], model, tokenizer_of(model), QUESTIONS, **options)
 
 
@@ -89,9 +90,9 @@ def test_hold_by_layer(family: str) -> None:
     """From layer 0 on it is hold itself where rows stay in their places, and later layers are other ones."""
     model = model_of(family)
     plans = entries(["hold:tau=0.3,second=none,home=start", "uniform:keep=0.5"], [], ())
-    given = {"new_tokens": 3, "native_fps": 4, "layers": True}
+    given: dict[str, Any] = {"new_tokens": 3, "native_fps": 4, "layers": True}
     clip = moving_block(8, 84, 112)
-    found = measure([clip], plans, [4.0], model, tokenizer_of(model), QUESTIONS[:1], **given)  # type: ignore[arg-type]
+    found = measure([clip], plans, [4.0], model, tokenizer_of(model), QUESTIONS[:1], **given)
     held, *layers, dropped = found
     assert [r.layer for r in found] == [None, *first_layers(model), None] and len(layers) > 1
     assert held.tokens < held.stock and dropped.plan == "uniform:keep=0.5"
@@ -112,8 +113,16 @@ def test_tokens_that_are_never_said_do_not_count() -> None:
 
 
 def test_tables_are_means(tmp_path: Path) -> None:
-    made = {"video": "a.mp4", "fps": 4.0, "stages": "", "answer": "", "steps": 2, "stock": 100, "notes": ["cut | here"]}
-    some = [(10, 20, 0.1, 0.2, 0.5, False), (30, 40, 0.3, 0.6, 1.0, True)]
+    made: dict[str, Any] = {
+        "video": "a.mp4",
+        "fps": 4.0,
+        "stages": "",
+        "answer": "",
+        "steps": 2,
+        "stock": 100,
+        "notes": ["cut | here"],
+    }
+    some: list[tuple[Any, ...]] = [(10, 20, 0.1, 0.2, 0.5, False), (30, 40, 0.3, 0.6, 1.0, True)]
     names = ("tokens", "encoded", "kl", "worst", "agree", "same")
     found = [
         Reading(question=str(i), plan="grt | evs", **made, **dict(zip(names, v, strict=True)))

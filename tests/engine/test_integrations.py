@@ -154,12 +154,16 @@ NO_TORCHAO = pytest.mark.skipif(importlib.util.find_spec("torchao") is None, rea
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_linear_layers_in_int8(name: str, how: str) -> None:
-    """Their rounding depends on all rows of an input, so what is cut is compared by its counts alone."""
+    """Their rounding depends on all rows of an input, so what is cut is compared by its counts alone.
+
+    The counts of a feature gate depend on it too, so there is none.
+    """
+    gated = GATED.replace("grt", "grt:tau=0,second=none", 1)
     model = quantised(name, how)
     inputs = inputs_of(name, model)
     assert torch.equal(forward(model, inputs, "none"), model(**inputs).logits)
     assert torch.equal(generate(model, inputs, "none"), model.generate(**inputs, **GREEDY))
-    found, plain = results(model, name, GATED), plain_results(name, GATED)
+    found, plain = results(model, name, gated), results(FAMILIES[name].build(), name, gated)
     assert found.logits.shape == plain.logits.shape and bool(found.logits.isfinite().all())
     for field in ("cells", "encoded", "tokens", "prompt"):
         assert getattr(found.answer.report, field) == getattr(plain.answer.report, field)

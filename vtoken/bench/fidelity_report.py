@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vtoken.bench.fidelity_reading import Reading
 from vtoken.output.console import terminal
 
 HEADS = ("rows", "share %", "encoded %", "KL, nats", "worst", "next token %", "same answer %")
@@ -23,7 +23,7 @@ CAPTION = (
 LAYERS = "from layer n: the encoder and the layers before it compute everything, hold begins there"
 
 
-def table(found: Sequence[Any]) -> list[tuple[float, str, list[str]]]:
+def table(found: Sequence[Reading]) -> list[tuple[float, str, list[str]]]:
     """Rate, plan and cells of every line: means over questions and videos."""
     lines = []
     for fps, plan, layer in dict.fromkeys((r.fps, r.plan, r.layer) for r in found):
@@ -42,7 +42,7 @@ def table(found: Sequence[Any]) -> list[tuple[float, str, list[str]]]:
     return lines
 
 
-def captions(found: Sequence[Any]) -> list[str]:
+def captions(found: Sequence[Reading]) -> list[str]:
     """What was read, what the columns mean, and what the plans had to say."""
     videos, questions = len({r.video for r in found}), len({r.question for r in found})
     answers = dict.fromkeys((r.video, r.fps, r.question, r.steps) for r in found)
@@ -57,7 +57,7 @@ def captions(found: Sequence[Any]) -> list[str]:
     return [told, *CAPTION, *layers, *notes]
 
 
-def print_table(found: Sequence[Any], facts: Sequence[str], console: Console | None = None) -> None:
+def print_table(found: Sequence[Reading], facts: Sequence[str], console: Console | None = None) -> None:
     """Print the table, a line a plan and rate."""
     console = console or terminal()
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
@@ -72,7 +72,7 @@ def print_table(found: Sequence[Any], facts: Sequence[str], console: Console | N
         console.print(Text(line, style="dim"))
 
 
-def to_markdown(found: Sequence[Any], command: str, facts: Sequence[str]) -> str:
+def to_markdown(found: Sequence[Reading], command: str, facts: Sequence[str]) -> str:
     """A report with the command, what was run, and the table."""
     text = ["# Next tokens beside those with all tokens", "", f"    {command}", ""]
     text += [f"- {c}" for c in [*facts, *captions(found)]] + [""]
