@@ -16,7 +16,7 @@ class Question:
     """A question with its answer.
 
     Attributes:
-        task: what kind of question it is; scores are told apart by it.
+        task: what kind of question it is; scores are listed by it.
         text: the user's words.
         answer: what is right.
         time: seconds it is about, or None.

@@ -16,7 +16,7 @@ from vtoken.output.files import replacing
 MARKERS = "osD^vP*X"
 LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)))  # by budget
 AREA = 36.0  # of a plain marker, square points
-LARGEST, SMALLEST = 300.0, 8.0  # where the area tells the tokens
+LARGEST, SMALLEST = 300.0, 8.0  # areas of the markers, which show the tokens
 CROWD = 12  # more plans than this are drawn without intervals
 COLUMN = 28  # names in one column of the legend
 

@@ -10,7 +10,7 @@ from vtoken.bench.rows import Row, clips
 from vtoken.errors import require
 from vtoken.output.files import replacing
 
-# Okabe and Ito's colours, told apart by readers with any colour vision
+# Okabe and Ito's colours, which readers with any colour vision can distinguish
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6A00")
 STOCK = "#6B6B6B"
 INK = "#222222"
@@ -85,7 +85,7 @@ def _panel(axes: Any, rows: Sequence[Row], label: str, value: Callable[[Row], fl
 
 
 def _close(a: tuple[tuple[float, float], ...], b: tuple[tuple[float, float], ...]) -> bool:
-    """Whether two lines cannot be told apart in the plot: within 3 % everywhere."""
+    """Whether two lines coincide in the plot: within 3 % everywhere."""
     return len(a) == len(b) and all(
         p[0] == q[0] and abs(p[1] - q[1]) <= 0.03 * max(p[1], q[1]) for p, q in zip(a, b, strict=True)
     )

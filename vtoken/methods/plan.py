@@ -17,6 +17,7 @@ from vtoken.methods.eviction import Eviction
 from vtoken.methods.gate import Gate
 from vtoken.methods.hold import Hold
 from vtoken.methods.inner import Inner
+from vtoken.methods.order import check_order
 from vtoken.methods.pathway import Pathway
 from vtoken.methods.reducer import Context, Count, Reducer
 from vtoken.methods.registry import Method
@@ -43,30 +44,7 @@ class Plan:
     budget: Budget | None = None
 
     def __post_init__(self) -> None:
-        gates = [i for i, s in enumerate(self.stages) if isinstance(s, Gate)]
-        if len(gates) > 1 or gates and gates[0] != 0:
-            raise InputError(f"plan {str(self)!r}: a plan has at most one gate, and it comes first")
-        others = [s for s in self.stages if not isinstance(s, Pathway)]
-        inside = [i for i, s in enumerate(others) if isinstance(s, Thinner)]
-        if len(inside) > 1 or inside and inside[0] != len(gates):
-            raise InputError(
-                f"plan {str(self)!r}: at most one method acts inside the encoder, and it comes before those that act "
-                "after it"
-            )
-        if inside and self.gate is not None and self.gate.reuses:
-            raise InputError(
-                f"plan {str(self)!r}: {self.gate} sends features of earlier cells again, which {others[1].name} may "
-                "drop inside the encoder; use methods that act after it, such as divprune"
-            )
-        late = [isinstance(s, (Inner, Eviction)) + isinstance(s, Eviction) for s in others]
-        if late != sorted(late) or late.count(2) > 1:
-            raise InputError(
-                f"plan {str(self)!r}: methods inside the language model come last, and behind them at most one that "
-                "takes rows out of its cache"
-            )
-        given = [name for s in self.stages if isinstance(s, Pathway) for name in s.gives]
-        if twice := sorted({name for name in given if given.count(name) > 1}):
-            raise InputError(f"plan {str(self)!r}: two pathways give the signal {twice[0]!r}; leave one out")
+        check_order(self.stages, str(self))
         if self.budget is not None and not self.takes_budget:
             raise InputError(
                 f"no stage of plan {str(self)!r} takes the budget; append a pruner or merger, for example "

@@ -26,8 +26,9 @@ class MMTok(Pruner):
 
     What a token covers is a softmax of cosines over all visual tokens: for every word with temperature ``t_tv``, for
     every visual token with ``t_vv`` and weight ``alpha``. The published code drops stop words from the question and
-    compares visual tokens by their features before the projector; here all text of the prompt counts, and the tokens
-    at hand are compared unless the user gives ``signals={"encoder_features": ...}``, [N, d]. Memory 4 N^2 bytes.
+    compares visual tokens by their features before the projector; here every word of the question counts, and the
+    tokens of this stage are compared unless the user gives ``signals={"encoder_features": ...}``, [N, d]. Memory
+    4 N^2 bytes.
 
     Attributes:
         alpha: weight of covering the visual tokens.

@@ -131,15 +131,7 @@ def questions_of(
     **options: Any,
 ) -> Questions:
     """The call of ``ask_many`` after the video was read and before anything is answered; arguments are the same."""
-    if video is None:
-        raise InputError("video=None: ask needs a video; for text alone call model.generate")
-    for question in questions:
-        if not isinstance(question, str) or not question.strip():
-            raise InputError(f"question={question!r} must be some text")
-    if batch < 1:
-        raise InputError(f"batch={batch} must be at least 1")
-    if positions not in ("trained", "stock"):
-        raise InputError(f"positions={positions!r} must be 'trained' or 'stock'")
+    _check(video, questions, batch, positions)
     budget = {name: options.pop(name, None) for name in BUDGETS}
     frames = {f.name: options.pop(f.name) for f in fields(Sampling) if f.name in options}
     if frames.get("num_frames") is not None and frames.get("fps") is not None:
@@ -192,6 +184,18 @@ def questions_of(
         positions,
         signals or {},
     )
+
+
+def _check(video: Any, questions: Sequence[str], batch: int, positions: str) -> None:
+    if video is None:
+        raise InputError("video=None: ask needs a video; for text alone call model.generate")
+    for question in questions:
+        if not isinstance(question, str) or not question.strip():
+            raise InputError(f"question={question!r} must be some text")
+    if batch < 1:
+        raise InputError(f"batch={batch} must be at least 1")
+    if positions not in ("trained", "stock"):
+        raise InputError(f"positions={positions!r} must be 'trained' or 'stock'")
 
 
 def _plan(

@@ -137,7 +137,7 @@ def write_dataset(folder: str | os.PathLike[str], split: str, clips: int, crf: i
     The index is written last, so a folder with an index is complete.
 
     Args:
-        crf: x264's quality; 0 is lossless in luma, 6 can't be told from it by eye.
+        crf: x264's quality; 0 is lossless in luma, 6 looks the same.
 
     Raises:
         InputError: an unknown split, or no clips.

@@ -8,7 +8,7 @@ from statistics import mean, pstdev
 
 from vtoken.errors import require
 
-# Okabe and Ito's colours, told apart by readers with any colour vision
+# Okabe and Ito's colours, which readers with any colour vision can distinguish
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6A00", "#6B6B6B", "#222222")
 Curves = Mapping[str, Sequence[Sequence[float]]]
 

@@ -57,7 +57,7 @@ class Recipe:
 
 
 def _mark(name: str) -> str:
-    """What tells one checkpoint from another: of a folder, sizes and beginnings of its weight files."""
+    """A mark that identifies a checkpoint: of a folder, sizes and beginnings of its weight files."""
     files = sorted(Path(name).glob("*.safetensors")) if Path(name).is_dir() else []
     if not files:
         return name
