@@ -80,7 +80,7 @@ def planes(chunks: Iterable[Frames]) -> Iterator[Planes]:
 
 def kept(path: Path, fps: float) -> dict[str, float]:
     """Kept share without the first step, by column."""
-    streams = {name: Grt(**options).stream(GRID) for name, (_, options) in COLUMNS.items()}
+    streams = {name: Grt(hold=False, **options).stream(GRID) for name, (_, options) in COLUMNS.items()}
     maps: dict[str, list[GateMap]] = {name: [] for name in COLUMNS}
     for part in planes(open_video(path, fps=fps, chunk=16)):
         for name, (resize, _) in COLUMNS.items():

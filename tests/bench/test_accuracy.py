@@ -228,6 +228,7 @@ def test_plans_come_with_every_budget_and_after_what_they_copy() -> None:
     ]
     assert found[7].like == "grt | divprune keep=0.1" and str(found[7].plan(9)) == "random (tokens=9)"
     assert found[7].series == found[8].series == "random@grt | divprune"
+    assert [e.name for e in entries(["random@grt"], [], ["none"])] == ["none", "grt", "random@grt"]
     assert str(found[1].plan()) == "random (keep=0.1)" and str(found[9].plan()) == "evs:keep=0.3"
 
 
@@ -310,6 +311,21 @@ def test_losses_are_paired(drawn: tuple[Data, list[Record], list[Line]]) -> None
     kept = [r for r in records if r.plan != "uniform keep=0.5"]
     equal = summarise(data, entries([], [{"keep": 0.5}]), [4.0], kept + same)[2].loss
     assert equal is not None and (equal.value, equal.low, equal.high) == (0, 0, 0)
+
+
+def test_shares_of_all_tokens_are_paired(drawn: tuple[Data, list[Record], list[Line]]) -> None:
+    data, records, (none, random, uniform) = drawn
+    assert none.ratio is None and none.worst is None and random.ratio is not None and uniform.ratio is not None
+    assert random.ratio.value == pytest.approx(random.score.value / none.score.value) and random.ratio.high < 1
+    assert uniform.ratio.low < 1 < uniform.ratio.high
+    assert random.worst == pytest.approx(min(random.tasks[t].value / none.tasks[t].value for t in data.tasks))
+    same = [replace(r, plan="uniform keep=0.5") for r in records if r.plan == "none"]
+    kept = [r for r in records if r.plan != "uniform keep=0.5"]
+    equal = summarise(data, entries([], [{"keep": 0.5}]), [4.0], kept + same)[2]
+    assert equal.ratio is not None and (equal.ratio.value, equal.ratio.low, equal.ratio.high) == (1, 1, 1)
+    assert equal.worst == 1
+    wrong = summarise(data, entries([], [{"keep": 0.5}]), [4.0], [replace(r, exact=0.0) for r in records])[1]
+    assert wrong.ratio is None and wrong.worst is None
 
 
 @pytest.mark.parametrize("width", [NEEDED, 200])
@@ -402,6 +418,9 @@ def test_the_commands(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "1 thread," in (out / "report.md").read_text()
     assert "accuracy by task" in told.out and "vtoken: " not in told.err and "\x1b" not in told.out
     assert json.loads((out / "summary.jsonl").read_text().splitlines()[0])["score"]["questions"] == len(rows) / 12
+    bare = [*words[:-1], "1", "--bare", "--out", str(tmp_path / "bare"), "--data", str(tmp_path / "data")]
+    assert cli.main(bare) == 0 and {r["plan"] for r in answers(tmp_path / "bare")} == {"none", "grt"}
+    capsys.readouterr()
     assert cli.main([*words, "--seed", "3"]) == 2
     assert "data='DenseQA files data'" in capsys.readouterr().err
 

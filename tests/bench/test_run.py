@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+import vtoken
 from vtoken import families
 from vtoken.bench import run as bench
 from vtoken.bench.checkpoint import measure_model
@@ -23,6 +24,7 @@ from vtoken.reference.synthetic import render
 from vtoken.video.write import write_video
 
 SIZE = (112, 168)
+PLANS = ["mad", "mad | divprune", "evs:keep=0.5", "grt"]
 ONE_A_FAMILY = {g.family: g.name for g in reversed(GEOMETRIES.values())}
 
 
@@ -34,13 +36,12 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def rows(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     out = tmp_path_factory.mktemp("out") / "report"
-    plans = ["grt", "grt | divprune", "evs:keep=0.5"]
-    return bench.run([str(clip)], [2, 5], plans, "qwen2.5-vl-7b", {"keep": 0.25}, out=out, command=f"to {out}")
+    return bench.run([str(clip)], [2, 5], PLANS, "qwen2.5-vl-7b", {"keep": 0.25}, out=out, command=f"to {out}")
 
 
 def test_baselines_stand_beside_and_counts_are_exact(rows: list[Row]) -> None:
-    assert [r.plan for r in rows[:6]] == ["none", "random", "uniform", "grt", "grt | divprune", "evs:keep=0.5"]
-    assert [r.fps for r in rows] == [2] * 6 + [5] * 6
+    assert [r.plan for r in rows[:7]] == ["none", "random", "uniform", *PLANS]
+    assert [r.fps for r in rows] == [2] * 7 + [5] * 7
     found = {(r.fps, r.plan): r for r in rows}
     for fps in (2, 5):
         none = found[fps, "none"]
@@ -51,23 +52,37 @@ def test_baselines_stand_beside_and_counts_are_exact(rows: list[Row]) -> None:
         quarter = int(0.25 * none.stock + 0.5)
         assert found[fps, "random"].tokens == found[fps, "uniform"].tokens == quarter
         assert found[fps, "evs:keep=0.5"].tokens == int(0.5 * none.stock + 0.5)
-        gated = found[fps, "grt"]
+        gated = found[fps, "mad"]
         assert gated.tokens == round(gated.encoded * gated.stock) < none.stock
-        assert found[fps, "grt | divprune"].tokens == min(quarter, gated.tokens)
+        assert found[fps, "mad | divprune"].tokens == min(quarter, gated.tokens)
 
 
 def test_costs_follow_what_is_kept(rows: list[Row]) -> None:
     model = geometry("qwen2.5-vl-7b")
     for r in rows:
-        assert r.prefill_tflop == model.prefill_flops(r.tokens) / 1e12
+        seen = r.stock if r.plan == "grt" else r.tokens  # rows attend to every slot
+        assert r.prefill_tflop == model.prefill_flops(r.tokens, seen) / 1e12
         assert min(r.decode_ms, r.gate_ms, r.encode_ms) > 0
         width, height = map(int, r.grid.split("x"))
         everything = np.ones((-(-r.frames // 2), height, width), bool)
         assert r.encoder_tflop is not None
-        if r.plan.startswith("grt"):
+        if r.plan.startswith(("grt", "mad")):
             assert 0 < r.encoder_tflop < model.encoder_flops(everything) / 1e12
         else:
             assert r.encoder_tflop == model.encoder_flops(everything) / 1e12
+
+
+def test_held_rows_are_those_of_a_run(clip: Path) -> None:
+    """Second rows count, as in the report of the model itself."""
+    plans = ["grt:tau=0.001,second=0", "grt:tau=0.001,second=none", "hold:tau=0.001,second=0.01"]
+    job = bench.Job.of([clip], [10], plans, {"keep": 0.5}, end=1.0)
+    rows = {r.plan: r for r in bench.measure(job, geometry("qwen2.5-vl-3b"))}
+    model = random_model(geometry("qwen2.5-vl-3b"))
+    for plan in plans:
+        told = vtoken.ask(model, byte_tokenizer(), clip, "what?", plan=plan, fps=10, end=1.0, max_new_tokens=1).report
+        assert (rows[plan].tokens, rows[plan].stock) == (told.tokens, told.cells), plan
+        assert rows[plan].encoded == told.encoded / told.cells
+    assert rows[plans[0]].tokens > rows[plans[1]].tokens
 
 
 def test_markdown_has_a_line_a_row_and_bars_do_not_end_cells(rows: list[Row]) -> None:

@@ -33,7 +33,7 @@ def notes(report: Any) -> list[str]:
     return [n for n in report.notes if "positions of the model" in n]
 
 
-PLANS = ["none", "grt", "random:keep=0.9", "dpc_knn:keep=0.9", "grt | uniform:keep=0.9"]
+PLANS = ["none", "grt:hold=off", "random:keep=0.9", "dpc_knn:keep=0.9", "grt:hold=off | uniform:keep=0.9"]
 
 
 @pytest.mark.parametrize("name", ["llava_next_video", "llava_onevision", "qwen2_5_vl", "qwen3_vl"])

@@ -231,14 +231,17 @@ def test_bad_options(options):
 
 
 def test_the_plan_brings_stage_two():
-    assert [str(s) for s in Plan.parse("grt").reducers] == ["scene"]
-    assert [str(s) for s in Plan.parse("grt | divprune", keep=0.5).reducers] == ["scene", "divprune"]
-    assert Plan.parse("grt:merge=none").reducers == [] and str(Plan.parse("grt:merge=none")) == "grt:merge=none"
-    assert [str(s) for s in Plan.parse("grt:merge_delta=0.1,anchors=2").reducers] == ["scene:anchors=2,delta=0.1"]
-    written = Plan.parse("grt | scene:delta=0.2,neighbours=all")
+    assert [str(s) for s in Plan.parse("grt:hold=off").reducers] == ["scene"]
+    assert [str(s) for s in Plan.parse("grt:hold=off | divprune", keep=0.5).reducers] == ["scene", "divprune"]
+    alone = Plan.parse("grt:hold=off,merge=none")
+    assert alone.reducers == [] and str(alone) == "grt:hold=False,merge=none"
+    assert [str(s) for s in Plan.parse("grt:hold=off,merge_delta=0.1,anchors=2").reducers] == [
+        "scene:anchors=2,delta=0.1"
+    ]
+    written = Plan.parse("grt:hold=off | scene:delta=0.2,neighbours=all")
     assert [str(s) for s in written.reducers] == ["scene:delta=0.2,neighbours=all"]
     assert Plan.parse("mad | scene").reducers and not Plan.parse("mad").reducers
     with pytest.raises(InputError, match="only a gate gives"):
         Plan.parse("scene")
     with pytest.raises(InputError, match="takes the budget"):
-        Plan.parse("grt", keep=0.5)
+        Plan.parse("grt:hold=off", keep=0.5)

@@ -15,7 +15,7 @@ from vtoken.methods.plan import Plan
 from vtoken.reference.synthetic import render
 
 NAMES = ["llava", "llava_next_video", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
-FORCED = "grt:merge=none | scene:delta=1,cell_delta=None,anchors=0"  # every scene is like its neighbour
+FORCED = "grt:hold=off,merge=none | scene:delta=1,cell_delta=None,anchors=0"  # every scene is like its neighbour
 
 
 def scenes(name: str, seeds: tuple[int, ...]) -> np.ndarray:
@@ -42,9 +42,9 @@ def run(name: str, clip: np.ndarray, plan: str) -> tuple[Tensor, int]:
 @torch.no_grad()
 def test_rows_know_their_scene(name):
     model, inputs = prompt(name, scenes(name, (1, 2)))
-    gate = Plan.parse("grt").gate
+    gate = Plan.parse("grt:hold=off").gate
     assert gate is not None
-    with vtoken.wrapped(model, "grt"):
+    with vtoken.wrapped(model, "grt:hold=off"):
         family = model.vtoken.family
         found = family.clips(model, inputs, gate, None, None)
         features = family.encode_clips(model, found * 2, frozenset())
@@ -60,7 +60,7 @@ def test_rows_know_their_scene(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_forced_merge_saves_the_key_tokens_of_one_scene(name):
     clip = scenes(name, (1, 1))
-    _, before = run(name, clip, "grt:merge=none")
+    _, before = run(name, clip, "grt:hold=off,merge=none")
     _, after = run(name, clip, FORCED)
     model, inputs = prompt(name, clip[:2])
     with vtoken.wrapped(model, "none"), torch.no_grad():
@@ -74,7 +74,7 @@ def test_a_forced_merge_saves_the_key_tokens_of_one_scene(name):
 def test_nothing_repeats_nothing_changes(name):
     """Scenes that differ, and a clip of one scene: bit for bit what stage 1 alone gives."""
     for clip in (scenes(name, (1, 2)), scenes(name, (3,))):
-        both, alone = run(name, clip, "grt"), run(name, clip, "grt:merge=none")
+        both, alone = run(name, clip, "grt:hold=off"), run(name, clip, "grt:hold=off,merge=none")
         assert both[1] == alone[1]
         assert torch.equal(both[0], alone[0])
 
@@ -84,7 +84,7 @@ def test_an_image_beside_the_video_changes_nothing_about_it():
     model, family = model_of(name), FAMILIES[name]
     clip = scenes(name, (1, 1))
     counts = []
-    for plan in ("grt:merge=none", FORCED):
+    for plan in ("grt:hold=off,merge=none", FORCED):
         for extra in ([], [("image", None), ("text", 2)]):
             inputs = family.inputs(model, [[("text", 3), *extra, ("video", clip), ("text", 4)]])
             with vtoken.wrapped(model, plan), torch.no_grad():
@@ -96,8 +96,8 @@ def test_an_image_beside_the_video_changes_nothing_about_it():
 def test_exact_mode_has_the_head_of_a_wrapped_model():
     name = "llava_onevision"
     clip = scenes(name, (1, 1))
-    _, before = run(name, clip, "grt:merge=none")
-    _, after = run(name, clip, "grt:merge=none | scene:exact=True,delta=1e9,anchors=0")
+    _, before = run(name, clip, "grt:hold=off,merge=none")
+    _, after = run(name, clip, "grt:hold=off,merge=none | scene:exact=True,delta=1e9,anchors=0")
     assert after < before
 
 
@@ -113,4 +113,4 @@ def test_rendered_cuts_are_not_merged():
     made = render("cut", seconds=6, fps=2, size=(84, 84))
     clip = np.stack(list(made.frames()))
     for name in ("llava_onevision", "qwen2_5_vl"):
-        assert run(name, clip, "grt")[1] == run(name, clip, "grt:merge=none")[1]
+        assert run(name, clip, "grt:hold=off")[1] == run(name, clip, "grt:hold=off,merge=none")[1]

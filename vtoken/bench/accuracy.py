@@ -13,7 +13,7 @@ import torch
 from vtoken import families
 from vtoken.bench import accuracy_report, machine, metrics
 from vtoken.bench.accuracy_data import Clip, Data
-from vtoken.bench.accuracy_plans import Entry, entries
+from vtoken.bench.accuracy_plans import BASELINES, Entry, entries
 from vtoken.bench.accuracy_plot import plot_fps, plot_tokens
 from vtoken.bench.accuracy_records import Record, Results
 from vtoken.bench.accuracy_summary import Line, summarise
@@ -35,6 +35,7 @@ def run(
     budgets: Sequence[dict[str, Any]],
     *,
     model: str = "reference",
+    bare: bool = False,
     out: str | Path = "accuracy",
     command: str = "vtoken bench accuracy",
     device: str = "auto",
@@ -50,6 +51,7 @@ def run(
     Args:
         budgets: each plan that needs a budget comes once with each.
         model: hub id or folder of a checkpoint, or "reference".
+        bare: leave out ``random`` and ``uniform`` where no plan names them.
         threads: CPU threads; None for what torch chooses.
         **options: see ``measure``.
 
@@ -62,7 +64,7 @@ def run(
         if threads < 1:
             raise InputError(f"threads={threads} must be at least 1")
         torch.set_num_threads(threads)
-    made = entries(plans, budgets)
+    made = entries(plans, budgets, BASELINES[:1] if bare else BASELINES)
     target = folder(out)
     net, processor = load(model, device, dtype)
     lines = measure(data, made, rates, net, processor, name=model, out=target, **options)

@@ -39,18 +39,21 @@ class Entry:
         return Plan.parse(self.text, **dict(self.budget))
 
 
-def entries(plans: Sequence[str], budgets: Sequence[dict[str, Any]]) -> list[Entry]:
+def entries(
+    plans: Sequence[str], budgets: Sequence[dict[str, Any]], baselines: Sequence[str] = BASELINES
+) -> list[Entry]:
     """Every plan with every budget, baselines first; ``random@grt`` keeps as many tokens as ``grt`` did.
 
     Args:
-        plans: plans as text; ``none``, ``random`` and ``uniform`` need not be among them.
+        plans: plans as text.
         budgets: keyword arguments of ``Budget``; a plan that needs one comes once for each.
+        baselines: plans that are always there.
 
     Raises:
         InputError: an unknown plan, a bad budget, or a plan after which ``@`` makes no sense.
     """
     made: dict[str, Entry] = {}
-    for text in [*BASELINES, *plans]:
+    for text in [*baselines, *plans]:
         parts = [p.strip() for p in registry.split(text, MARK)]
         if len(parts) > 2 or not all(parts):
             raise InputError(f"plan {text!r}: write 'random@grt' for random with as many tokens as grt keeps")

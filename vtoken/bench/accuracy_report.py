@@ -53,10 +53,13 @@ def sheets(lines: Sequence[Line], data: Data) -> list[Sheet]:
         Column("interval", "95 %", lambda x: _interval(x.score)),
         Column("to none", "points", lambda x: _signed(x.loss)),
         Column("interval", "95 %", lambda x: _interval(x.loss)),
+        Column("of none", "%", lambda x: _percent(x.ratio), True),
+        Column("interval", "95 %", lambda x: _interval(x.ratio), True),
     ]
     out.append(Sheet(f"{score} against tokens and time", cost))
     tasks = [Column(t, "%", lambda x, t=t: _percent(x.tasks.get(t))) for t in data.tasks]
     tasks.append(Column("dense", "mean", lambda x: _percent(x.dense)))
+    tasks.append(Column("worst", "of none", lambda x: "-" if x.worst is None else f"{100 * x.worst:.1f}"))
     tasks += [Column("changed", "%", lambda x: _percent(x.changed)), Column("held", "%", lambda x: _percent(x.held))]
     out.append(Sheet(f"{score} by task", [Column(score, "mean", lambda x: _percent(x.score)), *tasks]))
     texts = [Column(head, "", lambda x, n=n: _fraction(x.texts.get(n))) for n, head in TEXTS.items()]
@@ -94,6 +97,7 @@ def captions(lines: Sequence[Line], data: Data) -> list[str]:
         f"{data.name}: {x.clips} clips, {x.score.questions} questions ({counts})",
         "score: mean over the tasks; intervals: 95 % bootstrap over clips, paired where two plans are compared",
         "tokens, frames: mean over clips",
+        "of none: share of the score with all tokens; worst: of the task that keeps the smallest share of its own",
         "time: mean for one question of a clip, which share its reading and prefill; plans share reading and encoding, "
         "timed once",
     ]

@@ -34,6 +34,8 @@ class Line:
         clips: clips behind the line.
         score: mean over the tasks of the score of a task.
         loss: ``score`` minus that of ``none`` at the same rate, paired; None for ``none`` itself.
+        ratio: ``score`` as a share of that of ``none``, paired; None for ``none`` itself.
+        worst: the lowest share of its score under ``none`` that a task keeps; None for ``none`` itself.
         tasks: score of each task; ``dense`` is the mean over the tasks that need many frames, None where unknown.
         changed, held: score on content that changed and that stayed, over the tasks that have both.
         texts: ``exact``, ``similarity``, ``cer``, ``wer`` and ``f1`` over the tasks with answers of several words.
@@ -48,6 +50,8 @@ class Line:
     clips: int
     score: Score
     loss: Score | None
+    ratio: Score | None
+    worst: float | None
     tasks: dict[str, Score]
     dense: Score | None
     changed: Score | None
@@ -103,6 +107,8 @@ class _Sums:
             clips=len(clips),
             score=whole,
             loss=None if entry.name == "none" else self.loss(records, stock),
+            ratio=None if entry.name == "none" else self.ratio(records, stock),
+            worst=None if entry.name == "none" else self.worst(records, stock),
             tasks={t: s for t, s in tasks.items() if s is not None},
             dense=self.score(records, lambda r: r.task in self.data.dense),
             changed=self.score(records, lambda r: r.task in self.both and r.held is False),
@@ -135,6 +141,21 @@ class _Sums:
         one, other = self.table(records, self.data.score), self.table(stock, self.data.score)
         paired = metrics.resampled(*one, self.weights) - metrics.resampled(*other, self.weights)
         return Score(_mean(*one) - _mean(*other), *metrics.interval(paired), len(records))
+
+    def ratio(self, records: list[Record], stock: list[Record]) -> Score | None:
+        """None where ``none`` has no right answer."""
+        one, other = self.table(records, self.data.score), self.table(stock, self.data.score)
+        if _mean(*other) == 0:
+            return None
+        below = metrics.resampled(*other, self.weights)
+        below[below == 0] = np.nan
+        paired = metrics.resampled(*one, self.weights) / below
+        return Score(_mean(*one) / _mean(*other), *metrics.interval(paired), len(records))
+
+    def worst(self, records: list[Record], stock: list[Record]) -> float | None:
+        one, other = self.table(records, self.data.score), self.table(stock, self.data.score)
+        seen = other[0].sum(0) > 0  # both plans have the same questions, so sums compare as means do
+        return float((one[0].sum(0)[seen] / other[0].sum(0)[seen]).min()) if seen.any() else None
 
     def table(self, records: list[Record], metric: str) -> tuple[np.ndarray, np.ndarray]:
         sums = np.zeros((len(self.data.clips), len(self.data.tasks)))

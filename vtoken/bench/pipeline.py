@@ -78,6 +78,7 @@ def run_pass(
     wants: frozenset[str] = frozenset(),
     pathways: Sequence[Pathway] = (),
     advance: Callable[[int], None] | None = None,
+    hold: bool = False,
     **clip: Any,
 ) -> Pass:
     """Decode a clip at a rate, gate it, and encode the kept cells.
@@ -87,6 +88,7 @@ def run_pass(
         wants: signals that the plans behind it can use.
         pathways: run on all frames.
         advance: called with the number of frames after each chunk.
+        hold: kept patches attend to what skipped ones were.
         clip: ``start``, ``end`` and ``backend`` of ``open_video``.
 
     Raises:
@@ -120,7 +122,7 @@ def run_pass(
         with _timed(spent, "encode"):
             rows = torch.cat([rows for rows, _ in waiting])
             signals = joined(told, pathways, grid, len(whole.keep))
-            parts.append(_encode(encoder, rows, grid, whole, everything, wants, signals))
+            parts.append(_encode(encoder, rows, grid, whole, everything, wants, signals, hold))
     seconds = span(reader)
     if not math.isfinite(seconds):
         seconds = float(everything[-1] - everything[0]) + 1 / fps
@@ -147,11 +149,12 @@ def _encode(
     pts: np.ndarray,
     wants: frozenset[str],
     signals: Cells,
+    hold: bool = False,
 ) -> Part:
     times = pts[:: grid.frames]
     clip = Clip(rows, grid, gated, pts, float(pts[-1] - pts[0]), signals=signals)
     with torch.no_grad():
-        return encoder.family.encode_clips(encoder.model, [clip], wants), times
+        return encoder.family.encode_clips(encoder.model, [clip], wants, hold=hold), times
 
 
 def _tokens(parts: list[Part]) -> Tokens:

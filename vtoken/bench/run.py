@@ -18,7 +18,9 @@ from vtoken.bench.models import SMALL, Size, describe, random_model
 from vtoken.bench.pipeline import Encoder, Pass, expected_frames, run_pass, span
 from vtoken.bench.plot import plot
 from vtoken.bench.rows import Row, print_rows, to_jsonl, to_markdown
+from vtoken.data.tokens import Tokens
 from vtoken.engine.check import check
+from vtoken.engine.rows import held_rows
 from vtoken.errors import InputError, require
 from vtoken.families.geometry import Geometry, geometry
 from vtoken.methods.plan import Plan
@@ -41,9 +43,10 @@ def measure(job: Job, model: Geometry, size: Size = SMALL) -> list[Row]:
     for plan in job.plans.values():
         check(plan, family)
     encoder = Encoder(family, net, family.preprocess(net))
-    groups: dict[tuple[str, frozenset[str], str], list[str]] = {}
+    groups: dict[tuple[Any, ...], list[str]] = {}
     for text, plan in job.plans.items():  # plans with one gate and the same pathways share a pass
-        groups.setdefault((str(plan.gate), plan.wants, str(plan.pathways)), []).append(text)
+        key = (str(plan.gate), plan.wants, str(plan.pathways), plan.hold is not None)
+        groups.setdefault(key, []).append(text)
     rows = []
     with progress(sum(_frames(job) * len(groups)), "frames") as advance:
         for name, (source, rates) in job.clips.items():
@@ -68,7 +71,8 @@ def _warm_up(encoder: Encoder, source: Any, job: Job) -> None:
     end = start + 1.0 if not length < 1 else job.options.get("end")
     options = job.options | {"start": start, "end": end}
     for plan in job.plans.values():
-        _reduce(plan, run_pass(source, 2.0, plan.gate, encoder, plan.wants, plan.pathways, **options))
+        held = plan.hold is not None
+        _reduce(plan, run_pass(source, 2.0, plan.gate, encoder, plan.wants, plan.pathways, hold=held, **options))
 
 
 def _group(
@@ -85,7 +89,9 @@ def _group(
     """The rows of plans that share a gate: one pass, then every plan's own reduction."""
     first = job.plans[texts[0]]
     tell = partial(_tell, advance, f"{name} at {rate:g} fps: {first.gate or 'no gate'}")
-    passed = run_pass(source, rate, first.gate, encoder, first.wants, first.pathways, tell, **job.options)
+    passed = run_pass(
+        source, rate, first.gate, encoder, first.wants, first.pathways, tell, first.hold is not None, **job.options
+    )
     with open_video(source, **job.options) as reader:
         height, width = reader.size
     flops = model.encoder_flops(passed.keep) / 1e12
@@ -112,7 +118,7 @@ def _group(
             encode_ms=passed.milliseconds["encode"],
             reduce_ms=spent,
             encoder_tflop=flops,
-            prefill_tflop=model.prefill_flops(kept) / 1e12,
+            prefill_tflop=model.prefill_flops(kept, passed.stock if job.plans[text].hold else None) / 1e12,
             model=model.name,
             encoder=describe(model, size),
             machine=machine.describe(),
@@ -126,14 +132,26 @@ def _tell(advance: Advance, what: str, frames: int) -> None:
 
 
 def _reduce(plan: Plan, passed: Pass) -> tuple[int, float, list[str]]:
-    """Tokens left, milliseconds, and notes of the stages after the encoder."""
+    """Rows of the language model, milliseconds, and notes of the stages after the encoder."""
     tokens = passed.tokens
     question = torch.randn(QUESTION, tokens.x.shape[1], generator=torch.Generator().manual_seed(0))
     context = Context([passed.seconds], [question], [passed.stock])
     start = time.perf_counter()
     kept = plan.reduce(tokens, context)
     spent = (time.perf_counter() - start) * 1e3
-    return len(kept), spent if plan.reducers else 0.0, context.notes
+    return _rows(plan, passed, kept), spent if plan.reducers else 0.0, context.notes
+
+
+def _rows(plan: Plan, passed: Pass, kept: Tokens) -> int:
+    """Tokens kept, with the second rows of a plan that holds."""
+    if plan.hold is None or not len(kept):
+        return len(kept)
+    before = passed.tokens.position.long()
+    height, width = (before[:, 1:].amax(0) + 1).tolist()
+    place = torch.tensor([height * width, width, 1])
+    shape = (int(before[:, 0].max()) + 1, height, width)
+    slots, own = (before * place).sum(1), (kept.position.long() * place).sum(1)
+    return len(held_rows(slots, kept.source, own, kept, shape, plan.hold).home)
 
 
 def run(

@@ -46,6 +46,7 @@ def _shared(to: argparse.ArgumentParser, rates: Rates, fps: str, out: str) -> No
     to.add_argument("--fps", type=rates, default=rates(fps), help=f"sampling rates (default {fps})")
     always = "none, random and uniform are always there; random@grt is random with as many tokens as grt kept"
     to.add_argument("--plans", default=PLANS, help=f"plans, separated by ';'; {always} (default {PLANS!r})")
+    to.add_argument("--bare", action="store_true", help="none and --plans alone, without random and uniform")
     one = to.add_mutually_exclusive_group()
     text = f"shares to keep, such as 0.1,0.25,0.5: every plan that needs a budget comes with each (default {KEEP:g})"
     one.add_argument("--keep", type=_numbers, help=text)
@@ -120,6 +121,7 @@ def _run(arguments: argparse.Namespace, data: Any) -> None:
         budgets or [{"keep": KEEP}],
         model=arguments.model,
         out=arguments.out,
+        bare=arguments.bare,
         command=shlex.join(["vtoken", *sys.argv[1:]]),
         device=arguments.device,
         dtype=arguments.dtype,

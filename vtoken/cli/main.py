@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from vtoken.cli import accuracy as accuracy_cli
 from vtoken.cli import ask as ask_cli
-from vtoken.cli import demo, jepa, kernels
+from vtoken.cli import demo, fidelity, jepa, kernels
 from vtoken.errors import VtokenError
 from vtoken.version import __version__
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; default those of the process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["bench"] and words[1:2] and words[1] in ("gate", kernels.NAME, *accuracy_cli.NAMES):
+    if words[:1] == ["bench"] and words[1:2] and words[1] in ("gate", kernels.NAME, fidelity.NAME, *accuracy_cli.NAMES):
         words[:2] = [f"bench {words[1]}"]
     arguments = parser().parse_args(words)
     return guarded(lambda: arguments.run(arguments))
@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     gate.add_argument("--fps", type=_rates, default=_rates("1,2,5,10"), help="sampling rates (default 1,2,5,10)")
     gate.add_argument("--gates", default="grt", help="gates with their options, separated by ';' (default grt)")
     accuracy_cli.add(commands, _command, _rates)
+    fidelity.add(commands, _command, _rates, _shared_arguments)
     kernels.add(commands, _command)
     demo.add(commands, _command)
     jepa.add(commands, _command)
@@ -116,6 +117,11 @@ def _clip_arguments(to: argparse.ArgumentParser) -> None:
     )
 
 
+def _shared_arguments(to: argparse.ArgumentParser) -> None:
+    _budget_arguments(to, accuracy_cli.KEEP)
+    _clip_arguments(to)
+
+
 def _ask_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("video", metavar="VIDEO", help="video file or folder of images")
     to.add_argument("question", metavar="QUESTION")
@@ -132,7 +138,8 @@ def _bench_arguments(to: argparse.ArgumentParser) -> None:
         "videos",
         metavar="VIDEO",
         nargs="+",
-        help="video files or folders of images; or gate, kernels, accuracy, dive, make-data: see vtoken bench gate -h",
+        help="video files or folders of images; or gate, kernels, accuracy, fidelity, dive, make-data: see "
+        "vtoken bench gate -h",
     )
     to.add_argument("--fps", type=_rates, default=_rates("1,2,5,10"), help="sampling rates (default 1,2,5,10)")
     to.add_argument("--plans", default=PLANS, help=f"plans, separated by ';' (default {PLANS!r})")

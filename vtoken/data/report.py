@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -53,6 +54,9 @@ class Report:
             the kept cells), encode, reduce, prefill, generate.
         peak_bytes: peak GPU memory of the process so far, or its peak resident memory on a CPU.
         frames: presentation times in seconds of the sampled frames, per video.
+        inside: visual tokens that enter each layer of the language model, where methods act inside it; else empty.
+        flops, cache: share of the FLOPs of the stock model's decoder layers in reading the prompt, and of the bytes of
+            its KV cache behind it, where methods act inside the language model; else None.
         notes: caps that bound, fallbacks taken, warnings.
         cell_states: per prompt whose clip was gated while it was decoded, uint8 [T, h, w]: the ``CellState`` of every
             token that the stock model would have had; not in ``to_dict``.
@@ -66,6 +70,9 @@ class Report:
     milliseconds: dict[str, float] = field(default_factory=dict)
     peak_bytes: int = 0
     frames: list[list[float]] = field(default_factory=list)
+    inside: list[int] = field(default_factory=list)
+    flops: float | None = None
+    cache: float | None = None
     notes: list[str] = field(default_factory=list)
     cell_states: list[Tensor] = field(default_factory=list, repr=False)
 
@@ -142,6 +149,11 @@ class Report:
             f"stage   {head}".rstrip(),
             f"ms      {body}".rstrip(),
         ]
+        if self.inside:
+            runs = ", ".join(f"{n:,} in {len(list(own))}" for n, own in groupby(self.inside))
+            lines.insert(
+                2, f"inside  {runs} layers;  {self.flops:.1%} of the model's FLOPs;  {self.cache:.1%} of its KV cache"
+            )
         notes = [*self.notes, *([self.payoff] if self.payoff else [])]
         return "\n".join(lines + [f"note    {n}" for n in notes])
 

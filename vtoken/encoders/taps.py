@@ -21,7 +21,7 @@ from vtoken.errors import UnsupportedError
 from vtoken.kernels.varlen import Segments
 
 Found = dict[str, Tensor]
-_lock = threading.Lock()  # torch numbers its hooks without one
+registering = threading.Lock()  # torch numbers its hooks without one
 
 
 @contextmanager
@@ -38,12 +38,12 @@ def before_forward(module: nn.Module, act: Callable[[dict[str, Any]], None]) -> 
             given = {**signature.bind_partial(*args, **(kwargs or {})).arguments}
             act(given | given.pop("kwargs", {}))
 
-    with _lock:
+    with registering:
         handle = module.register_forward_pre_hook(hook, with_kwargs=True)
     try:
         yield
     finally:
-        with _lock:
+        with registering:
             handle.remove()
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from vtoken.data.report import Report
 from vtoken.engine.hold.support import MASKED, supports
+from vtoken.engine.inner import check_layers
 from vtoken.errors import UnsupportedError
 from vtoken.families.compat import attention_of
 from vtoken.families.family import Family
 from vtoken.methods.gate import Gate
 from vtoken.methods.plan import Plan
+from vtoken.methods.registry import Method
 
 
 def check(plan: Plan, family: Family, signals: Collection[str] = ()) -> Plan:
@@ -40,9 +42,9 @@ def check(plan: Plan, family: Family, signals: Collection[str] = ()) -> Plan:
             f"plan {str(plan)!r}: {plan.pathways[0].name} reads the frames themselves, which vtoken cannot "
             f"recover from the output of the processor of {family.title}; 'divprune' and 'evs' run on every family"
         )
-    for stage in (part for s in plan.reducers for part in s.parts):
-        given = {"text", *signals} | family.gives | Gate.gives | plan.seen  # a plan checks its gate
-        if lacks := stage.lacks(given):
+    given = {"text", *signals} | family.gives | Gate.gives | plan.seen  # a plan checks its gate
+    for stage, own in _parts(plan):
+        if lacks := stage.lacks(given | own):
             raise UnsupportedError(
                 f"plan {str(plan)!r}: {stage.name} needs {' and '.join(lacks)}, which {family.title} does not give; "
                 "'divprune' and 'evs' run on every family"
@@ -50,16 +52,36 @@ def check(plan: Plan, family: Family, signals: Collection[str] = ()) -> Plan:
     return plan
 
 
+def _parts(plan: Plan) -> Iterator[tuple[Method, frozenset[str]]]:
+    """The methods behind the encoder and those within them, and the signals that a layer of the model gives them."""
+    for stage in plan.reducers:
+        yield from ((part, frozenset()) for part in stage.parts)
+    for stage in plan.inner:
+        own = frozenset().union(*(part.wants for part in stage.parts)) - stage.carried
+        yield from ((part, own) for part in stage.parts)
+
+
 def on_model(plan: Plan, model: Any, report: Report) -> Plan:
-    """The plan as it runs on a model: where the model cannot hold, its gate drops what it skips, with a note."""
-    if plan.gate is None or not plan.gate.hold or not (why := why_not_held(model)):
+    """The plan as it runs on a model: where the model cannot hold, its gate drops what it skips, with a note.
+
+    Raises:
+        InputError: a layer that the model does not have.
+        UnsupportedError: methods inside the language model that cannot run in this one.
+    """
+    if plan.acts_inside:
+        check_layers(model, plan)
+    if plan.gate is None or not plan.gate.hold or not (why := why_not_held(model, plan)):
         return plan
     report.note(f"hold cannot run here ({why}): skipped cells are dropped")
     return plan.without_hold()
 
 
-def why_not_held(model: Any) -> str | None:
+def why_not_held(model: Any, plan: Plan) -> str | None:
     """Why a model cannot hold cells that are not computed, or None where it can."""
+    if plan.acts_inside:
+        return "it does not run together with methods inside the language model yet"
+    if plan.thinner is not None:
+        return "it does not run together with methods inside the encoder"
     why = supports(model.config)
     attention = attention_of(model)
     if why is None and attention not in MASKED:

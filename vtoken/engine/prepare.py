@@ -16,7 +16,7 @@ from vtoken.engine.context import note_context
 from vtoken.engine.encode import MODALITIES, encode
 from vtoken.engine.masks import check_masks, padding, why_not_masked
 from vtoken.engine.positions import counted, rope_positions, trained
-from vtoken.engine.reduce import Kept, reduce
+from vtoken.engine.reduce import Kept, Reduced, reduce
 from vtoken.engine.splice import Cut, cut_inputs, is_right_padded, with_first_labels
 from vtoken.errors import UnsupportedError
 from vtoken.families.family import has_pixels
@@ -35,6 +35,8 @@ class Prepared:
         kept: the features of each modality.
         width: columns of the prompt before the cut.
         stock: ids, mask and positions of the prompt before the cut, where columns are held.
+        reduced: what the stages after the encoder left.
+        right: whether the cut prompt is padded on the right.
         hold: which column every column shows; None where skipped cells are dropped.
         rope_deltas: of M-RoPE families: what the stock model adds to count on behind the prompt; None for others.
     """
@@ -43,6 +45,8 @@ class Prepared:
     cut: Cut
     kept: list[Kept]
     width: int
+    reduced: Reduced
+    right: bool = False
     rope_deltas: Tensor | None = None
     stock: dict[str, Any] = field(default_factory=dict)
     hold: HoldMap | None = None
@@ -75,7 +79,7 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
     places = inputs.get("position_ids", places)
     stock = {"input_ids": inputs["input_ids"], "attention_mask": mask, "position_ids": places}
     hold = call.plan.hold
-    if hold is not None and (why := why_not_held(call.model) or why_not_masked(inputs)):
+    if hold is not None and (why := why_not_held(call.model, call.plan) or why_not_masked(inputs)):
         call.report.note(f"hold cannot run here ({why}): what is not computed is dropped")
         hold = None
     if hold is not None and generating and _ends_visual(call, inputs):
@@ -87,17 +91,17 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
     inputs = {k: v for k, v in inputs.items() if k not in call.family.drops}
     if positions is not None:
         inputs["position_ids"] = positions
+    right = not generating and is_right_padded(inputs.get("attention_mask"))
     if cut.drops(width):
         cut, labels = with_first_labels(cut, inputs)
         inputs = inputs if labels is None else inputs | {"labels": labels}
-        right = not generating and is_right_padded(inputs.get("attention_mask"))
         inputs = cut_inputs(inputs, cut, pad_id(call.model), right)
     inputs["mm_encoder_outputs"] = {k.rows.modality: k.pack(call) for k in kept}
     mask = padding(inputs)
     lengths = mask.sum(1).tolist() if mask is not None else [inputs["input_ids"].shape[1]] * len(cut.slots)
     call.report.prompt = sum(lengths)
     note_context(call, lengths, cut, kept)
-    return Prepared(inputs, cut, kept, width, deltas, stock, reduced.hold)
+    return Prepared(inputs, cut, kept, width, reduced, right, deltas, stock, reduced.hold)
 
 
 def _ends_visual(call: Call, inputs: dict[str, Any]) -> bool:
@@ -129,12 +133,17 @@ def _chosen(call: Call, inputs: dict[str, Any], stock: Tensor, deltas: Tensor | 
 def pad_id(model: Any) -> int:
     """An id for padding columns that is no placeholder."""
     config = model.config
-    placeholders = {getattr(config, f"{m}_token_id", None) for m in MODALITIES}
+    placeholders = placeholder_ids(model)
     for source in (model.generation_config, config, config.get_text_config()):
         pad = getattr(source, "pad_token_id", None)
         if isinstance(pad, int) and pad >= 0 and pad not in placeholders:
             return pad
     return next(i for i in range(3) if i not in placeholders)
+
+
+def placeholder_ids(model: Any) -> set[int | None]:
+    """Ids that stand for visual tokens."""
+    return {getattr(model.config, f"{m}_token_id", None) for m in MODALITIES}
 
 
 def takes(model: Any, name: str) -> bool:

@@ -56,11 +56,15 @@ class Reduced:
         cut: the columns that stay.
         kept: the features of each modality.
         hold: which column every column shows; None where skipped cells are dropped.
+        units, left, context: every image and video, the tokens that are left of each, and what the methods knew.
     """
 
     cut: Cut
     kept: list[Kept]
-    hold: HoldMap | None = None
+    hold: HoldMap | None
+    units: list[Unit]
+    left: Tokens
+    context: Context
 
 
 def reduce(call: Call, inputs: dict[str, Any], rows: list[Rows], hold: Hold | None = None) -> Reduced:
@@ -105,10 +109,10 @@ def reduce(call: Call, inputs: dict[str, Any], rows: list[Rows], hold: Hold | No
     mask = padding(inputs)
     cut = cut_of(slots, content, visual, mask)
     if hold is None or not cut.drops(ids.shape[1]):
-        return Reduced(cut, found)
+        return Reduced(cut, found, None, units, left, context)
     if mask is not None:
         shows[mask.cpu() == 0] = HIDDEN
-    return Reduced(cut, found, HoldMap(shows.to(ids.device)))
+    return Reduced(cut, found, HoldMap(shows.to(ids.device)), units, left, context)
 
 
 def _units(rows: list[Rows]) -> list[Unit]:

@@ -59,19 +59,29 @@ class Filled:
 
 def dropped(unit: Unit, kept: Tokens) -> Filled:
     """Rows of the kept tokens alone: a slot without a token of its own shows nothing."""
-    place = kept.signals[ROW].cpu()
-    if unit.rows.home is not None:
-        place, moved = unit.rows.home[place].sort()
-        kept = kept.take(moved.to(kept.x.device))
+    place, order = in_order(unit, kept)
+    kept = kept.take(order.to(kept.x.device))
     line = unit.rows.features.layout.line
     alive = line[place].unique()
-    structural = _structural(unit, alive[alive >= 0])
+    structural = structural_rows(unit, alive[alive >= 0])
     columns = unit.rows.column.cpu()
     slot = torch.cat([columns[place].sort().values, columns[structural]])
     order = slot.argsort()
     source = torch.cat([columns[place], columns[structural]])[order]
     x, stack = _features(unit, kept, torch.arange(len(kept)), structural, order)
     return Filled(slot[order], source, x, stack, len(kept))
+
+
+def in_order(unit: Unit, kept: Tokens) -> tuple[Tensor, Tensor]:
+    """The placeholder rows whose positions kept tokens have, and the order in which the tokens fill their columns.
+
+    Returns:
+        int64 [n] each: a placeholder row for each token in that order, and the places of these tokens in ``kept``.
+    """
+    place = kept.signals[ROW].cpu()
+    if unit.rows.home is not None:
+        return unit.rows.home[place].sort()
+    return place, torch.arange(len(place))
 
 
 def held(unit: Unit, kept: Tokens, target: Tensor, rule: Hold) -> Filled:
@@ -92,10 +102,9 @@ def held(unit: Unit, kept: Tokens, target: Tensor, rule: Hold) -> Filled:
     place_of[slot_of] = content
     slot_of_place = torch.full((len(layout.structural),), -1)
     slot_of_place[content] = slot_of
-    shown = _shown(slot_of_place[unit.rows.features.index[unit.tokens].cpu()], target.cpu(), shape)
-    own = slot_of_place[kept.signals[ROW].cpu()]
-    found = _rows(shown, own, kept, rule)
-    structural = _structural(unit, None) if len(kept) else torch.zeros(0, dtype=torch.long)
+    slots = slot_of_place[unit.rows.features.index[unit.tokens].cpu()]
+    found = held_rows(slots, target.cpu(), slot_of_place[kept.signals[ROW].cpu()], kept, shape, rule)
+    structural = structural_rows(unit, None) if len(kept) else torch.zeros(0, dtype=torch.long)
     columns = unit.rows.column.cpu()
     home = columns[place_of[found.home]]
     slot = torch.cat([home, columns[structural]])
@@ -106,6 +115,18 @@ def held(unit: Unit, kept: Tokens, target: Tensor, rule: Hold) -> Filled:
     shows[structural - unit.start] = columns[structural]
     x, stack = _features(unit, kept, found.source, structural, order)
     return Filled(slot[order], slot[order], x, stack, len(found.home), shows)
+
+
+def held_rows(slots: Tensor, target: Tensor, own: Tensor, kept: Tokens, shape: tuple[int, ...], rule: Hold) -> Held:
+    """The rows of a clip and the slots that show them.
+
+    Args:
+        slots: int64 [n], the slot of every token before any stage.
+        target: int64 [n], the kept token that it is part of, or -1.
+        own: int64 [k], the slot of every kept token.
+        shape: (T, h, w), slots of the clip.
+    """
+    return _rows(_shown(slots, target, shape), own, kept, rule)
 
 
 def _shown(slots: Tensor, target: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -150,7 +171,7 @@ def _leap(flat: Tensor, begins: Tensor, x: Tensor) -> Tensor:
     return leap
 
 
-def _structural(unit: Unit, lines: Tensor | None) -> Tensor:
+def structural_rows(unit: Unit, lines: Tensor | None) -> Tensor:
     """Placeholder rows of the unit that are no content: of some lines, or all."""
     layout = unit.rows.features.layout
     extra = layout.structural.clone() if lines is None else layout.structural & torch.isin(layout.line, lines)

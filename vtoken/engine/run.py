@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,12 +12,15 @@ from torch import Tensor
 from vtoken.engine.assisted import is_assisted, with_prefilled
 from vtoken.engine.cache import DYNAMIC, counting_dropped, mark, new_cache
 from vtoken.engine.call import Call
+from vtoken.engine.clock import Clock
 from vtoken.engine.hold.inputs import generate_inputs, hold_inputs
+from vtoken.engine.inside import inside
 from vtoken.engine.labelled import labelled
 from vtoken.engine.positions import counted
-from vtoken.engine.prepare import ENCODER, Prepared, prepare, takes
+from vtoken.engine.prepare import ENCODER, Prepared, placeholder_ids, prepare, takes
 from vtoken.engine.reduce import Kept
 from vtoken.engine.splice import Cut, cut_inputs
+from vtoken.engine.uncut import as_uncut, fill_padding
 from vtoken.errors import InputError, UnsupportedError
 
 PER_COLUMN = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
@@ -38,16 +40,14 @@ def forward(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> An
     arguments = ready.inputs
     if ready.hold is not None:
         arguments = hold_inputs(call.model, arguments, ready.hold, ready.stock["position_ids"])
-    with call.report.stage("prefill", ready.inputs["input_ids"].device):
+    with inside(call, ready), call.report.stage("prefill", ready.inputs["input_ids"].device):
         out = stock(**arguments)
     _leave_state(call, ready)
     call.report.measure_memory(ready.inputs["input_ids"].device)
     if ready.drops and ready.hold is None:
-        dropped = ready.width - min(len(s) for s in ready.cut.slots)
-        for value in out if isinstance(out, tuple) else [getattr(out, "past_key_values", None)]:
-            if hasattr(value, "get_seq_length"):
-                mark(value, dropped)
-        mark(given.get("past_key_values"), dropped)
+        made = out if isinstance(out, tuple) else [getattr(out, "past_key_values", None)]
+        caches = [value for value in made if hasattr(value, "get_seq_length")]
+        _mark_dropped(ready, *caches, given.get("past_key_values"))
     labels = ready.inputs.get("labels")
     return out if labels is None else labelled(out, labels)
 
@@ -58,7 +58,8 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
 
     Where tokens were dropped the prompt is prefilled here; ``generate`` gets the original ids and a cache that counts
     the dropped columns. Lengths, logits processors, stopping criteria, streamers and sequences are then those of the
-    original prompt.
+    original prompt. Methods inside the language model need the whole prompt at once, so with them ``generate`` gets the
+    cut prompt, and ``as_uncut`` gives the rest the original one.
 
     Args:
         inputs: arguments of ``generate`` by name, with ``input_ids`` [B, N].
@@ -70,12 +71,22 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
     encoder = {n: inputs[n] for n in ("past_key_values", *ENCODER) if inputs.get(n) is not None}
     ready = prepare(call, prompt | encoder, generating=True)
     device = ready.inputs["input_ids"].device
-    if not ready.drops and not _cannot_repeat(call, ready, inputs):
+    whole = not ready.drops and not _cannot_repeat(call, ready, inputs)
+    if whole or call.plan.acts_inside or _repeats_visual_end(call, ready, inputs):
         _refuse_beams(call, ready, inputs)
-        clock = _Clock(call)
+        clock = Clock(call.report)
         inputs["logits_processor"] = [*(inputs.get("logits_processor") or []), clock]
-        out = stock(**inputs, **{n: v for n, v in ready.inputs.items() if n not in inputs})
+        inputs |= {n: v for n, v in ready.inputs.items() if n not in inputs}
+        if ready.drops:
+            marks = torch.tensor([i for i in placeholder_ids(call.model) if i is not None], device=device)
+            inputs["input_ids"] = fill_padding(
+                inputs["input_ids"], inputs.get("attention_mask"), prompt["input_ids"], marks
+            )
+        with inside(call, ready):
+            out = as_uncut(stock, inputs, prompt["input_ids"], _settings(call.model, inputs))
         clock.stop(device)
+        if ready.drops:
+            _mark_dropped(ready, getattr(out, "past_key_values", None), inputs.get("past_key_values"))
     else:
         config = _settings(call.model, inputs)
         assisted = is_assisted(config, inputs)
@@ -92,9 +103,7 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
         with call.report.stage("generate", device):
             out = stock(**inputs)
         if ready.hold is None:
-            dropped = ready.width - min(len(s) for s in ready.cut.slots)
-            mark(behind["past_key_values"], dropped)
-            mark(given, dropped)
+            _mark_dropped(ready, behind["past_key_values"], given)
     _leave_state(call, ready)
     call.report.measure_memory(device)
     return out
@@ -108,6 +117,11 @@ def _drop_cache_kind(model: Any, inputs: dict[str, Any]) -> None:
         inputs["generation_config"].cache_implementation = None
     if model.generation_config.cache_implementation is not None:  # fills what a config leaves open
         inputs["cache_implementation"] = None
+
+
+def _mark_dropped(ready: Prepared, *caches: Any) -> None:
+    for cache in caches:
+        mark(cache, ready.width - min(len(s) for s in ready.cut.slots))
 
 
 def _leave_state(call: Call, ready: Prepared) -> None:
@@ -259,30 +273,11 @@ def _moved(ready: Prepared, index: Tensor) -> Tensor:
     return moved
 
 
-class _Clock:
-    """A logits processor that changes nothing: its first call ends the prefill."""
-
-    def __init__(self, call: Call) -> None:
-        self.call, self.start, self.first = call, time.perf_counter(), None
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if self.first is None:
-            self._wait(scores.device)
-            self.first = time.perf_counter()
-        return scores
-
-    def stop(self, device: torch.device) -> None:
-        """End of ``generate``."""
-        self._wait(device)
-        end = time.perf_counter()
-        first = end if self.first is None else self.first
-        self.call.report.add("prefill", (first - self.start) * 1e3)
-        self.call.report.add("generate", (end - first) * 1e3)
-
-    @staticmethod
-    def _wait(device: torch.device) -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+def _repeats_visual_end(call: Call, ready: Prepared, inputs: dict[str, Any]) -> bool:
+    """Whether beams or return sequences meet a prompt that ends with an image or a video."""
+    config = _settings(call.model, inputs)
+    copies = max(config.num_beams or 1, config.num_return_sequences or 1)
+    return copies > 1 and ready.hold is None and any(any(_ends(k, ready.width)) for k in ready.kept)
 
 
 def _cannot_repeat(call: Call, ready: Prepared, inputs: dict[str, Any]) -> bool:

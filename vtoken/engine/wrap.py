@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import MethodType
 from typing import Any
 
@@ -12,6 +12,7 @@ from vtoken import families
 from vtoken.engine import run
 from vtoken.engine.cache import refuse_cut
 from vtoken.engine.encode import MODALITIES
+from vtoken.engine.inner import check_layers, continues, installed
 from vtoken.engine.labelled import labelled
 from vtoken.engine.session import Session
 from vtoken.errors import InputError, UnsupportedError
@@ -72,6 +73,8 @@ def wrap(
         raise InputError(f"positions={positions!r} must be 'trained' or 'stock'")
     preprocess = None if processor is None else read_processor(processor)
     session = Session(family, Plan.parse(plan, keep, tokens, per_second), fps, preprocess, positions, signals)
+    if session.plan.acts_inside:
+        check_layers(inner, session.plan)
     stock = {name: getattr(model, name) for name in METHODS}
     session.before = {name: vars(model).get(name) for name in METHODS}
     session.placed = {name: Placed(inner, session, stock[name], name) for name in METHODS}
@@ -151,7 +154,8 @@ class Placed:
             inputs["input_ids"] = inputs.pop("inputs")
         refuse_cut(inputs)
         if not any(has_pixels(inputs, m) for m in MODALITIES):
-            out = self.stock(**inputs)  # text, or a step of generate, whose pixels were encoded before
+            with installed(self.model) if continues(self.model, inputs) else nullcontext():
+                out = self.stock(**inputs)  # text, or a step of generate, whose pixels were encoded before
             labels = inputs.get("labels") if self.name == "forward" else None
             return out if labels is None else labelled(out, labels)
         call = self.session.call(self.model)

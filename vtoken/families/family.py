@@ -144,7 +144,8 @@ class Family:
         if modality not in self.tensor:
             return compat.outputs(present)
         equal = len({len(p) for p in present}) == 1
-        return compat.outputs(torch.stack(present) if equal else torch.cat(present)[None])
+        # one row an entry, so that generate can tell the prompts apart when it repeats them for beams
+        return compat.outputs(torch.stack(present) if equal else torch.cat(present)[:, None])
 
     def preprocess(self, model: Any, given: Any = None) -> Any:
         """How frames become pixels for this model: ``given``, or the preset of the family, with the model's patches."""

@@ -98,12 +98,16 @@ class Geometry:
             pairs += float(((_windows(keep, v.window) * float(unit)) ** 2).sum()) * (v.layers - whole)
         return 2 * (linear + embed + 2 * pairs * v.hidden)
 
-    def prefill_flops(self, tokens: int) -> float:
-        """FLOPs of the language model's prefill with causal attention; the head runs on one token and is left out."""
+    def prefill_flops(self, tokens: int, columns: int | None = None) -> float:
+        """FLOPs of the language model's prefill with causal attention; the head runs on one token and is left out.
+
+        Args:
+            columns: that attention sees, where it sees more than the tokens that are computed.
+        """
         t = self.text
         wide, narrow = t.heads * t.head, t.kv_heads * t.head
         linear = tokens * (2 * t.hidden * wide + 2 * t.hidden * narrow + 3 * t.hidden * t.ff) * t.layers
-        return 2.0 * (linear + tokens**2 * wide * t.layers)
+        return 2.0 * (linear + tokens * (columns or tokens) * wide * t.layers)
 
     def cache_bytes(self, tokens: int) -> int:
         """Bytes of the KV cache in bfloat16."""

@@ -29,6 +29,8 @@ class HoldStage(Merger):
         home: where in its run a row is computed: "start", "middle", "end" or "lag" steps after the start.
         second_home: the same for second rows, in the rest of the run.
         lag: time steps.
+        restart: a scene shows nothing of the one before, so that all its cells have a row of their own; needs the
+            signal "scene" of a gate. By default a cell that looks alike after the cut goes on showing the old row.
 
     Raises:
         InputError: a value outside its range, or both ``tau`` and a budget.
@@ -37,8 +39,9 @@ class HoldStage(Merger):
     tau: float | None = None
     second: float | None = 0.4
     home: Home = "middle"
-    second_home: Home = "lag"
+    second_home: Home = "middle"
     lag: int = 2
+    restart: bool = False
 
     paper: ClassVar[str] = ""
 
@@ -66,7 +69,7 @@ class HoldStage(Merger):
         position = tokens.position.long() - tokens.position.long().amin(0)
         shape = tuple((position.amax(0) + 1).tolist())
         starts = None
-        if "scene" in tokens.signals:
+        if self.restart and "scene" in tokens.signals:
             starts = torch.zeros(shape[0], dtype=torch.bool, device=position.device)
             scene = tokens.signals["scene"]
             step = position[:, 0]

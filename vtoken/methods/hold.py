@@ -55,7 +55,7 @@ class Hold:
 
     second: float | None = 0.4
     home: Home = "middle"
-    second_home: Home = "lag"
+    second_home: Home = "middle"
     lag: int = 2
 
 
@@ -79,7 +79,7 @@ class FeatureGate:
     tau: float | None = None
     second: float | None = 0.4
     home: Home = "middle"
-    second_home: Home = "lag"
+    second_home: Home = "middle"
     lag: int = 2
 
     def __post_init__(self) -> None:
@@ -243,7 +243,7 @@ def rows_of(
     leap: Tensor,
     second: float | None = 0.4,
     home: Home = "middle",
-    second_home: Home = "lag",
+    second_home: Home = "middle",
     lag: int = 2,
 ) -> Held:
     """Rows and homes of runs: a run is a token in consecutive steps of one cell.

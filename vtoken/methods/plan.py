@@ -79,7 +79,7 @@ class Plan:
                 f"plan {str(self)!r}: {stage.name} needs a budget; give keep=, tokens= or per_second= "
                 f"(for example keep=0.25), or write {stage.name}:keep=0.25"
             )
-        for stage in self.reducers:
+        for stage in (*self.reducers, *(part for s in self.inner for part in s.parts)):
             if self.gate is None and (lacks := stage.needs & Gate.gives):
                 raise InputError(
                     f"plan {str(self)!r}: {stage.name} needs the signal {' and '.join(sorted(lacks))}, which only a "
@@ -173,7 +173,10 @@ class Plan:
     def hold(self) -> Hold | None:
         """How the language model holds cells that are not computed; None where they are dropped."""
         rules = [rule for s in self.reducers if isinstance(rule := getattr(s, "rule", None), Hold)]
-        return rules[-1] if rules else None
+        if not rules or self.thinner is not None:
+            return None
+        last = isinstance(getattr(self.reducers[-1], "rule", None), Hold)
+        return rules[-1] if last else dataclasses.replace(rules[-1], second=None)  # a later stage has an exact count
 
     def without_hold(self) -> Plan:
         """The same plan, whose gate drops the cells that it skips."""
@@ -189,6 +192,11 @@ class Plan:
     def evictions(self) -> list[Eviction]:
         """The methods that take rows out of the cache once the prompt has been read."""
         return [s for s in self.stages if isinstance(s, Eviction)]
+
+    @property
+    def acts_inside(self) -> bool:
+        """Whether a method acts inside the language model or on its cache."""
+        return bool(self.inner or self.evictions)
 
     @property
     def sharing(self) -> list[Thinner | Reducer]:

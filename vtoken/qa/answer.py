@@ -13,6 +13,7 @@ from torch import Tensor
 from vtoken.data.report import Report
 from vtoken.engine import run
 from vtoken.engine.call import Call
+from vtoken.engine.check import why_not_held
 from vtoken.engine.prepare import pad_id, prepare
 from vtoken.engine.wrap import session_of
 from vtoken.families.compat import core, input_device
@@ -93,7 +94,8 @@ class Questions:
         call.clips, call.question = self.clips * count, self.ids[first : first + count]
         call.positions, call.signals = self.positions, self.signals
         call.questions = self.questions[first : first + count]
-        call.memory = self.memory.recall(call.report, input_device(self.model), self.plan.hold is not None)
+        hold = self.plan.hold is not None and why_not_held(call.model, self.plan) is None
+        call.memory = self.memory.recall(call.report, input_device(self.model), hold)
         return call
 
     def inputs(self, first: int, count: int) -> dict[str, Any]:
@@ -120,6 +122,7 @@ def answer_packed(asked: Questions) -> list[Answer] | None:
     """Answers behind one prefill of the video; returns None if packing is unsupported."""
     model, prompts = core(asked.model), asked.prompts
     own = asked.plan.reads_text or any(map(callable, asked.signals.values()))  # the choice may follow the question
+    own = own or asked.plan.acts_inside
     rules = greedy(model, asked.options) if len(prompts) > 1 and not own else None
     if rules is None:
         return None
@@ -207,6 +210,7 @@ def _share(asked: Questions, report: Report, prompts: int, questions: int, colum
         cells=report.cells // prompts,
         encoded=report.encoded // prompts,
         tokens=report.tokens // prompts,
+        inside=[n // prompts for n in report.inside],
         prompt=columns,
         milliseconds=spent,
         frames=[list(times) for times in read.frames],

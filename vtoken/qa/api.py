@@ -92,6 +92,45 @@ def ask_many(
     Tokens of a report are those of one question's prompt; its milliseconds are one question's even share, so that the
     reports of all questions add up to the call. Errors are those of ``ask``.
     """
+    asked = questions_of(
+        model,
+        processor,
+        video,
+        questions,
+        plan=plan,
+        sampling=sampling,
+        system=system,
+        history=history,
+        chat_template_kwargs=chat_template_kwargs,
+        positions=positions,
+        signals=signals,
+        batch=batch,
+        progress=progress,
+        memory=memory,
+        **options,
+    )
+    return answer_packed(asked) or answer_batches(asked)
+
+
+def questions_of(
+    model: Any,
+    processor: Any,
+    video: Any,
+    questions: Sequence[str],
+    *,
+    plan: PlanLike | None = None,
+    sampling: Sampling | None = None,
+    system: str | None = None,
+    history: Sequence[Mapping[str, str]] = (),
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    positions: str = "trained",
+    signals: Mapping[str, Any] | None = None,
+    batch: int = 16,
+    progress: Progress | None = None,
+    memory: ClipMemory | None = None,
+    **options: Any,
+) -> Questions:
+    """The call of ``ask_many`` after the video was read and before anything is answered; arguments are the same."""
     if video is None:
         raise InputError("video=None: ask needs a video; for text alone call model.generate")
     for question in questions:
@@ -132,7 +171,7 @@ def ask_many(
     )
     if pixels:
         written = [one | pixels.inputs for one in written]
-    asked = Questions(
+    return Questions(
         model,
         family,
         tokenizer_of(processor),
@@ -149,7 +188,6 @@ def ask_many(
         positions,
         signals or {},
     )
-    return answer_packed(asked) or answer_batches(asked)
 
 
 def _plan(

@@ -113,7 +113,7 @@ class Grt(Gate):
     paper: ClassVar[str] = "Dense Video Understanding with Gated Residual Tokenization, arXiv:2509.14199"
 
     hold: bool = True
-    tau: float | None = 0.1
+    tau: float | None = 0.05
     second: float | None = 0.4
     run_position: Literal["start", "middle", "end"] = "middle"
     threshold: Threshold = 6.0

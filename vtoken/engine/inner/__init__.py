@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
-from vtoken.engine.inner.cache import active
+import torch
+
+from vtoken.encoders.taps import registering
+from vtoken.engine.inner.cache import active, cache_of, record_of
 from vtoken.engine.inner.cut import Stage
 from vtoken.engine.inner.evict import Evictor
 from vtoken.engine.inner.record import LINE, Record, Visual
@@ -17,7 +20,7 @@ from vtoken.methods.inner import LayerContext
 from vtoken.methods.plan import Plan
 from vtoken.methods.reducer import Context
 
-__all__ = ["LINE", "Record", "Visual", "installed"]
+__all__ = ["LINE", "Record", "Visual", "check_layers", "continues", "installed"]
 
 
 @contextmanager
@@ -54,11 +57,32 @@ def installed(
         evictors = [Evictor(method, visual, own) for method in plan.evictions]
     run = Run(Setup(model, stages, evictors, visual, record))
     before = getattr(active, "run", None)
-    handles = run.hooks()
+    with registering:
+        handles = run.hooks()
     active.run = run
     try:
         yield record
     finally:
         active.run = before
-        for handle in handles:
-            handle.remove()
+        with registering:
+            for handle in handles:
+                handle.remove()
+
+
+def continues(model: Any, inputs: dict[str, Any]) -> bool:
+    """Whether a call goes on with a cache that was cut inside the model, outside of any block of this thread."""
+    run = getattr(active, "run", None)
+    running = run is not None and run.setup.base is model.base_model
+    return not running and record_of(cache_of(inputs)) is not None
+
+
+def check_layers(model: Any, plan: Plan) -> None:
+    """Refuse a plan whose methods cannot run inside a model, before it is given anything.
+
+    Raises:
+        InputError: a method's layer does not fit the model.
+        UnsupportedError: its layers or attention are of a kind in which a method cannot run.
+    """
+    visual, context = Visual.of(torch.ones(1, 1, dtype=torch.bool)), LayerContext(depth=len(model.get_decoder().layers))
+    stages = [Stage(method, None, visual, context) for method in plan.inner]
+    Setup(model, stages, [Evictor(method, visual, context) for method in plan.evictions], visual, Record(1, []))

@@ -32,7 +32,7 @@ def length_of(cache: Any, layer: int = 0) -> int:
 
 def record_of(cache: Any) -> Record | None:
     """The record of a cache; one whose cache was reset is forgotten."""
-    record = vars(cache).get(NAME) if cache is not None else None
+    record = getattr(cache, NAME, None)
     if record is not None and length_of(cache) == 0:
         detach(cache)
         return None

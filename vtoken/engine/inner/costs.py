@@ -19,15 +19,20 @@ def layer_flops(layer: Any, rows: float) -> float:
     return 2 * rows * weights + 2 * rows**2 * heads
 
 
-def flops_share(model: Any, record: Record) -> float:
-    """FLOPs of the decoder layers in reading the prompt, of the stock model's. The methods' own scores are left out."""
+def flops_share(model: Any, record: Record, stock: float | None = None) -> float:
+    """FLOPs of the decoder layers in reading the prompt, of the stock model's. The methods' own scores are left out.
+
+    Args:
+        stock: mean rows of a prompt in the stock model, where the prompt was cut before the model.
+    """
     layers = list(model.get_decoder().layers)
-    stock = record.stock_rows
+    stock = record.stock_rows if stock is None else stock
     whole = sum(layer_flops(layer, stock) for layer in layers)
     return sum(layer_flops(layer, n) for layer, n in zip(layers, record.rows, strict=True)) / whole
 
 
-def cache_share(model: Any, record: Record) -> float:
+def cache_share(model: Any, record: Record, stock: float | None = None) -> float:
     """Bytes of the prompt's keys and values, of the stock model's; layers without softmax attention hold none."""
+    stock = record.stock_rows if stock is None else stock
     held = [n for layer, n in zip(model.get_decoder().layers, record.held, strict=True) if attention_of(layer)]
-    return sum(held) / max(1.0, record.stock_rows * len(held))
+    return sum(held) / max(1.0, stock * len(held))

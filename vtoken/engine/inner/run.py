@@ -19,7 +19,10 @@ from vtoken.errors import InputError, UnsupportedError
 
 
 class Run:
-    """The hooks of one call of a model. They ignore forwards of other threads."""
+    """The hooks of one call of a model. They ignore forwards of other threads.
+
+    Another thread that has just looked up a hook may call it after it was removed, then without ``kwargs``.
+    """
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
@@ -45,12 +48,12 @@ class Run:
     def _mine(self) -> Reading | Continuing | None:
         return self.state if threading.get_ident() == self.thread else None
 
-    def _begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _begin(self, module: nn.Module, args: tuple, kwargs: dict[str, Any] | None = None) -> None:
         """Before the base model."""
         if threading.get_ident() != self.thread:
             return
         self.state = None
-        given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
+        given = inspect.signature(module.forward).bind_partial(*args, **(kwargs or {})).arguments
         given |= given.pop("kwargs", {})
         ids, cache, setup = given.get("input_ids"), cache_of(given), self.setup
         like = given.get("inputs_embeds") if ids is None else ids
@@ -99,18 +102,18 @@ class Run:
         if threading.get_ident() == self.thread:
             self.state = None
 
-    def _features(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _features(self, module: nn.Module, args: tuple, kwargs: dict[str, Any] | None = None) -> Any:
         """Take the features that a model adds between its first layers, to add them to the rows that are left."""
         state = self._mine()
-        if not isinstance(state, Reading) or kwargs.get("deepstack_visual_embeds") is None:
+        if not isinstance(state, Reading) or kwargs is None or kwargs.get("deepstack_visual_embeds") is None:
             return None
         state.features = kwargs["visual_pos_masks"], list(kwargs["deepstack_visual_embeds"])
         return args, kwargs | {"deepstack_visual_embeds": None}
 
     def _before(self, layer: int) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
+        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any] | None = None) -> Any:
             state = self._mine()
-            if state is None:
+            if state is None or kwargs is None:
                 return None
             if len(args) != 1 or "position_embeddings" not in kwargs:
                 raise UnsupportedError(f"{type(module).__name__} is called in a way that vtoken does not know")
