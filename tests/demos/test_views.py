@@ -39,6 +39,16 @@ def test_csv_has_no_formulas_and_html_no_foreign_tags(loaded: tuple[Any, Any], c
         assert "<script>" not in shown and "<i>" not in shown
 
 
+def test_methods_inside_the_language_model_show_what_they_save(loaded: tuple[Any, Any], clip: Path) -> None:
+    run = run_of(loaded, clip, plan="grt:hold=off | llavolta:layer=0,keep=0.5")
+    flops, cache = run.answer.report.flops, run.answer.report.cache
+    assert flops and cache
+    shown = views.card(run, "", 1.0, None)
+    assert f"<dt>Prefill FLOPs</dt><dd>{100 * flops:.1f} %" in shown
+    assert f"<dt>KV cache</dt><dd>{100 * cache:.1f} %" in shown
+    assert "KV cache" not in views.card(run_of(loaded, clip), "", 1.0, None)
+
+
 def test_the_page_shows_every_stage(loaded: tuple[Any, Any], clip: Path) -> None:
     run = run_of(loaded, clip)
     shown = views.cards(run, None)

@@ -28,7 +28,7 @@ def add(commands: Any, command: Any) -> None:
     ):
         to = command(parts, name, run, text, f"vtoken jepa {name} run")
         to.add_argument("run_folder", metavar="RUN", type=Path, help="folder that `vtoken jepa train` wrote")
-        to.add_argument("--split", default="test", choices=SPLITS, help="default test")
+        to.add_argument("--split", default="test", choices=SPLITS, help="part of the data (default test)")
         to.add_argument("--cache", type=Path, help="folder of the features (default the one the run was trained on)")
         to.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default auto)")
         to.add_argument("--json", action="store_true", help="print one JSON object")
@@ -45,27 +45,45 @@ def _train_arguments(to: argparse.ArgumentParser) -> None:
     data.add_argument("--cache", type=Path, help="folder of the features (default OUT/features)")
     data.add_argument("--encoder", default=r.encoder, metavar="ID_OR_PATH", help="V-JEPA 2 checkpoint (default tiny)")
     data.add_argument("--thinker", default=r.thinker, metavar="ID_OR_PATH", help="VLM checkpoint (default hands)")
-    data.add_argument("--plan", default=r.plan, help="stages that cut the thinker's tokens (default none)")
-    data.add_argument("--question", default=r.question, help=f"what it is asked (default {r.question!r})")
+    data.add_argument("--plan", default=r.plan, help="plan that reduces the VLM's visual tokens (default none)")
+    data.add_argument("--question", default=r.question, help=f"question that the VLM is asked (default {r.question!r})")
     data.add_argument("--layers", type=_numbers, help="decoder layers, such as 0,4,8 (default every seventh part)")
-    data.add_argument("--new-tokens", type=int, default=r.new_tokens, metavar="N", help="most tokens it writes")
+    data.add_argument("--new-tokens", type=int, default=r.new_tokens, metavar="N", help="longest answer of the VLM")
     data.add_argument(
         "--episodes", type=int, nargs=3, metavar="N", help="of the hand set: train, validation, test (default "
         + " ".join(map(str, r.episodes.values())) + ")",
     )  # fmt: skip
     how = to.add_argument_group("the model")
     how.add_argument("--mode", default=d.mode, choices=MODES, help="both branches, or one alone (default think)")
-    how.add_argument("--guidance", default=d.guidance, choices=KINDS, help="default film")
-    how.add_argument("--streams", type=_streams, default=d.streams, help="of the thinker (default prefill,generated)")
-    how.add_argument("--levels", default=d.levels, choices=LEVELS, help="of the thinker's layers (default all)")
-    how.add_argument("--gate", type=float, default=d.gate, help="where the gates start (default 0: no guidance)")
-    how.add_argument("--loss", default="l1", choices=LOSSES, help="of the latents; l1 norms them (default l1)")
-    how.add_argument("--pool", default=d.pool, choices=POOLS, help="of the head over patches (default flat)")
-    how.add_argument("--fresh", action="store_true", help="a predictor from nothing, not the checkpoint's")
-    how.add_argument("--steps", type=int, default=Settings.steps, help=f"default {Settings.steps}")
+    how.add_argument(
+        "--guidance", default=d.guidance, choices=KINDS, help="how the VLM guides the predictor (default film)"
+    )
+    how.add_argument(
+        "--streams",
+        type=_streams,
+        default=d.streams,
+        help="states of the VLM that guide: of the prompt, of its answer (default prefill,generated)",
+    )
+    how.add_argument("--levels", default=d.levels, choices=LEVELS, help="which of the VLM's layers guide (default all)")
+    how.add_argument(
+        "--gate",
+        type=float,
+        default=d.gate,
+        help="value at which the gates of the guidance start (default 0: no guidance)",
+    )
+    how.add_argument(
+        "--loss", default="l1", choices=LOSSES, help="loss on the latents; l1 normalises them first (default l1)"
+    )
+    how.add_argument("--pool", default=d.pool, choices=POOLS, help="how the head pools the patches (default flat)")
+    how.add_argument(
+        "--fresh", action="store_true", help="start from random weights, not from the checkpoint's predictor"
+    )
+    how.add_argument("--steps", type=int, default=Settings.steps, help=f"training steps (default {Settings.steps})")
     how.add_argument("--batch", type=int, default=Settings.batch, help=f"windows in a step (default {Settings.batch})")
-    how.add_argument("--rate", type=float, default=Settings.rate, help=f"of the predictor (default {Settings.rate:g})")
-    how.add_argument("--seed", type=int, default=0)
+    how.add_argument(
+        "--rate", type=float, default=Settings.rate, help=f"learning rate of the predictor (default {Settings.rate:g})"
+    )
+    how.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default auto: a GPU if there is one)")
     how.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
 

@@ -13,7 +13,7 @@ NAME = "kernels"  # behind the word bench
 
 def add(commands: Any, command: Any) -> None:
     """Add the command to a parser's commands."""
-    text = "every fused operation: time, share of the device's limit, and other forms of it"
+    text = "time of every fused operation, its share of the device's limit, and other forms of it"
     to = command(commands, f"bench {NAME}", run, text, "vtoken bench kernels --op received_attention")
     to.add_argument("--device", default="cpu", help="cpu, cuda or cuda:0 (default cpu)")
     to.add_argument(
@@ -23,7 +23,7 @@ def add(commands: Any, command: Any) -> None:
         help="measure these operations only (repeat it, or separate them by commas); end_to_end is a random "
         "Qwen2.5-VL at 30 frames a second, which a run on a GPU ends with",
     )
-    to.add_argument("--quick", action="store_true", help="small sizes, for a look; targets are not judged")
+    to.add_argument("--quick", action="store_true", help="small sizes, for a first look; targets are not checked")
     to.add_argument("--full", action="store_true", help="run published loops whole where they are scaled otherwise")
     to.add_argument(
         "--profile",

@@ -103,6 +103,11 @@ def card(run: Run, title: str, longest: float, truth: str | None) -> str:
         ("Frames", f"{len(report.frames[0]):,}", _rate(run)),
         ("Peak memory", f"{report.peak_bytes / 2**20:,.0f} MiB", memory),
     ]
+    if report.flops is not None and report.cache is not None:
+        figures += [
+            ("Prefill FLOPs", f"{100 * report.flops:.1f} %", "of the language model's"),
+            ("KV cache", f"{100 * report.cache:.1f} %", "of the language model's"),
+        ]
     cells = "".join(f"<div><dt>{n}</dt><dd>{escape(v)}<small>{escape(s)}</small></dd></div>" for n, v, s in figures)
     notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
     return (
