@@ -100,7 +100,7 @@ def test_with_nothing_skipped_the_features_are_the_stock_ones(name: str) -> None
     clips = family.clips(model, inputs, None, None, None)
     stock = family.encode(model, family.clip_modality, inputs, NONE)
     got = family.encode_clips(model, clips, NONE, hold=True)
-    if name in POOLED:  # the projector runs on packed rows
+    if name not in QWEN:  # linear layers run on packed rows, where the CPU's matrix product may round otherwise
         torch.testing.assert_close(got.x, stock.x, atol=1e-5, rtol=0)
     else:
         assert torch.equal(got.x, stock.x)

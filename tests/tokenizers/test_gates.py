@@ -22,7 +22,7 @@ GRID = Grid(56, 84, 14)
 @pytest.mark.parametrize("name", GATES)
 def test_static_clip_keeps_its_first_step_and_the_anchors(name: str) -> None:
     clip = static(blocks(np.random.default_rng(0), 56, 84), 20)
-    made = run(gate(name, refresh_seconds=None), clip, GRID)
+    made = run(gate(name, refresh_seconds=None, hold=False), clip, GRID)
     check_invariants(made, GRID, 20)
     assert made.keep.sum() == GRID.cells + 19
     assert made.keep[1:, -1, -1].all()
@@ -68,7 +68,7 @@ def test_anchors_that_skip_the_encoder_are_repeated_not_kept() -> None:
     assert np.array_equal(made.sent, made.keep | made.repeated) and not made.forced.any()
     assert (made.reference[1:, 3, 5] == [0] * 5 + [6] * 6).all()
     assert (made.runs()[:, 3, 5] == 1).all() and made.runs()[:, 0, 0].tolist() == [8, *[0] * 7, 4, 0, 0, 0]
-    encoded = run(gate("grt", refresh_seconds=None), clip, GRID)
+    encoded = run(gate("grt", refresh_seconds=None, hold=False), clip, GRID)
     assert np.array_equal(encoded.keep, made.sent) and not encoded.repeated.any()
     # a drifting anchor is judged against what was encoded, not against what was sent again
     drift = np.clip(60 + np.arange(40)[:, None, None] + np.zeros((40, 56, 84)), 0, 255).astype(np.float32)
