@@ -20,7 +20,7 @@ def test_the_default_takes_a_budget() -> None:
         assert str(model.vtoken.plan) == "grt | divprune (tokens=64)"
     with vtoken.wrapped(model):
         assert str(model.vtoken.plan) == "grt"
-    with pytest.raises(InputError, match="no stage of plan 'grt (keep=0.25)' takes the budget; append"):
+    with pytest.raises(InputError, match="takes the budget; append a pruner or merger"):
         Plan.parse("grt", keep=0.25)
 
 
