@@ -51,9 +51,8 @@ def main(out: str, steps: str = "20") -> None:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        print(
-            f"step {step + 1} of {steps}, {model.vtoken.report.tokens} of {model.vtoken.report.cells} tokens, loss {loss:.4f}"
-        )
+        report = model.vtoken.report
+        print(f"step {step + 1} of {steps}, {report.tokens} of {report.cells} tokens, loss {loss:.4f}")
     vtoken.unwrap(model)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
