@@ -214,7 +214,8 @@ def _settings(model: Any, options: dict[str, Any]) -> dict[str, Any]:
     if "generation_config" in options:
         return options
     defaults: dict[str, Any] = {"do_sample": False}
-    if "max_length" not in options and model.generation_config.max_new_tokens is None:
+    own = model.generation_config
+    if "max_length" not in options and own.max_new_tokens is None and own.max_length in (None, 20):  # 20: as generate
         defaults["max_new_tokens"] = 128
     return defaults | options
 
