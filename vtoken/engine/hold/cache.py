@@ -49,6 +49,7 @@ class HoldCache(DynamicCache):
         if query and support.window(text) is not None:
             raise UnsupportedError("layers with a sliding window keep the turned keys; leave out query=True")
         self.tables = tables
+        self.real_rows: Tensor | None = None  # bool [B, R] of the prefill, False for padding
         for i, linear in enumerate(self.is_linear):
             if not linear:
                 self.layers[i] = (QueryLayer if query else HoldLayer)(tables)
