@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from vtoken.methods.registry import Method, register
     from vtoken.methods.thinner import Thinner
     from vtoken.qa.api import Answer, ask, ask_many
+    from vtoken.qa.chat import Chat
     from vtoken.qa.load import load
     from vtoken.qa.media import Image, Video
     from vtoken.qa.read import Sampling
@@ -59,6 +60,7 @@ _HOMES = {
     "methods.registry": ("Method", "register"),
     "methods.thinner": ("Thinner",),
     "qa.api": ("ask", "ask_many", "Answer"),
+    "qa.chat": ("Chat",),
     "qa.load": ("load",),
     "qa.media": ("Image", "Video"),
     "qa.read": ("Sampling",),
@@ -69,6 +71,7 @@ _NAMES = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Answer",
     "Budget",
+    "Chat",
     "Context",
     "Frames",
     "Gate",

@@ -62,9 +62,7 @@ def with_cls(x: Tensor, embeddings: Any, count: Tensor) -> tuple[Tensor, Tensor]
     return torch.cat([token.expand(len(count), -1), x])[order], rows.to(x.device)
 
 
-def held_keys(
-    kept: Tensor, shown: Tensor, has_cls: bool, device: torch.device, carry: Carry | None = None
-) -> Lookup:
+def held_keys(kept: Tensor, shown: Tensor, has_cls: bool, device: torch.device, carry: Carry | None = None) -> Lookup:
     """Keys of every frame with a kept patch: its own CLS row, then the rows that its patches show.
 
     Args:

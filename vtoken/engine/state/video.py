@@ -189,7 +189,9 @@ class VideoState:
     def _encoded(self, call: Call, ids: Tensor, chunk: Clip) -> Any:
         """Rows of the chunk's kept cells; None where there are none."""
         if not chunk.gate.keep.any():
-            self.report.cells += int(self.family.placeholders(self.model, self.family.clip_modality, ids[None], {}).sum())
+            self.report.cells += int(
+                self.family.placeholders(self.model, self.family.clip_modality, ids[None], {}).sum()
+            )
             return None
         (rows,) = encode(call, {"input_ids": ids[None]}, self.plan.gate is not None)
         self.report.cells += len(rows.features.layout.position)
