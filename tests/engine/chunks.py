@@ -50,7 +50,7 @@ def clip_of(name: str, plan: str, fps: float = 4) -> Clip:
 
 
 def chunks(clip: Clip, counts: Sequence[int]) -> list[Clip]:
-    """The clip as chunks of so many time steps; references count from the clip's start, as a gate's stream gives them."""
+    """The clip as chunks of so many time steps; references count from its start, as a gate's stream gives them."""
     out, start = [], 0
     kept = clip.gate.keep.reshape(len(clip.gate.keep), -1).sum(1)
     ends = np.concatenate([[0], kept.cumsum()]) * (len(clip.rows) // int(kept.sum()))

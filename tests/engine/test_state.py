@@ -23,7 +23,6 @@ from vtoken.engine.prepare import prepare
 from vtoken.engine.splice import Cut, cut_inputs
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.methods.hold import FeatureGate
-from vtoken.methods.plan import Plan
 from vtoken.qa.prompt import Chat, prompts
 
 TOLERANCE = 1e-5
@@ -145,10 +144,10 @@ def test_questions_leave_nothing_behind(name: str, plan: str) -> None:
     state = state_of(name, plan, [3, 2])
     alone = state_of(name, plan, [3, 2])
     tail, options = question_of(name)[1], {"max_new_tokens": 4, "do_sample": False}
-    first, bytes_before, stored = state.ask(tail, options), state.nbytes, len(state.columns)
+    first, bytes_before, stored = state.ask(tail, options), state.nbytes, state.stored
     state.logits(ids_of("why is it so?", name))
     assert state.ask(tail, options).tolist() == first.tolist() and len(first) == 4
-    assert (state.nbytes, len(state.columns), state.clock) == (bytes_before, stored, alone.clock)
+    assert (state.nbytes, state.stored, state.clock) == (bytes_before, stored, alone.clock)
     for one in (state, alone):
         one.push(chunks(clip_of(name, plan), [3, 2, 3])[2])
     assert torch.equal(state.logits(tail), alone.logits(tail))
@@ -198,7 +197,7 @@ def test_the_two_rules_for_text_behind_a_video_differ() -> None:
 def test_taken_columns_equal_masked_ones(name: str, plan: str) -> None:
     """Eviction against the same question under a mask that hides these columns."""
     state, tail = state_of(name, plan, [4, 4]), question_of(name)[1]
-    stays = torch.rand(len(state.columns), generator=torch.Generator().manual_seed(1)) < 0.6
+    stays = torch.rand(state.stored, generator=torch.Generator().manual_seed(1)) < 0.6
     with state.closed() as start:
         from vtoken.engine.state.tail import text_positions
 
@@ -221,7 +220,7 @@ def test_taken_columns_equal_masked_ones(name: str, plan: str) -> None:
             ).logits[0, -1]
     before = state.logits(tail)
     state.keep(stays.nonzero().squeeze(1))
-    assert len(state.columns) == int(stays.sum())
+    assert state.stored == int(stays.sum())
     if plan == "none":  # with hold the last step's rows are computed at the question, and see what is left
         close(state.logits(tail), expected)
     assert (state.logits(tail) - before).abs().max() > 1e-3

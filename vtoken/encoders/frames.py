@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vtoken.encoders.compat import present
 from vtoken.encoders.carry import Carry, carried_rows
+from vtoken.encoders.compat import present
 from vtoken.encoders.held import shown_rows
 from vtoken.errors import InputError
 from vtoken.kernels.gathered import Lookup

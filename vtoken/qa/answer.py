@@ -37,6 +37,7 @@ class Answer:
         tokens: int64 [n], ids of the answer.
         cell_states: per video uint8 [T, h, w], the ``CellState`` of every token that the stock model would have had,
             for overlays. Its grid is the language model's, which is coarser than the gate's where a family pools.
+        as_of: of a stream, seconds since it began up to which the answer has seen it; None for a whole video.
     """
 
     text: str
@@ -44,6 +45,7 @@ class Answer:
     clips: list[Clip]
     tokens: Tensor
     cell_states: list[np.ndarray]
+    as_of: float | None = None
 
     @property
     def clip(self) -> Clip:

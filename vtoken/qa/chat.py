@@ -1,7 +1,7 @@
 """Chat: a conversation about one video, which is read, encoded and prefilled once.
 
-The video's columns stay in the cache. Every turn the text behind them (earlier turns, where they are remembered, and the
-question) is read again and taken off afterwards, so that a turn is exactly what one prompt with that history would be.
+The video's columns stay in the cache. Every turn the text behind them (earlier turns, where they are remembered, and
+the question) is read again and taken off afterwards, so that a turn is exactly what one prompt with that history would be.
 """
 
 from __future__ import annotations
@@ -184,6 +184,6 @@ def _refuse_caches(options: dict[str, Any]) -> None:
     for name in OWN_CACHE:
         if options.get(name) is not None:
             raise UnsupportedError(
-                f"{name}={options[name]!r}: a chat keeps the video in a dynamic cache of its own, because quantised and "
-                "static ones cannot be put back after a question; leave it out, or use vtoken.ask"
+                f"{name}={options[name]!r}: a chat keeps the video in a dynamic cache of its own, because quantised "
+                "and static ones cannot be put back after a question; leave it out, or use vtoken.ask"
             )
