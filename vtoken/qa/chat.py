@@ -1,7 +1,8 @@
 """Chat: a conversation about one video, which is read, encoded and prefilled once.
 
 The video's columns stay in the cache. Every turn the text behind them (earlier turns, where they are remembered, and
-the question) is read again and taken off afterwards, so that a turn is exactly what one prompt with that history would be.
+the question) is read again and taken off afterwards, so that a turn is exactly what one prompt with that history would
+be.
 """
 
 from __future__ import annotations
