@@ -16,7 +16,7 @@ from vtoken.errors import InputError, UnsupportedError
 from vtoken.families.compat import core
 from vtoken.families.family import Family
 from vtoken.families.features import Clip
-from vtoken.methods.plan import Plan, PlanLike
+from vtoken.methods.plan import DEFAULT, Plan, PlanLike
 from vtoken.qa.answer import Answer, Questions, answer_batches, answer_packed
 from vtoken.qa.cache import ClipMemory
 from vtoken.qa.media import Image, Video, media_of
@@ -74,7 +74,7 @@ def ask_many(
 
     Args:
         questions: texts of the user's turns.
-        plan: stages for this call; default the plan of the wrapped model, else "grt".
+        plan: stages for this call; default the plan of the wrapped model, else "grt", under a budget "grt | divprune".
         sampling: which frames are read; its fields can be given as keywords, as in ``fps=10, end=60``.
         system: text of a system turn.
         history: earlier turns, ``{"role": "user" or "assistant", "content": text}``; the video is in the first one.
@@ -201,11 +201,11 @@ def _check(video: Any, questions: Sequence[str], batch: int, positions: str) -> 
 def _plan(
     family: Family, model: Any, plan: PlanLike | None, budget: dict[str, Any], signals: Mapping[str, Any]
 ) -> Plan:
-    """The plan of a call: its own, else that of the wrapped model, else "grt"."""
+    """The plan of a call: its own, else that of the wrapped model, else the default."""
     session = session_of(model) or session_of(core(model))
     if plan is None and session is not None and not any(v is not None for v in budget.values()):
         return session.plan
-    own = session.plan if session is not None else "grt"
+    own = session.plan if session is not None else DEFAULT
     return check(Plan.parse(own if plan is None else plan, **budget), family, signals)
 
 

@@ -46,6 +46,7 @@ class HoldCache(DynamicCache):
                 "or keep the turned keys (query=False)"
             )
         self.tables = tables
+        self.real_rows: Tensor | None = None  # bool [B, R] of the prefill, False for padding
         for i, linear in enumerate(self.is_linear):
             if not linear:
                 self.layers[i] = (QueryLayer if query else HoldLayer)(tables)

@@ -57,7 +57,8 @@ def hold_inputs(
 
     out = inputs | {"position_ids": _gather(positions, row_column.clamp(min=0))}
     query = text._attn_implementation == support.ATTENTION and _turned(text, tables, _dtype(model)) > turned_bytes
-    out["past_key_values"] = HoldCache(model.config, tables, query)
+    out["past_key_values"] = held = HoldCache(model.config, tables, query)
+    held.real_rows = row_column >= 0
     out["attention_mask"] = _mask(text, tables, row_column, inputs.get("attention_mask"), _dtype(model))
     return out
 
