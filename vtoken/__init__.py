@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from vtoken.qa.load import load
     from vtoken.qa.media import Image, Video
     from vtoken.qa.read import Sampling
+    from vtoken.qa.stream.stream import Stream, stream
+    from vtoken.qa.stream.watch import Event
     from vtoken.video import open_video
 
 _HOMES = {
@@ -64,6 +66,8 @@ _HOMES = {
     "qa.load": ("load",),
     "qa.media": ("Image", "Video"),
     "qa.read": ("Sampling",),
+    "qa.stream.stream": ("Stream", "stream"),
+    "qa.stream.watch": ("Event",),
     "video": ("open_video",),
 }
 _NAMES = {name: home for home, names in _HOMES.items() for name in names}
@@ -73,6 +77,7 @@ __all__ = [
     "Budget",
     "Chat",
     "Context",
+    "Event",
     "Frames",
     "Gate",
     "GateMap",
@@ -89,6 +94,7 @@ __all__ = [
     "Sampling",
     "Scorer",
     "Session",
+    "Stream",
     "Tap",
     "Thinner",
     "Tokens",
@@ -103,6 +109,7 @@ __all__ = [
     "open_video",
     "register",
     "signal",
+    "stream",
     "unwrap",
     "wrap",
     "wrapped",

@@ -89,7 +89,7 @@ class Chat:
         for name in ("history", "memory"):
             if name in options:
                 raise InputError(f"{name}=: a chat has its own; leave it out")
-        _refuse_caches(options)
+        refuse_caches(options)
         self._about = model, processor, video
         self._options = {"plan": plan} | options
         self.remember, self._again = remember, again
@@ -105,7 +105,7 @@ class Chat:
             question: text of the user's turn.
             **options: arguments of ``model.generate`` for this turn, over those of the chat.
         """
-        _refuse_caches(options)
+        refuse_caches(options)
         with self._lock:
             history = list(self.turns) if self.remember else []
             given = self._options | options | {"history": history, "memory": self._memory}
@@ -181,7 +181,7 @@ def _read(asked: Questions) -> _Read:
     return _Read(call, ready, columns, ids, start.cpu(), cache, snapshot(cache))
 
 
-def _refuse_caches(options: dict[str, Any]) -> None:
+def refuse_caches(options: dict[str, Any]) -> None:
     for name in OWN_CACHE:
         if options.get(name) is not None:
             raise UnsupportedError(

@@ -28,7 +28,9 @@ class Limits:
     window: float | None = None
 
     @classmethod
-    def of(cls, tokens: int | None = None, memory: str | int | None = None, window: str | float | None = None) -> Limits:
+    def of(
+        cls, tokens: int | None = None, memory: str | int | None = None, window: str | float | None = None
+    ) -> Limits:
         """Limits as a user gives them; 8192 tokens where none is given.
 
         Args:

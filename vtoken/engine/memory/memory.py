@@ -104,7 +104,9 @@ class Memory:
         """
         ledger = self.ledger
         if stored(cache) != len(ledger):
-            raise InputError(f"the cache has {stored(cache)} columns, and Memory was told of {len(ledger)}: call add first")
+            raise InputError(
+                f"the cache has {stored(cache)} columns, and Memory was told of {len(ledger)}: call add first"
+            )
         limit, gone = self._limit(cache), self._too_old()
         video = len(ledger) - self._head()
         full = limit is not None and video > limit

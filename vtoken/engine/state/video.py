@@ -175,6 +175,10 @@ class VideoState:
         if self._held is not None:
             self._held.lower(constant)
 
+    def free(self) -> None:
+        """Let go of the cache; the state cannot be used any more."""
+        self.cache, self._carry, self._held = caches.new_cache(self.model, False), Carry(), None
+
     @property
     def stored(self) -> int:
         """Columns in the cache."""
