@@ -29,8 +29,8 @@ DEAD = 64  # columns of steps without cells that may lie about
 class Memory:
     """Takes columns out of a growing cache, by a policy, so that it stays within its limits.
 
-    Never leaves what came before the video (``step`` -1), nor the first cells of the first step. A step's time stamp and
-    marks leave with its last cell. Positions stay as they are.
+    Never leaves what came before the video (``step`` -1), nor the first cells of the first step. A step's time stamp
+    and marks leave with its last cell. Positions stay as they are.
 
     Args:
         model: a Hugging Face vision-language model.
@@ -104,7 +104,9 @@ class Memory:
         """
         ledger = self.ledger
         if stored(cache) != len(ledger):
-            raise InputError(f"the cache has {stored(cache)} columns, and Memory was told of {len(ledger)}: call add first")
+            raise InputError(
+                f"the cache has {stored(cache)} columns, and Memory was told of {len(ledger)}: call add first"
+            )
         limit, gone = self._limit(cache), self._too_old()
         video = len(ledger) - self._head()
         full = limit is not None and video > limit
