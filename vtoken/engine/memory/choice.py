@@ -65,7 +65,7 @@ class Choice:
             if goal is None or total <= goal or k <= 1:
                 break
             k = max(1, min(k - 1, k * goal // total))
-        return self._places(numbers, stays, alive)
+        return self._places(stays, alive)
 
     def _fixed(self, score: Tensor, number: Tensor) -> Tensor:
         """Scores with what must go last and what must stay first."""
@@ -86,10 +86,10 @@ class Choice:
         alive[-1:] = True
         return alive
 
-    def _places(self, numbers: list[Tensor], stays: list[Tensor], alive: Tensor) -> Index:
+    def _places(self, stays: list[Tensor], alive: Tensor) -> Index:
         text = ~self.video | (~self.cell & ~self.gone & alive[self.of])
         out = []
-        for layer, (number, stay) in enumerate(zip(numbers, stays, strict=True)):
+        for layer, stay in enumerate(stays):
             rows = self.ledger.rows(layer).expand(len(stay), -1)
             keep = text[rows]
             place = self.cells(layer)[0].expand(len(stay), -1).gather(1, stay)

@@ -60,8 +60,9 @@ class Limits:
             room = self.nbytes // per_column - head
             if room < 1:
                 raise InputError(
-                    f"memory={self.nbytes} bytes holds no token of the video: a column of this model takes {per_column} "
-                    f"bytes, and the prompt before the video has {head} of them; give at least {per_column * (head + 64)}"
+                    f"memory={self.nbytes} bytes holds no token of the video: a column of this model takes "
+                    f"{per_column} bytes, and the prompt before the video has {head} of them; give at least "
+                    f"{per_column * (head + 64)}"
                 )
             found.append(room)
         return min(found, default=None)

@@ -29,8 +29,8 @@ DEAD = 64  # columns of steps without cells that may lie about
 class Memory:
     """Takes columns out of a growing cache, by a policy, so that it stays within its limits.
 
-    Never leaves what came before the video (``step`` -1), nor the first cells of the first step. A step's time stamp and
-    marks leave with its last cell. Positions stay as they are.
+    Never leaves what came before the video (``step`` -1), nor the first cells of the first step. A step's time stamp
+    and marks leave with its last cell. Positions stay as they are.
 
     Args:
         model: a Hugging Face vision-language model.

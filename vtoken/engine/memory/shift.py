@@ -29,8 +29,8 @@ class Turning:
         kind = (getattr(decoder.config, "rope_parameters", None) or {}).get("rope_type", "default")
         if kind in ("dynamic", "longrope"):
             raise UnsupportedError(
-                f"positions of {type(model).__name__} cannot be shifted: its rotary frequencies follow the length of the "
-                f"prompt (rope_type={kind!r})"
+                f"positions of {type(model).__name__} cannot be shifted: its rotary frequencies follow the length of "
+                f"the prompt (rope_type={kind!r})"
             )
         self.rotary, self.axes = rotary_of(decoder, axes), axes
 
