@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from vtoken.qa.load import load
     from vtoken.qa.media import Image, Video
     from vtoken.qa.read import Sampling
-    from vtoken.qa.stream.stream import Stream, stream
+    from vtoken.qa.stream.api import stream
+    from vtoken.qa.stream.stream import Stream
     from vtoken.qa.stream.watch import Event
     from vtoken.video import open_video
 
@@ -66,7 +67,8 @@ _HOMES = {
     "qa.load": ("load",),
     "qa.media": ("Image", "Video"),
     "qa.read": ("Sampling",),
-    "qa.stream.stream": ("Stream", "stream"),
+    "qa.stream.api": ("stream",),
+    "qa.stream.stream": ("Stream",),
     "qa.stream.watch": ("Event",),
     "video": ("open_video",),
 }

@@ -53,10 +53,10 @@ class StreamReport:
         spent = "  ".join(f"{name} {ms:,.0f}" for name, ms in self.milliseconds.items())
         lines = [
             f"plan    {self.plan};  policy {self.policy}",
-            f"frames  {self.seen:,} seen, {self.sampled:,} taken, {self.dropped:,} dropped;  {self.seconds:,.1f} s;  "
-            f"lag {self.lag:.2f} s;  {self.gaps} gaps",
-            f"tokens  {self.cells:,} -> {self.computed:,} ({share});  {self.cached:,} cached, {self.evicted:,} evicted;  "
-            f"{self.nbytes / 2**20:,.1f} MiB;  {self.asked} asks",
+            f"frames  {self.seen:,} seen, {self.sampled:,} taken, {self.dropped:,} dropped;  "
+            f"{self.seconds:,.1f} s;  lag {self.lag:.2f} s;  {self.gaps} gaps",
+            f"tokens  {self.cells:,} -> {self.computed:,} ({share});  {self.cached:,} cached, "
+            f"{self.evicted:,} evicted;  {self.nbytes / 2**20:,.1f} MiB;  {self.asked} asks",
             f"ms      {spent}",
         ]
         return "\n".join(lines + [f"note    {n}" for n in self.notes])
