@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vtoken.data.frames import GateMap, Grid
 from vtoken.encoders import qwen as encoder
+from vtoken.encoders.carry import Carry
 from vtoken.encoders.packed import Thinning
 from vtoken.encoders.taps import collect, merge_cells
 from vtoken.families.clips import adapt, gate_signals, gated, held_steps, kept_index, layout_of, thinned
@@ -115,6 +116,7 @@ class Qwen(Family):
         thin: Thinning | None = None,
         reuse: bool = False,
         hold: bool = False,
+        carry: Carry | None = None,
     ) -> Features:
         visual = base(model).visual
         merge = visual.spatial_merge_size
@@ -126,7 +128,8 @@ class Qwen(Family):
         if reuse:
             out, clips = encoder.encode_reuse(visual, rows, grids, keeps, wants), all_kept(clips)
         else:
-            out = expand_repeated(clips, encoder.encode(visual, rows, grids, keeps, wants, thin, steps))
+            out = encoder.encode(visual, rows, grids, keeps, wants, thin, steps, carry if hold else None)
+            out = expand_repeated(clips, out)
         index = kept_index([c.gate.sent for c in clips])
         encoded = sum(int(c.gate.keep.sum()) for c in clips)
         index, size, signals = thinned(out, index, *gate_signals(clips, out.x.device))

@@ -139,7 +139,7 @@ def questions_of(
     sampling = replace(sampling or Sampling(), **frames)
     inner = core(model)
     family = families.of(inner)
-    chosen = _plan(family, model, plan, budget, signals or {})
+    chosen = plan_of(family, model, plan, budget, signals or {})
     if family.clip_modality not in family.sparse:
         raise UnsupportedError(
             f"vtoken.ask does not know how {family.title} takes a video; call model.generate with what its own "
@@ -154,7 +154,7 @@ def questions_of(
     pixels = family.images(inner, processor, [m.load() for m in media if isinstance(m, Image) and not alike])
 
     def make(one: Video | Image, report: Report) -> Clip:
-        preprocess = _preprocessor(family, inner, processor)
+        preprocess = preprocessor_of(family, inner, processor)
         if isinstance(one, Video):
             return read_clip(one.source, preprocess, chosen, report, sampling, _dtype(inner), progress)
         still = read_clip([one.load()], preprocess, chosen, Report(), Sampling("native"), _dtype(inner))
@@ -186,7 +186,7 @@ def questions_of(
         [question_ids(processor, question) for question in questions],
         chosen,
         read,
-        _settings(inner, options),
+        settings_of(inner, options),
         batch,
         memory,
         progress,
@@ -207,7 +207,7 @@ def _check(video: Any, questions: Sequence[str], batch: int, positions: str) -> 
         raise InputError(f"positions={positions!r} must be 'trained' or 'stock'")
 
 
-def _plan(
+def plan_of(
     family: Family, model: Any, plan: PlanLike | None, budget: dict[str, Any], signals: Mapping[str, Any]
 ) -> Plan:
     """The plan of a call: its own, else that of the wrapped model, else the default."""
@@ -218,7 +218,7 @@ def _plan(
     return check(Plan.parse(own if plan is None else plan, **budget), family, signals)
 
 
-def _settings(model: Any, options: dict[str, Any]) -> dict[str, Any]:
+def settings_of(model: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Arguments of ``generate``: greedy, and 128 new tokens unless the caller or the model's own config says."""
     if "generation_config" in options:
         return options
@@ -229,7 +229,7 @@ def _settings(model: Any, options: dict[str, Any]) -> dict[str, Any]:
     return defaults | options
 
 
-def _preprocessor(family: Family, model: Any, processor: Any) -> Preprocessor:
+def preprocessor_of(family: Family, model: Any, processor: Any) -> Preprocessor:
     """Settings of the processor where it has some, else the family's."""
     has_pixels = any(getattr(processor, n, None) is not None for n in ("video_processor", "image_processor"))
     if not has_pixels:
