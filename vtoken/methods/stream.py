@@ -12,6 +12,8 @@ from vtoken.errors import InputError
 from vtoken.kernels.blocks import copy_cells
 from vtoken.methods import cuts
 
+BURST = 1.0  # most seconds between two steps with cells of the timed refresh
+
 
 class Criterion(Protocol):
     """The members of a gate that its stream reads; ``Gate`` documents each."""
@@ -164,11 +166,17 @@ class GateStream:
         return keep, self._source.copy(), np.int32(self._scene), score, forced, anchors & ~keep
 
     def _due(self, at: float) -> np.ndarray:
-        """Raster numbers of the cells whose turn came since the last step: cell i at (i + 1) / cells of each period."""
+        """Raster numbers of the cells whose turn came since the last step.
+
+        Equal parts of the cells take turns, about ``BURST`` seconds apart, so that the steps between need no pixels.
+        """
         if self.content is None:
             self._start = at
         cells, period = self.grid.cells, self.gate.refresh
-        turn = 0 if period is None else math.floor((at - self._start) / period * cells)
+        turn = 0
+        if period is not None:
+            parts = math.ceil(period / BURST)
+            turn = math.floor((at - self._start) / period * parts + 1e-6) * cells // parts
         due = np.arange(max(self._turn, turn - cells), turn) % cells
         self._turn = turn
         return due

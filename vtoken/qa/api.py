@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-import torch
-
 from vtoken import families
 from vtoken.data.report import Report
 from vtoken.engine.check import check, on_model
@@ -154,7 +152,7 @@ def questions_of(
 
     def make(one: Video, report: Report) -> Clip:
         preprocess = _preprocessor(family, inner, processor)
-        return read_clip(one.source, preprocess, chosen, report, sampling, _dtype(inner), progress)
+        return read_clip(one.source, preprocess, chosen, report, sampling, progress)
 
     memory = memory or ClipMemory()
     videos = [m for m in media if isinstance(m, Video)]
@@ -228,7 +226,3 @@ def _preprocessor(family: Family, model: Any, processor: Any) -> Preprocessor:
         return family.preprocess(model, read_processor(processor))
     except UnsupportedError:  # image processors that tile; frames of a video are never tiled
         return family.preprocess(model)
-
-
-def _dtype(model: Any) -> torch.dtype:
-    return model.dtype if model.dtype.is_floating_point else torch.float32
