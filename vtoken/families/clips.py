@@ -19,7 +19,6 @@ from vtoken.families.features import Clip, Features
 from vtoken.families.layout import Layout
 from vtoken.families.rows import join
 from vtoken.families.runs import run_lengths
-from vtoken.kernels.luma import of_rgb
 from vtoken.kernels.merge import Merge
 from vtoken.methods.gate import Gate
 from vtoken.methods.pathway import Cells, Pathway
@@ -48,17 +47,22 @@ def gated(
         grid, map, seconds of every frame, length in seconds (nan where unknown), and the pathways' signals.
     """
 
-    pictures = preprocess.pictures(pixels, grid_thw)
-    frames, height, width = pictures.shape[:3]
+    def pictures(luma: bool) -> np.ndarray:
+        return preprocess.pictures(pixels, grid_thw, luma)
+
+    planes = pictures(gate is not None and gate.signal == "luma")
+    frames, height, width = planes.shape[:3]
     grid = Grid(height, width, preprocess.patch * preprocess.merge, preprocess.temporal)
     pts = np.arange(frames) * (seconds_per_frame or 1 / UNKNOWN_FPS)
     if gate is None:
         gate_map = GateMap.full(grid.steps(frames), grid.rows, grid.columns)
     else:
-        gate_map = gate.gate_planes(of_rgb(pictures) if gate.signal == "luma" else pictures, pts, grid)
+        gate_map = gate.gate_planes(planes, pts, grid)
     signals: Cells = {}
-    for pathway in pathways:
-        signals |= pathway.cells(pictures, grid)
+    if pathways:
+        colour = planes if planes.ndim == 4 else pictures(False)
+        for pathway in pathways:
+            signals |= pathway.cells(colour, grid)
     seconds = math.nan if seconds_per_frame is None else frames * seconds_per_frame
     return grid, gate_map, pts, seconds, signals
 

@@ -6,8 +6,11 @@ Thresholds of gates are levels of this luma. What is stored as RGB or in full ra
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
 BLACK, WHITE = 16, 235
+WEIGHTS = (9798, 19235, 3735)  # red, green and blue of BT.601 in parts of 2**15, as OpenCV has them
 NARROW = np.rint(BLACK + np.arange(256) * (WHITE - BLACK) / 255).astype(np.uint8)  # by level of full range
 
 
@@ -34,3 +37,10 @@ def of_rgb(image: np.ndarray, bgr: bool = False) -> np.ndarray:
     flat = image.reshape(-1, image.shape[-2], 3)  # pictures one below the other
     gray = cv2.cvtColor(flat, cv2.COLOR_BGR2GRAY if bgr else cv2.COLOR_RGB2GRAY)
     return narrow(gray).reshape(image.shape[:-1])
+
+
+def of_levels(levels: Tensor) -> Tensor:
+    """The same for whole levels that are stored as float32, channel by channel: [..., 3, N] to uint8 [..., 1, N]."""
+    weights = torch.tensor(WEIGHTS, dtype=torch.float32, device=levels.device).view(3, 1) / 2**15
+    gray = (levels * weights).sum(-2, keepdim=True).add_(0.5).floor_()  # exact: below 2**24 in parts of 2**15
+    return torch.from_numpy(NARROW).to(levels.device)[gray.long()]

@@ -87,12 +87,13 @@ class GateStream:
         """
         planes, pts = self._checked(planes, pts)
         steps = []
-        for frame, at in zip(planes, pts, strict=True):
-            frame = frame[: self.grid.rows * self.grid.cell, : self.grid.columns * self.grid.cell]
-            self._pending.append(np.ascontiguousarray(frame))
+        planes = planes[:, : self.grid.rows * self.grid.cell, : self.grid.columns * self.grid.cell]
+        for i, at in enumerate(pts):
+            self._pending.append(planes[i])
             self._pending_pts.append(float(at))
             if len(self._pending) == self.grid.frames:
-                steps.append(self._advance())
+                whole = planes[i + 1 - self.grid.frames : i + 1] if i + 1 >= self.grid.frames else self._pending
+                steps.append(self._advance(whole))
         self._pending = [frame.copy() for frame in self._pending]  # the caller may reuse its chunk
         return self._map(steps)
 
@@ -103,7 +104,7 @@ class GateStream:
             missing = self.grid.frames - len(self._pending)
             self._pending += [self._pending[-1]] * missing
             self._pending_pts += [self._pending_pts[-1]] * missing
-            steps.append(self._advance())
+            steps.append(self._advance(self._pending))
         self._finished = True
         return self._map(steps)
 
@@ -134,8 +135,8 @@ class GateStream:
 
     # The loop.
 
-    def _advance(self) -> tuple[Any, ...]:
-        step = self._pending[0][None] if self.grid.frames == 1 else np.stack(self._pending)
+    def _advance(self, frames: np.ndarray | list[np.ndarray]) -> tuple[Any, ...]:
+        step = np.ascontiguousarray(frames)
         at = self._pending_pts[0]
         self._pending, self._pending_pts = [], []
         shape = (self.grid.rows, self.grid.columns)

@@ -210,7 +210,10 @@ def _tell(progress: Progress | None, frames: int | None, seen: int) -> None:
 def _planes(frames: Frames, preprocess: Preprocessor, grid: Grid, gate: Gate) -> np.ndarray:
     if gate.signal == "rgb":
         return _colour(frames, preprocess, grid)
-    return np.stack([preprocess.luma(plane, grid) for plane in frames.luma])
+    planes = np.empty((len(frames), grid.height, grid.width), np.uint8)
+    for plane, out in zip(frames.luma, planes, strict=True):
+        preprocess.luma(plane, grid, out)
+    return planes
 
 
 def _colour(frames: Frames, preprocess: Preprocessor, grid: Grid) -> np.ndarray:

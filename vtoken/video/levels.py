@@ -9,7 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vtoken.kernels.luma import of_levels
 from vtoken.video.resample import resize_patches
+
+AT_ONCE = 1 << 17  # values
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,17 @@ class Normalise:
         )
         return levels.to(torch.float32).sub_(mean).div_(std)
 
-    def back(self, values: Tensor) -> Tensor:
-        """From values [..., 3, N] to the levels that they were made of, uint8 on the CPU."""
+    def back(self, values: Tensor, luma: bool = False) -> Tensor:
+        """From values [n, 3, N] to the levels that they were made of: uint8 on the CPU, or their luma [n, 1, N]."""
         mean, std = (
             (torch.tensor(x or (y, y, y), dtype=torch.float32) / self.rescale).view(3, 1).to(values.device)
             for x, y in ((self.mean, 0.0), (self.std, 1.0))
         )
-        levels = torch.addcmul(mean, values.float(), std)
-        return levels.round_().clamp_(0, 255).to(torch.uint8).cpu()
+        out = []
+        for part in values.split(max(1, AT_ONCE // values[0].numel())):  # small enough for a processor's cache
+            levels = torch.addcmul(mean, part.float(), std).round_().clamp_(0, 255)
+            out.append((of_levels(levels) if luma else levels.to(torch.uint8)).cpu())
+        return torch.cat(out)
 
     def rows(self, levels: Tensor) -> Tensor:
         """uint8 [n, 3 * N] rows of patches, channel by channel, to float32."""

@@ -16,6 +16,7 @@ from vtoken.video.levels import Normalise, cut_alone, cut_whole, patches_of
 from vtoken.video.resample import source_rows
 from vtoken.video.sizes import center_crop, shortest_edge, smart_resize, smart_resize_clip
 
+SHRINKS = 3.0  # pixels of a frame for each of the resized one
 FEW = 1 / 3  # share of kept cells up to which resizing them alone is cheaper than resizing the whole frame
 
 
@@ -135,15 +136,31 @@ class Preprocessor:
         """One frame, uint8 RGB [H, W, 3], resized and cropped to uint8 [grid.height, grid.width, 3]."""
         return self._resize(frame, grid).permute(1, 2, 0).numpy()
 
-    def luma(self, plane: np.ndarray, grid: Grid) -> np.ndarray:
-        """A luma plane, uint8 [H, W], in the geometry of ``resize`` by linear interpolation: for the gate, not
-        the model. uint8 [grid.height, grid.width]."""
+    def luma(self, plane: np.ndarray, grid: Grid, out: np.ndarray | None = None) -> np.ndarray:
+        """A luma plane in the geometry of ``resize``, for the gate and not for the model.
+
+        By linear interpolation; where it shrinks much, at twice the size and halved.
+
+        Args:
+            plane: uint8 [H, W].
+            out: uint8 [grid.height, grid.width], is filled and returned where it is given.
+        """
         import cv2
 
         tall, wide = self._before_crop(plane.shape[0], plane.shape[1], grid)
+        whole = out if (tall, wide) == (grid.height, grid.width) else None
         if plane.shape != (tall, wide):
-            plane = cv2.resize(plane, (wide, tall), interpolation=cv2.INTER_LINEAR)
-        return center_crop(torch.from_numpy(np.require(plane, requirements=["C", "W"])), self.crop).numpy()
+            if plane.size > SHRINKS * tall * wide:  # fine lines would alias
+                plane = cv2.resize(plane, (2 * wide, 2 * tall), interpolation=cv2.INTER_LINEAR)
+                plane = cv2.resize(plane, (wide, tall), dst=whole, interpolation=cv2.INTER_AREA)
+            else:
+                plane = cv2.resize(plane, (wide, tall), dst=whole, interpolation=cv2.INTER_LINEAR)
+        if self.crop is not None:
+            plane = center_crop(torch.from_numpy(np.require(plane, requirements=["C", "W"])), self.crop).numpy()
+        if out is None or out is plane:
+            return plane
+        out[...] = plane
+        return out
 
     def pixel_values(self, frames: Frames, grid: Grid) -> Tensor:
         """Whole frames in the family's layout, float32.
@@ -197,8 +214,8 @@ class Preprocessor:
         """int64 [1, 3]: time steps, patch rows and patch columns, as the Qwen processors report them."""
         return torch.tensor([[grid.steps(frames), grid.rows * self.merge, grid.columns * self.merge]])
 
-    def pictures(self, values: Tensor, grid_thw: Tensor | None = None) -> np.ndarray:
-        """What a processor made as the resized pictures that it was made of: uint8 [T, H, W, 3].
+    def pictures(self, values: Tensor, grid_thw: Tensor | None = None, luma: bool = False) -> np.ndarray:
+        """What a processor made as the resized pictures that it was made of: uint8 [T, H, W, 3], or luma [T, H, W].
 
         Args:
             values: [T, 3, H, W] ("clip"), or one clip's rows ("qwen").
@@ -210,7 +227,8 @@ class Preprocessor:
         if self.kind == "clip":
             if values.dim() != 4 or values.shape[1] != 3:
                 raise InputError(f"pixel values of shape {tuple(values.shape)}; give one clip's [T, 3, H, W]")
-            return self.normalise.back(values.flatten(2)).view(values.shape).permute(0, 2, 3, 1).contiguous().numpy()
+            levels = self.normalise.back(values.flatten(2), luma).unflatten(2, values.shape[2:])
+            return levels[:, 0].numpy() if luma else levels.permute(0, 2, 3, 1).contiguous().numpy()
         m, p, t = self.merge, self.patch, self.temporal
         if grid_thw is None or grid_thw.numel() != 3:
             raise InputError("give grid_thw of this one clip: 3 whole numbers")
@@ -220,9 +238,10 @@ class Preprocessor:
             raise InputError(
                 f"rows of shape {tuple(values.shape)} do not fit grid {steps}x{h}x{w}, which needs {wanted}"
             )
-        levels = self.normalise.back(values.unflatten(1, (3, -1)))
-        blocks = levels.view(steps, h // m, w // m, m, m, 3, t, p, p).permute(0, 6, 1, 3, 7, 2, 4, 8, 5)
-        return blocks.reshape(steps * t, h * p, w * p, 3).numpy()
+        levels = self.normalise.back(values.unflatten(1, (3, -1)), luma)
+        blocks = levels.view(steps, h // m, w // m, m, m, -1, t, p, p).permute(0, 6, 1, 3, 7, 2, 4, 8, 5)
+        frames = blocks.reshape(steps * t, h * p, w * p, -1).numpy()
+        return frames[..., 0] if luma else frames
 
     # parts
 

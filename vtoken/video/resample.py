@@ -26,7 +26,7 @@ def resize_patches(
     """Square patches of images that are resized to ``size``; all patches in one product a pass.
 
     Args:
-        images: T images, uint8 [H, W, 3]; only the rows that ``source_rows`` names are read.
+        images: T images, uint8 [H, W, 3], contiguous; only the rows that ``source_rows`` names are read.
         size: (height, width) of a whole resized image, pixels.
         side: of a patch, pixels.
         rows, columns: int64 [n], the place of every patch in a grid of patches.
@@ -36,6 +36,8 @@ def resize_patches(
     Returns:
         uint8 [n, 3, T, side, side], equal to ``torch.nn.functional.interpolate(..., antialias=True)`` on uint8.
     """
+    import cv2
+
     height, width = images[0].shape[:2]
     top, down = _windows(height, size[0], side, offset[0], mode)
     left, across = _windows(width, size[1], side, offset[1], mode)
@@ -43,9 +45,10 @@ def resize_patches(
     n, count = len(rows), len(images)
     source = np.empty((n, count, tall, 3, wide), across.dtype)
     for t, image in enumerate(images):
-        for c, plane in enumerate(_planes(image)):
-            windows = np.lib.stride_tricks.sliding_window_view(plane, (tall, wide))
-            source[:, t, :, c] = windows[top[rows], left[columns]]
+        windows = np.lib.stride_tricks.sliding_window_view(image.reshape(height, width * 3), (tall, wide * 3))
+        found = windows[top[rows], 3 * left[columns]].reshape(n * tall, wide, 3)
+        for c, plane in enumerate(cv2.split(found)):
+            source[:, t, :, c] = plane.reshape(n, tall, wide)
     if width != size[1]:
         source = _rounded(source.reshape(n, -1, wide) @ across[columns].swapaxes(1, 2))
     source = source.reshape(n, count, tall, 3 * side).astype(down.dtype, copy=False)
@@ -66,12 +69,6 @@ def source_rows(
         else:
             spans.append((first, first + down.shape[2]))
     return spans
-
-
-def _planes(image: np.ndarray) -> Sequence[np.ndarray]:
-    import cv2
-
-    return cv2.split(image)  # type: ignore[return-value]
 
 
 def _rounded(total: np.ndarray) -> np.ndarray:
