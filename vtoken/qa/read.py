@@ -137,13 +137,13 @@ def pieces(
     Raises:
         VideoError: the part asked for has no frame.
     """
-    unit = math.lcm(grid.frames, *(p.window for p in pathways))  # whole time steps, and nothing pending
+    unit = _unit(grid, pathways)
     reader.chunk = max(unit, reader.chunk - reader.chunk % unit)
     grad = torch.is_grad_enabled()  # of this thread alone, so it is handed on
 
     def cut() -> Iterator[Piece]:
         with torch.set_grad_enabled(grad), Ahead(lambda: _timed(iter(reader), stage)) as chunks:
-            yield from _cut(chunks, preprocess, gate, grid, stage, pathways, unit)
+            yield from cut_pieces(chunks, preprocess, gate, grid, stage, pathways)
 
     seen = 0
     with Ahead(cut) as made:
@@ -166,16 +166,24 @@ def _timed(chunks: Iterator[Frames], stage: Stage) -> Iterator[Frames]:
         yield frames
 
 
-def _cut(
+def _unit(grid: Grid, pathways: Sequence[Pathway]) -> int:
+    """Frames of which a chunk has a multiple: whole time steps, and no pathway has frames pending."""
+    return math.lcm(grid.frames, *(p.window for p in pathways))
+
+
+def cut_pieces(
     chunks: Iterable[Frames],
     preprocess: Preprocessor,
     gate: Gate | None,
     grid: Grid,
     stage: Stage,
-    pathways: Sequence[Pathway],
-    unit: int,
+    pathways: Sequence[Pathway] = (),
 ) -> Iterator[Piece]:
-    """Gate chunks of whole time steps and cut out what is kept."""
+    """Gate the chunks of a clip and cut out what is kept, in the caller's thread; arguments as in ``pieces``.
+
+    Every chunk but the last has whole time steps, and whole windows of the pathways.
+    """
+    unit = _unit(grid, pathways)
     watches = [p.watch(grid) for p in pathways]
     stream = gate.stream(grid) if gate is not None else None
     steps = 0
