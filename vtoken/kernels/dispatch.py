@@ -110,17 +110,9 @@ def too_old() -> str:
     return f"Triton {version} is older than {least}; pip install 'vtoken[kernels]' installs a newer one"
 
 
-def warm_up(device: torch.device | str = "cuda") -> list[str]:
-    """Compile the Triton twins on a GPU before they are needed; the names of those that fell back to plain torch.
-
-    Twins are otherwise compiled by the first call that needs them, which takes seconds. Triton compiles anew for other
-    dtypes and some shapes, so later calls may still compile. Without Triton, or on a CPU, there is nothing to do.
-    """
-    from vtoken.kernels.warm import run_all
-
-    device = torch.device(device)
-    run_all(device)
-    return sorted(twin for twin, failed in _failed if failed == str(device))
+def failed_on(device: torch.device) -> list[str]:
+    """Names of the twins that could not be compiled or launched on a device, so that plain torch runs there."""
+    return sorted(twin for twin, where in _failed if where == str(device))
 
 
 def on_gpu(x: Tensor) -> bool:
@@ -137,9 +129,9 @@ def _choice() -> str:
 
 def _load(twin: str) -> Callable[..., Any]:
     # one plain statement: torch.compile cannot trace importlib
-    from vtoken.kernels.gpu import attention, bipartite, cosine, coverage, dpc_knn, dpp, kcenter, merge
+    from vtoken.kernels.gpu import attention, bipartite, cosine, coverage, dpc_knn, dpp, held, kcenter, merge
 
-    modules = (attention, bipartite, cosine, coverage, dpc_knn, dpp, kcenter, merge)
+    modules = (attention, bipartite, cosine, coverage, dpc_knn, dpp, held, kcenter, merge)
     name, function = twin.split(".")
     return next(getattr(module, function) for module in modules if module.__name__.endswith(f".{name}"))
 
