@@ -1,8 +1,9 @@
 """A device made of the CPU: tensors that live "elsewhere", so that every value read back from it can be counted.
 
 Its tensors say that they are on ``meta``, hold their values in a CPU tensor, and run every operation on it. Reading a
-value on the host (``item``, ``tolist``, a copy to the CPU) and operations whose output has a size that depends on values
-(``nonzero``, a boolean index, ``unique``) make a GPU's queue run empty; each is written down with the line that asked.
+value on the host (``item``, ``tolist``, a copy to the CPU) and operations whose output has a size that depends on
+values (``nonzero``, a boolean index, ``unique``) make a GPU's queue run empty; each is written down with the line that
+asked.
 """
 
 from __future__ import annotations

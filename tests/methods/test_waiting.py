@@ -47,7 +47,9 @@ def reduced(row: Row, tokens: Tokens, device: Device | None = None) -> Tokens:
     method = registry.build(row["name"], **row["options"])
     assert isinstance(method, Reducer)
     text = TEXT if device is None else device.put(TEXT)
-    return method.reduce(tokens, Budget(keep=0.15) if method.needs_budget else None, Context(text=[text], seconds=[9.0]))
+    return method.reduce(
+        tokens, Budget(keep=0.15) if method.needs_budget else None, Context(text=[text], seconds=[9.0])
+    )
 
 
 def check(row: Row, frames: int, *grid: int) -> None:

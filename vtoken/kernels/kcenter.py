@@ -109,9 +109,7 @@ def _greedy(unit: Tensor, score: Tensor, k: int, join: Callable[[Tensor, Tensor]
     return picks.to(unit.device)
 
 
-def _greedy_without_waiting(
-    unit: Tensor, score: Tensor, k: int, join: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
+def _greedy_without_waiting(unit: Tensor, score: Tensor, k: int, join: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """``_greedy`` one product a pick, which never asks the device what it picked."""
     picks = torch.empty(k, dtype=torch.long, device=unit.device)
     for i in range(k):

@@ -184,9 +184,7 @@ def _scenes(tokens: Tokens, anchors: Tensor) -> Iterator[Chain]:
     count = len(places)
     table = torch.full((len(numbers), count), -1, device=key.device).index_put((scene[key], at), key)
     full = (table >= 0).all(1).tolist()
-    for own, rows, cell, row, whole in zip(
-        clip.tolist(), key.split(sizes), at.split(sizes), table, full, strict=True
-    ):
+    for own, rows, cell, row, whole in zip(clip.tolist(), key.split(sizes), at.split(sizes), table, full, strict=True):
         x = tokens.x.new_zeros(count, tokens.x.shape[1], dtype=torch.float32)
         x[cell] = tokens.x[rows].float()
         weight = torch.where(row >= 0, tokens.size[row].float(), 0.0)

@@ -211,7 +211,8 @@ class Pruner(Reducer):
         index = torch.cat([rows + start for rows, start in zip(decisions, tokens.ends, strict=False)])
         counts = torch.tensor([len(rows) for rows in decisions])
         first, stop = (
-            torch.tensor(ends).repeat_interleave(counts).to(index.device) for ends in (tokens.ends[:-1], tokens.ends[1:])
+            torch.tensor(ends).repeat_interleave(counts).to(index.device)
+            for ends in (tokens.ends[:-1], tokens.ends[1:])
         )
         if wrong := int(((index < first) | (index >= stop)).sum()):
             raise InputError(f"{self.name} selected {wrong} rows outside of their sample of {len(tokens)} rows in all")
