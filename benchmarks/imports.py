@@ -30,6 +30,7 @@ LEVELS = [
     ["thinkjepa"],
     ["bench"],
     ["demos"],
+    ["serve"],
     ["cli"],
     ["__main__"],
 ]

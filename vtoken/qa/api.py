@@ -21,7 +21,7 @@ from vtoken.qa.answer import Answer, Questions, answer_batches, answer_packed
 from vtoken.qa.cache import ClipMemory
 from vtoken.qa.media import Image, Video, media_of
 from vtoken.qa.prompt import Chat, prompts, question_ids
-from vtoken.qa.read import Progress, Sampling, read_clip
+from vtoken.qa.read import Progress, Sampling, count_cells, read_clip
 from vtoken.qa.tokenize import tokenizer_of
 from vtoken.video.preprocess import Preprocessor
 from vtoken.video.processors import read_processor
@@ -184,6 +184,17 @@ def questions_of(
         positions,
         signals or {},
     )
+
+
+def cells_of(model: Any, processor: Any, video: Any, sampling: Sampling) -> int:
+    """Cells that the frames of a video make, by its packets and without decoding: the most tokens that it can have.
+
+    Raises:
+        VideoError: the video cannot be read.
+        InputError: see ``open_video``.
+    """
+    inner = core(model)
+    return count_cells(video, _preprocessor(families.of(inner), inner, processor), sampling)
 
 
 def _check(video: Any, questions: Sequence[str], batch: int, positions: str) -> None:

@@ -56,6 +56,13 @@ class ClipMemory:
             self._clips[key] = [make(video, report) for video in videos], report
         return self._clips[key]
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of the pixels and features that are kept."""
+        clips = sum(clip.rows.nbytes for found, _ in self._clips.values() for clip in found)
+        features = [found for found, _ in self._features.values()]
+        return clips + sum(f.x.nbytes + sum(s.nbytes for s in f.signals.values()) for f in features)
+
     def recall(self, report: Report, device: Any, hold: bool) -> Memory:
         """What ``encode_each_once`` takes; milliseconds of earlier work go to ``report``.
 

@@ -88,7 +88,7 @@ def part(known: Facts, start: float | None, end: float | None, most: float, wher
     return {"start": first, "end": last}
 
 
-def question_text(text: str | None, where: str) -> str:
+def question_text(text: str | None, where: str, most: int = LONGEST) -> str:
     """The question without blanks around it.
 
     Raises:
@@ -97,8 +97,8 @@ def question_text(text: str | None, where: str) -> str:
     if not (text or "").strip():
         raise InputError("there is no question; write one, or take an example")
     assert text is not None
-    if len(text) > LONGEST:
-        raise InputError(f"the question has {len(text):,} characters; this {where} takes {LONGEST:,} at most")
+    if len(text) > most:
+        raise InputError(f"the question has {len(text):,} characters; this {where} takes {most:,} at most")
     return text.strip()
 
 
