@@ -57,6 +57,11 @@ class ClipMemory:
         return self._clips[key]
 
     @property
+    def entries(self) -> int:
+        """How many readings and encodings are kept; a call that leaves it as it was did neither."""
+        return len(self._clips) + len(self._features)
+
+    @property
     def bytes(self) -> int:
         """Bytes of the pixels and features that are kept."""
         clips = sum(clip.rows.nbytes for found, _ in self._clips.values() for clip in found)

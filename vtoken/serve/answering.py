@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,10 @@ class Answering:
         options = {"max_new_tokens": self.longest} | asked.options | fetched.frames
         with self.store.using(fetched.sources, fetched.folder) as kept:
             try:
-                yield from self._steps(asked, kept.media, options | {"memory": kept.memory}, stop)
+                before = kept.memory.entries
+                for item in self._steps(asked, kept.media, options | {"memory": kept.memory}, stop):
+                    same = isinstance(item, Done) and kept.memory.entries == before
+                    yield replace(item, reused=True) if same else item
             except Refused:
                 raise
             except Stopped as error:

@@ -8,6 +8,7 @@ import hmac
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -129,7 +130,8 @@ def authorize(request: Request, key: str) -> None:
     if not key:
         return
     kind, _, given = request.headers.get("Authorization", "").partition(" ")
-    digests = [hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest() for text in (given.strip(), key)]
+    both = given.strip().encode("latin-1"), key.encode()  # headers are bytes, which Starlette reads as Latin-1
+    digests = [hashlib.sha256(one).digest() for one in both]
     if not hmac.compare_digest(*digests) or kind.lower() != "bearer":  # digests hide the length of the key
         raise Refused("the API key is missing or wrong", 401, code="invalid_api_key")
 
@@ -253,7 +255,7 @@ def _noted(service: Service, job: Job, done: Done, start: float) -> Done:
     """The end of an answer, counted."""
     service.metrics.answered(done)
     service.metrics.whole.observe(time.monotonic() - start)
-    return Done(done.answer, done.text, done.reason, CLOSING) if job.cut and done.reason == "length" else done
+    return replace(done, cut=CLOSING) if job.cut and done.reason == "length" else done
 
 
 async def _sweep(service: Service) -> None:

@@ -168,8 +168,10 @@ def parse(content: bytes, settings: Settings) -> Asked:
 
 
 def _wrong(error: ValidationError) -> Refused:
-    first = error.errors(include_input=False, include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"])[:SHOWN]
+    # of the members of a union the one that went deepest is the one that was meant
+    first = max(error.errors(include_input=False, include_url=False), key=lambda one: len(one["loc"]))
+    members = ("str", "float")
+    place = ".".join(str(part) for part in first["loc"] if part not in members and "[" not in str(part))[:SHOWN]
     return Refused(f"{place or 'body'}: {first['msg']}"[: 2 * SHOWN], 400, place or None)
 
 

@@ -8,6 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 
 from vtoken.serve.replies import Done
 
+ONCE = ("decode", "gate", "pathway", "prepare", "encode")
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
@@ -46,6 +47,8 @@ class Metrics:
         self._text.labels("prompt").inc(report.prompt)
         self._text.labels("answer").inc(len(done.answer.tokens))
         for stage, spent in report.milliseconds.items():
+            if done.reused and stage in ONCE:  # the report has the time of the call that did it
+                continue
             self._stages.labels(stage).inc(spent / 1e3)
 
     def text(self) -> bytes:

@@ -14,11 +14,19 @@ from vtoken.qa.answer import Answer
 
 @dataclass(frozen=True)
 class Done:
-    """The end of an answer: its text, cut at a stop text, and why it ended ("stop" or "length")."""
+    """The end of an answer.
+
+    Attributes:
+        text: cut at a stop text.
+        reason: why it ended, "stop" or "length".
+        reused: whether the video was read and encoded for an earlier question.
+        cut: why the server ended it early.
+    """
 
     answer: Answer
     text: str
     reason: str
+    reused: bool = False
     cut: str = ""
 
 
@@ -77,7 +85,9 @@ def block(done: Done) -> dict[str, Any]:
     report = done.answer.report.to_dict()
     plan = report.pop("plan")
     held = sum(int((states == CellState.HELD).sum()) for states in done.answer.cell_states)
-    return {"plan": plan, "held": held, "report": report} | ({"cut": done.cut} if done.cut else {})
+    return {"plan": plan, "held": held, "reused": done.reused, "report": report} | (
+        {"cut": done.cut} if done.cut else {}
+    )
 
 
 def event(data: dict[str, Any] | str) -> str:
