@@ -27,6 +27,7 @@ LEVELS = [
     ["families"],
     ["engine"],
     ["qa"],
+    ["jobs"],
     ["thinkjepa"],
     ["bench"],
     ["demos"],

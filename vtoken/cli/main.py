@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from vtoken.cli import accuracy as accuracy_cli
 from vtoken.cli import ask as ask_cli
-from vtoken.cli import demo, fidelity, jepa, kernels, serve
+from vtoken.cli import batch, demo, fidelity, jepa, kernels, serve
 from vtoken.errors import VtokenError
 from vtoken.version import __version__
 
@@ -78,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     accuracy_cli.add(commands, _command, _rates)
     fidelity.add(commands, _command, _rates, _shared_arguments)
     kernels.add(commands, _command)
+    batch.add(commands, _command, _rate, _budget_arguments, _clip_arguments)
     demo.add(commands, _command)
     serve.add(commands, _command)
     jepa.add(commands, _command)

@@ -186,6 +186,24 @@ def questions_of(
     )
 
 
+def read_for(
+    model: Any, processor: Any, video: Any, plan: PlanLike, sampling: Sampling, **budget: Any
+) -> tuple[list[Clip], Report]:
+    """A video under the gate of a plan, and the report of its reading; ``cache.Given`` hands it to ``ask_many``.
+
+    Args:
+        model: only its class and configuration count, so ``load.skeleton`` will do.
+
+    Raises:
+        VideoError, InputError, UnsupportedError: see ``ask``.
+    """
+    inner = core(model)
+    family = families.of(inner)
+    report = Report()
+    chosen = on_model(check(Plan.parse(plan, **budget), family), inner, report)
+    return [read_clip(video, _preprocessor(family, inner, processor), chosen, report, sampling, _dtype(inner))], report
+
+
 def cells_of(model: Any, processor: Any, video: Any, sampling: Sampling) -> int:
     """Cells that the frames of a video make, by its packets and without decoding: the most tokens that it can have.
 

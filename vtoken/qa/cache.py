@@ -88,3 +88,22 @@ class ClipMemory:
             return replace(found, signals=dict(found.signals))  # the engine adds to them
 
         return features
+
+
+class Given(ClipMemory):
+    """Clips that were read elsewhere, by ``read_for`` under the same plan: nothing is read again."""
+
+    def __init__(self, clips: list[Clip], report: Report) -> None:
+        super().__init__()
+        self._given = clips, report
+
+    def read(
+        self,
+        about: tuple[Any, Any, Any],
+        videos: Sequence[Video],
+        plan: Plan,
+        sampling: Sampling,
+        make: Callable[[Video, Report], Clip],
+    ) -> tuple[list[Clip], Report]:
+        """What was given."""
+        return self._given
