@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from vtoken.cli import accuracy as accuracy_cli
 from vtoken.cli import ask as ask_cli
-from vtoken.cli import batch, demo, fidelity, jepa, kernels, serve
+from vtoken.cli import batch, demo, fidelity, jepa, joint, kernels, serve
 from vtoken.errors import VtokenError
 from vtoken.version import __version__
 
@@ -29,7 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; default those of the process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["bench"] and words[1:2] and words[1] in ("gate", kernels.NAME, fidelity.NAME, *accuracy_cli.NAMES):
+    if (
+        words[:1] == ["bench"]
+        and words[1:2]
+        and words[1] in ("gate", kernels.NAME, fidelity.NAME, joint.NAME, *accuracy_cli.NAMES)
+    ):
         words[:2] = [f"bench {words[1]}"]
     arguments = parser().parse_args(words)
     return guarded(lambda: arguments.run(arguments))
@@ -78,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     accuracy_cli.add(commands, _command, _rates)
     fidelity.add(commands, _command, _rates, _shared_arguments)
     kernels.add(commands, _command)
+    joint.add(commands, _command)
     batch.add(commands, _command, _rate, _budget_arguments, _clip_arguments)
     demo.add(commands, _command)
     serve.add(commands, _command)
