@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """What lmms-eval finds of vtoken through its entry point; nothing of lmms-eval is imported until it asks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false
 """The model ``vtoken`` of lmms-eval: every request is a call of ``vtoken.ask`` under one plan.
 
 Imported by lmms-eval alone, through ``vtoken.bench.lmms``.
