@@ -17,7 +17,7 @@ from tests.families.tiny import model_of
 from vtoken.engine.wrap import BATCHED
 from vtoken.errors import UnsupportedError
 
-PLANS = ("none", "divprune:keep=0.5", "grt:hold=off", "grt", "fastv:layer=1,keep=0.5")
+OPTIONS: dict[str, Any] = {"max_new_tokens": 3, "do_sample": False}
 
 
 def test_continuous_batching_of_a_wrapped_model_is_refused() -> None:
@@ -32,26 +32,44 @@ def test_continuous_batching_of_a_wrapped_model_is_refused() -> None:
     assert not any(name in vars(model) for name in there)
 
 
-@pytest.mark.parametrize("plan", PLANS)
-def test_plans_run_with_a_registered_attention(plan: str) -> None:
-    """Every layer of the language model calls it, on the columns that are left, and the tokens are those of sdpa."""
+@pytest.fixture
+def counted() -> tuple[Any, list[int]]:
+    """A model whose language model attends by a function of the user's, and the columns of every call of it."""
     columns: list[int] = []
 
-    def counted(module: Any, query: Any, key: Any, *given: Any, **options: Any) -> Any:
+    def attention(module: Any, query: Any, key: Any, *given: Any, **options: Any) -> Any:
         columns.append(key.shape[2])
         return sdpa_attention_forward(module, query, key, *given, **options)
 
-    AttentionInterface.register("vtoken_counted", counted)
+    AttentionInterface.register("vtoken_counted", attention)
     AttentionMaskInterface.register("vtoken_counted", sdpa_mask)
     model = copy.deepcopy(model_of("qwen2_5_vl"))
-    inputs = inputs_of("qwen2_5_vl", model)
-    options = {"max_new_tokens": 3, "do_sample": False}
-    with vtoken.wrapped(model, plan):
-        want = model.generate(**inputs, **options)
-        prompt = model.vtoken.report.prompt
     model.model.language_model.set_attn_implementation("vtoken_counted")
-    with vtoken.wrapped(model, plan):
-        found = model.generate(**inputs, **options)
-        report = model.vtoken.report
-    assert torch.equal(found, want) and report.prompt == prompt
-    assert columns and len(columns) % model.config.get_text_config().num_hidden_layers == 0
+    return model, columns
+
+
+@pytest.mark.parametrize("plan", ["none", "divprune:keep=0.5", "grt:hold=off"])
+def test_plans_run_with_a_registered_attention(counted: tuple[Any, list[int]], plan: str) -> None:
+    """Every layer of the language model calls it on the columns that are left, and the tokens are those of sdpa."""
+    model, columns = counted
+    plain = copy.deepcopy(model_of("qwen2_5_vl"))
+    inputs = inputs_of("qwen2_5_vl", plain)
+    with vtoken.wrapped(plain, plan), vtoken.wrapped(model, plan):
+        want, found = plain.generate(**inputs, **OPTIONS), model.generate(**inputs, **OPTIONS)
+        assert torch.equal(found, want)
+        prompt, stock = model.vtoken.report.prompt, inputs["input_ids"].shape[1]
+        assert plain.vtoken.report.prompt == prompt and (prompt < stock) == (plan != "none")
+    layers = model.config.get_text_config().num_hidden_layers
+    assert columns and len(columns) % layers == 0 and max(columns) == prompt + OPTIONS["max_new_tokens"] - 1
+
+
+def test_what_needs_a_known_attention_drops_or_is_refused(counted: tuple[Any, list[int]]) -> None:
+    model, _ = counted
+    inputs = inputs_of("qwen2_5_vl", model)
+    for plan in ("grt", "grt:hold=off"):
+        with vtoken.wrapped(model, plan):
+            model.generate(**inputs, **OPTIONS)
+            notes = " ".join(model.vtoken.report.notes)
+            assert ("attn_implementation='vtoken_counted' takes no mask" in notes) == (plan == "grt")
+    with vtoken.wrapped(model, "fastv:layer=1,keep=0.5"), pytest.raises(UnsupportedError, match="vtoken_counted"):
+        model.generate(**inputs, **OPTIONS)

@@ -2,8 +2,8 @@
 
     python tests/lmms/run.py FOLDER [CLIPS]
 
-Writes clips of DenseQA and a task about them, runs `lmms_eval --model vtoken` with the reference model, and compares its
-score and metrics with `vtoken.ask` on the same questions. The exit code says whether they are the same.
+Writes clips of DenseQA and a task about them, runs `lmms_eval --model vtoken` with the reference model, and compares
+its score and metrics with `vtoken.ask` on the same questions. The exit code says whether they are the same.
 """
 
 from __future__ import annotations

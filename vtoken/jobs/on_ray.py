@@ -44,23 +44,18 @@ def answer_on_ray(
     where = {"num_gpus": gpus} if gpus else {"num_cpus": 1}
     answered = read.map(_Flat, fn_constructor_args=(recipe,), compute=data.ActorPoolStrategy(size=answerers), **where)
     for row in answered.iter_rows():
-        yield {name: _plain(row.get(name)) for name in dict.fromkeys([*names, *EMPTY, "milliseconds"])}
+        found = {name: _plain(row.get(name)) for name in dict.fromkeys([*names, *EMPTY])}
+        yield found | {"milliseconds": json.loads(row["milliseconds"])}
 
 
 class _Flat(Answerer):
     """Rows whose times are text: a table has one type a column."""
 
     def __call__(self, row: Any) -> Row:
-        found = super().__call__(row)
+        found = super().__call__({name: _plain(value) for name, value in row.items()})
         return found | {"milliseconds": json.dumps(found["milliseconds"])}
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, float) and math.isnan(value):  # a missing number
-        return None
-    if isinstance(value, str) and value.startswith("{") and value.endswith("}"):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value
+    """None for a number that is missing in a table."""
+    return None if isinstance(value, float) and math.isnan(value) else value
