@@ -19,7 +19,7 @@ from vtoken.qa.answer import Answer, Questions, answer_batches, answer_packed
 from vtoken.qa.cache import ClipMemory
 from vtoken.qa.media import Image, Video, media_of
 from vtoken.qa.prompt import Chat, prompts, question_ids
-from vtoken.qa.read import Progress, Sampling, read_clip
+from vtoken.qa.read import Progress, Sampling, count_cells, read_clip
 from vtoken.qa.tokenize import tokenizer_of
 from vtoken.video.preprocess import Preprocessor
 from vtoken.video.processors import read_processor
@@ -191,6 +191,37 @@ def questions_of(
         positions,
         signals or {},
     )
+
+
+def read_for(
+    model: Any, processor: Any, video: Any, plan: PlanLike, sampling: Sampling, **budget: Any
+) -> tuple[list[Clip], Report]:
+    """A video under the gate of a plan, and the report of its reading; ``cache.Given`` hands it to ``ask_many``.
+
+    Args:
+        model: only its class and configuration count, so ``load.skeleton`` will do.
+
+    Raises:
+        VideoError, InputError, UnsupportedError: see ``ask``.
+    """
+    inner = core(model)
+    family = families.of(inner)
+    report = Report()
+    chosen = on_model(check(Plan.parse(plan, **budget), family), inner, report)
+    return [
+        read_clip(video, preprocessor_of(family, inner, processor), chosen, report, sampling, _dtype(inner))
+    ], report
+
+
+def cells_of(model: Any, processor: Any, video: Any, sampling: Sampling) -> int:
+    """Cells that the frames of a video make, by its packets and without decoding: the most tokens that it can have.
+
+    Raises:
+        VideoError: the video cannot be read.
+        InputError: see ``open_video``.
+    """
+    inner = core(model)
+    return count_cells(video, preprocessor_of(families.of(inner), inner, processor), sampling)
 
 
 def _check(video: Any, questions: Sequence[str], batch: int, positions: str) -> None:

@@ -66,21 +66,9 @@ def read_clip(
         VideoError: the video cannot be read or has no frame in the part asked for.
         InputError: see ``open_video``.
     """
-    s = sampling or Sampling()
-    reader = open_video(
-        video,
-        fps=s.fps if s.num_frames is None else "native",
-        start=s.start,
-        end=s.end,
-        backend=s.backend,
-        chunk=CHUNK,
-        native_fps=s.native_fps,
-        max_frames=s.max_frames,
-        num_frames=s.num_frames,
-        network=s.network,
-    )
+    reader = _open(video, sampling or Sampling())
     with reader:
-        frames = reader.expected or s.max_frames
+        frames = reader.expected or reader.max_frames
         height, width = reader.size
         grid = preprocess.grid(height, width, frames)
         for note in preprocess.notes(height, width, frames):
@@ -103,6 +91,33 @@ def read_clip(
     signals = joined([piece.signals for piece in found], plan.pathways, grid, len(whole.keep))
     crop = preprocess.crop is not None
     return Clip(rows, grid, whole, pts, seconds, crop, signals, spacing, preprocess.normalise)
+
+
+def count_cells(video: Any, preprocess: Preprocessor, sampling: Sampling) -> int:
+    """Cells of all frames that a reading would take, by the packets of the file.
+
+    Raises:
+        VideoError: the video cannot be read.
+    """
+    with _open(video, sampling) as reader:
+        frames = reader.expected or reader.max_frames or 1
+        grid = preprocess.grid(*reader.size, frames)
+    return grid.steps(frames) * grid.cells
+
+
+def _open(video: Any, s: Sampling) -> VideoReader:
+    return open_video(
+        video,
+        fps=s.fps if s.num_frames is None else "native",
+        start=s.start,
+        end=s.end,
+        backend=s.backend,
+        chunk=CHUNK,
+        native_fps=s.native_fps,
+        max_frames=s.max_frames,
+        num_frames=s.num_frames,
+        network=s.network,
+    )
 
 
 @dataclass
