@@ -33,7 +33,8 @@ class Answer:
     Attributes:
         text: the answer.
         report: tokens and milliseconds by stage, sampled frames, caps that bound.
-        clips: what the gate kept of each video, for overlays; pixel rows are gone.
+        clips: what the gate kept of each video, for overlays; pixel rows are gone. In LLaVA-1.5, where frames are
+            images, an image is a clip of one frame.
         tokens: int64 [n], ids of the answer.
         cell_states: per video uint8 [T, h, w], the ``CellState`` of every token that the stock model would have had,
             for overlays. Its grid is the language model's, which is coarser than the gate's where a family pools.

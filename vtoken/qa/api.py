@@ -150,20 +150,29 @@ def questions_of(
         raise InputError("ask needs a video beside its images; for images alone call model.generate")
     checked = Report()
     chosen = on_model(chosen, inner, checked)
-    pixels = family.images(inner, processor, [m.load() for m in media if isinstance(m, Image)])
+    alike = family.clip_modality == "image"  # frames of a video enter the prompt as images do
+    pixels = family.images(inner, processor, [m.load() for m in media if isinstance(m, Image) and not alike])
 
-    def make(one: Video, report: Report) -> Clip:
+    def make(one: Video | Image, report: Report) -> Clip:
         preprocess = preprocessor_of(family, inner, processor)
-        return read_clip(one.source, preprocess, chosen, report, sampling, _dtype(inner), progress)
+        if isinstance(one, Video):
+            return read_clip(one.source, preprocess, chosen, report, sampling, _dtype(inner), progress)
+        still = read_clip([one.load()], preprocess, chosen, Report(), Sampling("native"), _dtype(inner))
+        return replace(still, seconds=0.0)
 
     memory = memory or ClipMemory()
-    videos = [m for m in media if isinstance(m, Video)]
+    videos = [m for m in media if isinstance(m, Video) or alike]
     clips, read = memory.read((model, processor, video), videos, chosen, sampling, make)
     read = replace(read, notes=[*checked.notes, *read.notes])
     chat = Chat(system, history, chat_template_kwargs or {})
     order, shown = iter(clips), iter(pixels.items if pixels else ())
     written = prompts(
-        family, inner, processor, [next(order) if isinstance(m, Video) else next(shown) for m in media], questions, chat
+        family,
+        inner,
+        processor,
+        [next(order if alike or isinstance(m, Video) else shown) for m in media],
+        questions,
+        chat,
     )
     if pixels:
         written = [one | pixels.inputs for one in written]
@@ -214,7 +223,8 @@ def settings_of(model: Any, options: dict[str, Any]) -> dict[str, Any]:
     if "generation_config" in options:
         return options
     defaults: dict[str, Any] = {"do_sample": False}
-    if "max_length" not in options and model.generation_config.max_new_tokens is None:
+    own = model.generation_config
+    if "max_length" not in options and own.max_new_tokens is None and own.max_length in (None, 20):  # 20: as generate
         defaults["max_new_tokens"] = 128
     return defaults | options
 

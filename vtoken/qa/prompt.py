@@ -80,15 +80,20 @@ def _prompt(
     chat: Chat,
 ) -> dict[str, Any]:
     plain, places = _placed(family, processor, written, question, chat)
-    ids, end = [], 0
+    ids, end, rope = [], 0, hasattr(model.base_model, "get_rope_index")
     for place, one in zip(places, written, strict=True):
+        if rope and ids and place == end and one.ids[0] == ids[-1]:
+            raise InputError(
+                f"the chat template of {type(processor).__name__} writes two {one.modality}s with nothing between them, "
+                f"which {family.title} counts as one; use the checkpoint's own template"
+            )
         ids += plain[end:place] + one.ids
         end = place + len(one.marks)
     input_ids = torch.tensor([ids + plain[end:]])
     names = {name for one in written for name in one.extra}
     extra = {name: torch.cat([one.extra[name] for one in written if name in one.extra]) for name in sorted(names)}
     out: dict[str, Any] = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **extra}
-    if hasattr(model.base_model, "get_rope_index"):
+    if rope:
         types = 2 * (input_ids == model.config.video_token_id) + (input_ids == model.config.image_token_id).int()
         out["mm_token_type_ids"] = types.int()
     return out
@@ -136,7 +141,7 @@ def _template(processor: Any, tokenizer: Any, written: list[Written], question: 
     if owner is None:  # base models have no template
         earlier = "".join(f"{user.safe(turn['content'])}\n" for turn in chat.history)
         system = "" if chat.system is None else f"{user.safe(chat.system)}\n"
-        marks = "".join("".join(tokenizer.convert_ids_to_tokens(w.marks)) for w in written)
+        marks = "\n".join("".join(tokenizer.convert_ids_to_tokens(w.marks)) for w in written)
         return f"{system}{marks}\n{earlier}{user.safe(question)}"
     turns: list[dict[str, Any]] = [] if chat.system is None else [_turn("system", user.safe(chat.system))]
     turns += [
