@@ -231,6 +231,7 @@ def test_what_cannot_run_on_chunks_is_refused() -> None:
     for plan, word in (
         ("cdpruner:keep=0.5", "question"),
         ("fastv", "language model"),
+        ("grt:recall=2", "leave that option out"),
         ("hold:tau=0 | divprune:keep=0.5", "leave the stage hold out"),
     ):
         with pytest.raises(UnsupportedError, match=word):
