@@ -35,8 +35,8 @@ def held_rule(plan: Plan, model: Any, report: Report) -> tuple[Plan, tuple[Hold,
         )
     if plan.gate is not None and plan.gate.reuses:
         raise UnsupportedError(
-            f"plan {str(plan)!r} sends features of earlier cells again, which needs the whole video at once; leave out "
-            "recall= and reuse"
+            f"plan {str(plan)!r} sends features of earlier steps again (apply=reuse, recall, or anchors with reuse), "
+            "which a video read in chunks does not keep; leave that option out"
         )
     if plan.hold is None:
         return _dropping(plan, report), None

@@ -49,7 +49,7 @@ class Feed:
     def push(self, at: float, frame: np.ndarray) -> Clip | None:
         """The next frame, uint8 [H, W, 3]; a chunk where one is full."""
         if self.grid is None:
-            self.grid = self.preprocess.grid(*frame.shape[:2], NOMINAL)
+            self.grid = self.preprocess.grid(frame.shape[0], frame.shape[1], NOMINAL)
         self.recent.append((at, frame))
         self._waiting.append((at, frame))
         return self._chunk() if len(self._waiting) == self.frames_per_chunk else None

@@ -157,10 +157,11 @@ class Stream:
 
     def run(self, until: float | None = None) -> list[Event]:
         """Read on, to the end of the source or to a time in seconds; the events that came."""
-        out: list[Event] = []
-        for event in self._pump(until):
-            out.append(event)
-        return out
+        return list(self.events(until))
+
+    def events(self, until: float | None = None) -> Iterator[Event]:
+        """Events as they come, while the source is read to its end or to a time in seconds."""
+        return self._pump(until)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the thread of ``start``; whether the source has ended."""
