@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 
 from vtoken.cli import accuracy as accuracy_cli
 from vtoken.cli import ask as ask_cli
-from vtoken.cli import demo, fidelity, jepa, kernels
+from vtoken.cli import demo, fidelity, jepa, kernels, watch
 from vtoken.errors import InputError, VtokenError
 from vtoken.version import __version__
 
+SUBCOMMANDS = ("gate", kernels.NAME, fidelity.NAME, *accuracy_cli.NAMES)  # of bench
 KEEP = 0.1  # budget of bench where none is given
 PLANS = "none; random; uniform; evs; grt; grt | divprune"
 ASK_EXAMPLE = 'vtoken ask lecture.mp4 "What is on the slide at 0:42?" --model Qwen/Qwen2.5-VL-3B-Instruct --fps 10'
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; default those of the process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["bench"] and words[1:2] and words[1] in ("gate", kernels.NAME, fidelity.NAME, *accuracy_cli.NAMES):
+    if words[:1] == ["bench"] and words[1:2] and words[1] in SUBCOMMANDS:
         words[:2] = [f"bench {words[1]}"]
     arguments = parser().parse_args(words)
     return guarded(lambda: arguments.run(arguments))
@@ -70,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
             "vtoken bench clip.mp4 --fps 1,2,5,10",
         )
     )
+    watch.add(commands, _command)
     told = "what gates keep of a video, and how true the rebuilt video is (PSNR); no model is run"
     gate = _command(commands, "bench gate", bench_gate, told, "vtoken bench gate clip.mp4")
     gate.add_argument("videos", metavar="VIDEO", nargs="+")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vtoken.encoders.compat import present
 from vtoken.encoders.carry import Carry, carried_rows
+from vtoken.encoders.compat import present
 from vtoken.encoders.held import shown_rows
 from vtoken.errors import InputError
 from vtoken.kernels.gathered import Lookup
@@ -62,9 +62,7 @@ def with_cls(x: Tensor, embeddings: Any, count: Tensor) -> tuple[Tensor, Tensor]
     return torch.cat([token.expand(len(count), -1), x])[order], rows.to(x.device)
 
 
-def held_keys(
-    kept: Tensor, shown: Tensor, has_cls: bool, device: torch.device, carry: Carry | None = None
-) -> Lookup:
+def held_keys(kept: Tensor, shown: Tensor, has_cls: bool, device: torch.device, carry: Carry | None = None) -> Lookup:
     """Keys of every frame with a kept patch: its own CLS row, then the rows that its patches show.
 
     Args:

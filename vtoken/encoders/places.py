@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtoken.encoders.compat import position_ids, position_table, window_index
 from vtoken.encoders.carry import carried_rows
+from vtoken.encoders.compat import position_ids, position_table, window_index
 from vtoken.encoders.held import shown_rows
 from vtoken.kernels.gathered import Lookup
 from vtoken.kernels.varlen import Segments
@@ -126,7 +126,7 @@ def _held(
     device: torch.device,
     carried: bool,
 ) -> tuple[tuple[Lookup, Lookup], Tensor | None]:
-    """Keys of the frames, and of the windows, that have a kept cell; and what every patch of a chunk shows at its end."""
+    """Keys of the frames, and of the windows, that have a kept cell; what every patch of a chunk shows at its end."""
     run = None if order is None else order.argsort()  # place of a raster cell in the order in which the tower runs
     whole, parts = _Keys([], [], []), _Keys([], [], [])
     base, newest = 0, None

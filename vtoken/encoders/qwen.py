@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from vtoken.encoders import Encoded
+from vtoken.encoders.carry import Carry, check_carry
 from vtoken.encoders.compat import is_qwen, rotary_of, scale_of
 from vtoken.encoders.dense import last_kept, packed_rows
-from vtoken.encoders.carry import Carry, check_carry
 from vtoken.encoders.held import shown_steps
 from vtoken.encoders.names import by_layer, check_signals, default_layer
 from vtoken.encoders.packed import Packed, Step, Thinning, run_block, start_thinning, thinned, thinning_result

@@ -201,6 +201,10 @@ class Family:
 
         Args:
             pictures: PIL images in RGB.
+
+        Raises:
+            InputError: a processor without image settings.
+            UnsupportedError: a family that ``ask`` does not serve with images.
         """
         if not pictures:
             return None
@@ -208,6 +212,17 @@ class Family:
             f"vtoken.ask does not know how {self.title} takes images beside a video; call model.generate with what its "
             "own processor makes"
         )
+
+    def read_images(self, processor: Any, pictures: list[Any]) -> dict[str, Any]:
+        """What the processor's own image processor makes of the images of one prompt.
+
+        Raises:
+            InputError: it has none.
+        """
+        reader = getattr(processor, "image_processor", None)
+        if reader is None:
+            raise InputError(f"images need the processor of {self.title} with its image_processor, not a tokenizer")
+        return dict(reader(images=[pictures], return_tensors="pt"))
 
     def frames_per_step(self, model: Any) -> int:
         """Frames in a time step of a video."""

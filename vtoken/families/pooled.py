@@ -21,10 +21,10 @@ from vtoken.errors import UnsupportedError
 from vtoken.families.clips import kept_index, layout_of, scene_numbers
 from vtoken.families.compat import base as base_of
 from vtoken.families.compat import pack, tile_counts, weight_of
-from vtoken.families.features import Clip, Features
+from vtoken.families.features import Clip, Features, Picture, Pictures
 from vtoken.families.layout import Layout
 from vtoken.families.llava import Llava
-from vtoken.families.rows import anyres_layout, join, video_layout
+from vtoken.families.rows import anyres_layout, anyres_rows, join, video_layout
 from vtoken.families.runs import all_kept, run_lengths
 
 
@@ -39,6 +39,12 @@ class LlavaNext(Llava):
         if modality == "video":
             return video_layout(lengths, inputs["pixel_values_videos"].shape[1])
         return anyres_layout(model, inputs, lengths)
+
+    def images(self, model: Any, processor: Any, pictures: list[Any]) -> Pictures | None:
+        if not pictures:
+            return None
+        made, token = self.read_images(processor, pictures), model.config.image_token_id
+        return Pictures([Picture([token], [token] * len(rows)) for rows in anyres_rows(model, made)], made)
 
     def scatter_patches(
         self, model: Any, modality: str, inputs: dict[str, Any], layout: Layout, signal: Tensor

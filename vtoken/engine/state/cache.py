@@ -68,7 +68,9 @@ class GrowingLayer(DynamicLayer):
         if self.shown is None:
             empty = key_states.new_zeros(1, key_states.shape[1], len(growth.shown), key_states.shape[3])
             self.shown = empty, empty
-        keys, values = (torch.cat([old, new], dim=2) for old, new in zip(self.shown, (key_states, value_states)))
+        keys, values = (
+            torch.cat([old, new], dim=2) for old, new in zip(self.shown, (key_states, value_states), strict=True)
+        )
         self.shown = keys[:, :, growth.shown], values[:, :, growth.shown]
         columns = turn(keys[:, :, growth.source], growth.cos, growth.sin, growth.neighbours)
         return super().update(columns, values[:, :, growth.source], *args, **kwargs)
@@ -105,7 +107,8 @@ def snapshot(cache: Any) -> Snapshot:
     for layer in cache.layers:
         if getattr(layer, "max_cache_len", None) is not None:
             raise UnsupportedError(
-                f"a {type(cache).__name__} is written in place, so that no question can be taken back; use a dynamic one"
+                f"a {type(cache).__name__} is written in place, so that no question can be taken back; use a dynamic "
+                "one"
             )
     return [_copied(vars(layer)) for layer in cache.layers]
 
@@ -127,7 +130,7 @@ def attention_layers(cache: Any) -> list[Any]:
     return [layer for layer in cache.layers if type(layer) in (DynamicLayer, GrowingLayer)]
 
 
-def take_columns(cache: Any, index: Tensor) -> None:
+def take_columns(cache: Any, index: Tensor | list[Tensor]) -> None:
     """Keep some columns of every full-attention layer: int64 [n] for all heads alike, or one [H, n] a layer."""
     per_layer = index if isinstance(index, list) else [index] * len(attention_layers(cache))
     for layer, own in zip(attention_layers(cache), per_layer, strict=True):

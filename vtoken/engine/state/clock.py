@@ -35,8 +35,8 @@ class Clock:
     Attributes:
         kind: "flat", "grid" or "stamped".
         rate: positions a second of Qwen2.5-VL; None where steps are counted.
-        after: "trained" as the checkpoints of Qwen2-VL and Qwen2.5-VL were trained (text behind the video comes after its
-            time), or "stock" as transformers since 5.3 counts (inside it).
+        after: "trained" as the checkpoints of Qwen2-VL and Qwen2.5-VL were trained (text behind the video comes after
+            its time), or "stock" as transformers since 5.3 counts (inside it).
         next: position of the next token of text.
         base: where the video's block starts; None before its first step.
         steps: steps so far.
@@ -59,7 +59,8 @@ class Clock:
         name = model.config.model_type
         if name not in KINDS:
             raise UnsupportedError(
-                f"videos of {name} cannot be read in chunks; vtoken.ask reads them at once. Families: {', '.join(KINDS)}"
+                f"videos of {name} cannot be read in chunks; vtoken.ask reads them at once. Families: "
+                + ", ".join(KINDS)
             )
         return cls(KINDS[name], getattr(model.config.vision_config, "tokens_per_second", None), after)
 

@@ -7,7 +7,7 @@ later steps, and one push of all steps gives the same columns as many.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from vtoken.engine.encode import Rows
 from vtoken.engine.hold.inputs import decoder_of
 from vtoken.engine.hold.rotary import rotary_of
 from vtoken.engine.reduce import Kept
-from vtoken.engine.state.cache import Growth, GrowingLayer, stored
+from vtoken.engine.state.cache import GrowingLayer, Growth, stored
 from vtoken.engine.state.runs import Runs, Settled
 from vtoken.engine.state.tail import as_argument
 from vtoken.families.compat import attention_of, input_device
@@ -61,7 +61,7 @@ class Grown:
         features: the family's container for the visual rows, by modality; empty for none.
         growth: what every layer stores.
         mask: bool [R, m], which of the new columns each row sees.
-        step, cell: int64 [m], of the new columns.
+        step, cell: int64 [m], of the new columns; ``columns`` [axes, m], their positions.
         visual: visual rows.
     """
 
@@ -72,6 +72,7 @@ class Grown:
     mask: Tensor
     step: Tensor
     cell: Tensor
+    columns: Tensor
     visual: int
 
     @torch.no_grad()
@@ -148,6 +149,11 @@ class HeldSteps:
         self.steps = {n: s for n, s in self.steps.items() if n >= oldest}
         return grown
 
+    def lower(self, constant: int) -> None:
+        """Lower all positions."""
+        self.steps = {n: replace(s, places=s.places - constant) for n, s in self.steps.items()}
+        self.shown = None if self.shown is None else self.shown - constant
+
     def finish(self) -> Grown | None:
         """What is left where the video ends here."""
         last = self.runs.finish() if self.runs is not None else None
@@ -196,7 +202,7 @@ class HeldSteps:
         mask = (commit <= at[:, None]) & (order <= of[:, None])
         visual = torch.cat(x)
         features = self._packed(visual, {n: torch.cat([s[n] for s in stack]) for n in stack[0]})
-        return Grown(torch.cat(ids), row_places, features, growth, mask, step_of, cell_of, len(visual))
+        return Grown(torch.cat(ids), row_places, features, growth, mask, step_of, cell_of, where, len(visual))
 
     def _columns(
         self, one: Settled, step: Step, text: Tensor, text_row: Tensor, from_row: Tensor

@@ -32,6 +32,11 @@ def held_rule(plan: Plan, model: Any, report: Report) -> tuple[Plan, tuple[Hold,
             f"plan {str(plan)!r} acts inside the language model, which needs the whole video at once; take columns out "
             "of the cache by policy= instead"
         )
+    if plan.gate is not None and plan.gate.reuses:
+        raise UnsupportedError(
+            f"plan {str(plan)!r} sends features of earlier steps again (apply=reuse, recall, or anchors with reuse), "
+            "which a video read in chunks does not keep; leave that option out"
+        )
     if plan.hold is None:
         return _dropping(plan, report), None
     stage = plan.reducers[-1]

@@ -1,7 +1,7 @@
 """Where held cells are computed in a video that grows: the lag form of hold, step by step.
 
-A run is a token that a cell shows in consecutive steps. Its row is computed ``lag`` steps after its start, or at its end
-where it is shorter, so that a step is settled once the next one is known. Where a cell changed much, a first row is
+A run is a token that a cell shows in consecutive steps. Its row is computed ``lag`` steps after its start, or at its
+end where it is shorter, so that a step is settled once the next one is known. Where a cell changed much, a first row is
 computed at the change and shown there alone. Homes and shown slots are those of ``methods.hold.rows_of`` with "lag".
 """
 

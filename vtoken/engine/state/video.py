@@ -37,21 +37,17 @@ from vtoken.methods.plan import Plan
 
 @dataclass(frozen=True)
 class Columns:
-    """What the stored columns of a cache are.
+    """Columns that came into a cache.
 
     Attributes:
-        step: int64 [N], the time step of each column; -1 for text before the video.
-        cell: int64 [N], its cell; -1 for text.
+        step: int64 [n], the time step of each; -1 for text before the video.
+        cell: int64 [n], its cell; -1 for text.
+        places: int64 [axes, n], positions.
     """
 
     step: Tensor
     cell: Tensor
-
-    def extend(self, step: Tensor, cell: Tensor) -> Columns:
-        return Columns(torch.cat([self.step, step]), torch.cat([self.cell, cell]))
-
-    def take(self, index: Tensor) -> Columns:
-        return Columns(self.step[index], self.cell[index])
+    places: Tensor
 
     def __len__(self) -> int:
         return len(self.step)
@@ -63,8 +59,9 @@ class VideoState:
     Attributes:
         plan: what runs on every chunk.
         report: tokens and milliseconds so far.
-        columns: what is stored; text and cells of the video, in the order in which they came.
         clock: positions.
+        shape: (h, w), cells of a step; (0, 0) before the first.
+        seconds: start of every step since the video began.
         cache: the KV cache.
 
     Raises:
@@ -87,8 +84,9 @@ class VideoState:
         self.plan, rule = held_rule(plan, self.model, self.report)
         self.report.plan = str(self.plan)
         self.cache = caches.new_cache(self.model, rule is not None)
-        self.columns = Columns(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
-        self.steps, self.frames, self._origin = 0, 0, 0.0
+        self.steps, self.frames, self.shape = 0, 0, (0, 0)
+        self.seconds: list[float] = []
+        self._origin, self._fresh = 0.0, list[Columns]()
         self._carry = Carry()
         self._held = HeldSteps(self.model, family, rule, self.clock.axes) if rule is not None else None
         self._text(head)
@@ -141,8 +139,7 @@ class VideoState:
     def closed(self) -> Iterator[Tensor]:
         """The video as if it ended here: int64 [axes], the position of the text behind it. Then it is put back."""
         saved = caches.snapshot(self.cache)
-        names = ("columns", "clock", "_held")
-        marks = {name: copy.copy(getattr(self, name)) for name in names}
+        marks = {name: copy.copy(getattr(self, name)) for name in ("clock", "_fresh", "_held")}
         if marks["_held"] is not None:
             marks["_held"] = self._held.copied()  # type: ignore[union-attr]
         tokens = self.report.tokens
@@ -162,10 +159,30 @@ class VideoState:
 
         Args:
             index: int64 [n] ascending, the columns that stay in every layer; or a list, [H, n] a layer, where heads
-                choose apart; then ``columns`` says nothing any more about single cells.
+                choose apart.
         """
         caches.take_columns(self.cache, index)
-        self.columns = self.columns.take(index) if isinstance(index, Tensor) else self.columns.take(index[0][0])
+
+    def fresh(self) -> list[Columns]:
+        """The columns that came since the last call, in the order in which they are stored."""
+        out, self._fresh = self._fresh, []
+        return out
+
+    def lower(self, constant: int) -> None:
+        """Count on from positions that are lower by a constant, where those of the cache were lowered alike."""
+        self.clock.next -= constant
+        self.clock.base = None if self.clock.base is None else self.clock.base - constant
+        if self._held is not None:
+            self._held.lower(constant)
+
+    def free(self) -> None:
+        """Let go of the cache; the state cannot be used any more."""
+        self.cache, self._carry, self._held = caches.new_cache(self.model, False), Carry(), None
+
+    @property
+    def stored(self) -> int:
+        """Columns in the cache."""
+        return caches.stored(self.cache)
 
     @property
     def nbytes(self) -> int:
@@ -183,13 +200,17 @@ class VideoState:
         cells = int(visual.sum())
         if cells != gate.keep[0].size:
             shape = square(cells)[1:]
-        places = self.clock.chunk(visual, (shape[0], shape[1]), [float(own.times[0]) - self._origin])
-        return Step(self.steps + t, (shape[0], shape[1]), ids, visual, places)
+        self.shape = shape[0], shape[1]
+        self.seconds.append(float(own.times[0]) - self._origin)
+        places = self.clock.chunk(visual, self.shape, self.seconds[-1:])
+        return Step(self.steps + t, self.shape, ids, visual, places)
 
     def _encoded(self, call: Call, ids: Tensor, chunk: Clip) -> Any:
         """Rows of the chunk's kept cells; None where there are none."""
         if not chunk.gate.keep.any():
-            self.report.cells += int(self.family.placeholders(self.model, self.family.clip_modality, ids[None], {}).sum())
+            self.report.cells += int(
+                self.family.placeholders(self.model, self.family.clip_modality, ids[None], {}).sum()
+            )
             return None
         (rows,) = encode(call, {"input_ids": ids[None]}, self.plan.gate is not None)
         self.report.cells += len(rows.features.layout.position)
@@ -219,7 +240,7 @@ class VideoState:
             places = torch.arange(self.clock.next - len(step), self.clock.next, device=ids.device)[None]
         if len(step):
             self._run(inputs, places)
-            self.columns = self.columns.extend(step, cell)
+            self._fresh.append(Columns(step, cell, places.cpu()))
 
     def _grow(self, grown: Any) -> None:
         """Push settled steps of held cells."""
@@ -228,13 +249,13 @@ class VideoState:
         with self.report.stage("prefill", input_device(self.model)):
             grown.run(self.model, self.cache)
         self.report.tokens += grown.visual
-        self.columns = self.columns.extend(grown.step, grown.cell)
+        self._fresh.append(Columns(grown.step, grown.cell, grown.columns))
 
     def _text(self, ids: Tensor) -> None:
         if len(ids):
-            none = torch.full((len(ids),), -1)
-            self._run({"input_ids": ids.to(input_device(self.model))[None]}, self.clock.text(len(ids)))
-            self.columns = self.columns.extend(none, none)
+            none, places = torch.full((len(ids),), -1), self.clock.text(len(ids))
+            self._run({"input_ids": ids.to(input_device(self.model))[None]}, places)
+            self._fresh.append(Columns(none, none, places))
 
     def _end(self) -> None:
         """What comes once the video is over."""
@@ -268,5 +289,7 @@ def _relative(gate: GateMap, start: int) -> GateMap:
     if not len(gate.keep):
         raise InputError("a chunk needs at least one time step")
     if gate.repeated.any():
-        raise InputError("anchors that repeat a feature (reuse) need the whole video; use anchors without it")
+        raise InputError(
+            "cells that repeat an earlier feature need the whole video; leave out anchors with reuse, and recall"
+        )
     return replace(gate, reference=np.maximum(gate.reference - start, -1).astype(gate.reference.dtype))
