@@ -126,8 +126,8 @@ def _cell(data: accuracy_data.Data, loaded: Any, plan: str, weights: str, cache:
     try:
         for clip in data.clips:
             texts = [q.text for q in clip.questions]
-            given = {"fps": fps, "native_fps": clip.native_fps, "max_new_tokens": data.new_tokens, **SETTINGS[cache]}
-            answers = ask_many(*loaded, clip.source(), texts, plan=plan, batch=1, **given)
+            given: dict[str, Any] = {"fps": fps, "native_fps": clip.native_fps, "max_new_tokens": data.new_tokens}
+            answers = ask_many(*loaded, clip.source(), texts, plan=plan, batch=1, **given, **SETTINGS[cache])
             for q, a in zip(clip.questions, answers, strict=True):
                 right += metrics.METRICS[data.score](a.text, q.answer)
                 tokens += a.report.tokens

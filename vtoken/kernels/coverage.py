@@ -53,6 +53,7 @@ def lazy_coverage(cover: Callable[[Tensor], Tensor], gain: Tensor, k: int) -> Te
             stale = torch.where(fresh, -torch.inf, gain)
             rows = stale.topk(min(BATCH, len(gain))).indices
             rows = torch.cat([rows.new_tensor([pick]), rows[(rows != pick) & (stale[rows] > -torch.inf)]])
+            assert best is not None  # every row is fresh before the first pick
             gain[rows] = (cover(rows) - best).clamp_(min=0).sum(1)
             fresh[rows] = True
         picks.append(pick)
