@@ -13,6 +13,7 @@ from vtoken.engine.hold.mask import prefill_mask
 from vtoken.engine.hold.rotary import rotary_of
 from vtoken.engine.hold.tables import Tables
 from vtoken.errors import InputError, UnsupportedError
+from vtoken.families.compat import handed
 
 KEEP_TURNED = 4 << 30  # bytes of turned keys and values up to which they are kept where both forms can run
 
@@ -101,7 +102,7 @@ def generate_inputs(
     cache = first.get("past_key_values")
     assert cache is not None
     with torch.no_grad():
-        model.base_model(**first, use_cache=True)
+        model.base_model(**handed(model.base_model, first), use_cache=True)
     seen = cache.column_mask(torch.ones_like(ids) if mask is None else mask)
     return {"input_ids": ids, "position_ids": positions, "attention_mask": seen, "past_key_values": cache}
 

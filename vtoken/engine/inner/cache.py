@@ -16,12 +16,6 @@ NAME = "vtoken_inner"  # attribute of a cache
 active = threading.local()  # .run: the hooks at work in this thread
 
 
-def cache_of(kwargs: dict[str, Any]) -> Any:
-    """The cache among the arguments of a model or layer; transformers 5.24 renames it."""
-    cache = kwargs.get("past_key_values")
-    return kwargs.get("cache") if cache is None else cache
-
-
 def length_of(cache: Any, layer: int = 0) -> int:
     """Rows that the cache of a layer (or the first one with attention behind it) has been given, as it counts them."""
     for own in cache.layers[layer:]:

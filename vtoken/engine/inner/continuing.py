@@ -7,11 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from vtoken.engine.inner import masks
-from vtoken.engine.inner.cache import cache_of, length_of
+from vtoken.engine.inner.cache import length_of
 from vtoken.engine.inner.probe import attention_of, window_of
 from vtoken.engine.inner.record import Record
 from vtoken.engine.inner.setup import Setup
 from vtoken.errors import UnsupportedError
+from vtoken.families.compat import cache_of
 
 
 class Continuing:

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from vtoken.engine.inner import masks
-from vtoken.engine.inner.cache import attach, cache_of, keep_rows, length_of, places
+from vtoken.engine.inner.cache import attach, keep_rows, length_of, places
 from vtoken.engine.inner.cut import Rows, Stage
 from vtoken.engine.inner.probe import Seen, attention_of
 from vtoken.engine.inner.setup import Setup
 from vtoken.errors import UnsupportedError
+from vtoken.families.compat import CACHE_NAMES, cache_of
 from vtoken.methods.inner import Inner
 
-KNOWN = {"attention_mask", "position_embeddings", "position_ids", "past_key_values", "cache", "use_cache"}
+KNOWN = {"attention_mask", "position_embeddings", "position_ids", *CACHE_NAMES, "use_cache"}
 
 
 class Reading:

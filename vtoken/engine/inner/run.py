@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from vtoken.engine.inner import masks
-from vtoken.engine.inner.cache import cache_of, length_of, record_of
+from vtoken.engine.inner.cache import length_of, record_of
 from vtoken.engine.inner.continuing import Continuing
 from vtoken.engine.inner.reading import Reading
 from vtoken.engine.inner.setup import Setup
 from vtoken.errors import InputError, UnsupportedError
+from vtoken.families.compat import cache_of
 
 
 class Run:
