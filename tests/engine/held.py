@@ -113,6 +113,13 @@ class Oracle:
     @torch.no_grad()
     def logits(self, b: int, more: Tensor) -> Tensor:
         """[n, V]: of the computed columns of sample b and of the tokens ``more`` (int64 [m]) behind the prompt."""
+        given, shows, mask = self.given(b, more)
+        with copying(self.model, [shows]):
+            hidden = language_model(self.model)(**given, attention_mask=mask[None, None]).last_hidden_state[0]
+        return self.model.lm_head(hidden[shows == torch.arange(len(shows))])
+
+    def given(self, b: int, more: Tensor) -> tuple[dict[str, Any], Tensor, Tensor]:
+        """Arguments of the language model for the full prompt, what its columns show, and what they see."""
         seen, at, m = self.seen, self.real[b].nonzero().squeeze(1), len(more)
         embeds = torch.cat([seen["inputs_embeds"][b, at], self.model.get_input_embeddings()(more)])
         n = len(embeds)
@@ -132,15 +139,7 @@ class Oracle:
             extra["deepstack_visual_embeds"] = [layer[mine] for layer in seen["deepstack_visual_embeds"]]
         mask = torch.ones(n, n, dtype=torch.bool).tril() & (shows >= 0)[None]
         mask |= torch.eye(n, dtype=torch.bool)  # a hidden column's own row: nothing reads it
-        with copying(self.model, [shows]):
-            hidden = language_model(self.model)(
-                inputs_embeds=embeds[None],
-                position_ids=where,
-                attention_mask=mask[None, None],
-                use_cache=False,
-                **extra,
-            ).last_hidden_state[0]
-        return self.model.lm_head(hidden[shows == torch.arange(n)])
+        return {"inputs_embeds": embeds[None], "position_ids": where, "use_cache": False, **extra}, shows, mask
 
     @staticmethod
     def _on(mrope: Tensor, more: int) -> Tensor:

@@ -73,7 +73,7 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
     ready = prepare(call, prompt | encoder, generating=True)
     device = ready.inputs["input_ids"].device
     whole = not ready.drops and not _cannot_repeat(call, ready, inputs)
-    if whole or call.plan.acts_inside or _repeats_visual_end(call, ready, inputs):
+    if whole or (call.plan.acts_inside and ready.hold is None) or _repeats_visual_end(call, ready, inputs):
         _refuse_beams(call, ready, inputs)
         clock = Clock(call.report)
         inputs["logits_processor"] = [*(inputs.get("logits_processor") or []), clock]
@@ -92,17 +92,18 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
         config = _settings(call.model, inputs)
         assisted = is_assisted(config, inputs)
         given = inputs.pop("past_key_values", None)
-        with call.report.stage("prefill", device):
-            if ready.hold is not None:
-                behind = _held(call, ready, config, given)
-            else:
-                behind = _behind(call, ready, prompt) | {"past_key_values": _prefill(call, ready, config, given)}
-        _drop_cache_kind(call.model, inputs)
-        inputs |= behind | {"use_cache": True}
-        if assisted:
-            inputs = with_prefilled(config, inputs, prompt)
-        with call.report.stage("generate", device):
-            out = stock(**inputs)
+        with inside(call, ready):
+            with call.report.stage("prefill", device):
+                if ready.hold is not None:
+                    behind = _held(call, ready, config, given)
+                else:
+                    behind = _behind(call, ready, prompt) | {"past_key_values": _prefill(call, ready, config, given)}
+            _drop_cache_kind(call.model, inputs)
+            inputs |= behind | {"use_cache": True}
+            if assisted:
+                inputs = with_prefilled(config, inputs, prompt)
+            with call.report.stage("generate", device):
+                out = stock(**inputs)
         if ready.hold is None:
             _mark_dropped(ready, behind["past_key_values"], given)
     _leave_state(call, ready)
@@ -138,7 +139,7 @@ def _held(call: Call, ready: Prepared, config: Any, given: Any) -> dict[str, Any
         )
     assert ready.hold is not None
     first = {n: v for n, v in ready.inputs.items() if n not in ("position_ids", "labels")}
-    found = generate_inputs(call.model, first, ready.hold, ready.stock)
+    found = generate_inputs(call.model, first, ready.hold, ready.stock, whole=call.plan.acts_inside)
     _repeat(found["past_key_values"], config, len(found["input_ids"]))
     return found
 

@@ -43,7 +43,8 @@ def flops_share(model: Any, record: Record, stock: float | None = None) -> float
     layers = list(model.get_decoder().layers)
     stock = record.stock_rows if stock is None else stock
     whole = sum(layer_flops(layer, stock) for layer in layers)
-    return sum(layer_flops(layer, n) for layer, n in zip(layers, record.rows, strict=True)) / whole
+    seen = record.columns or record.rows
+    return sum(layer_flops(layer, n, c) for layer, n, c in zip(layers, record.rows, seen, strict=True)) / whole
 
 
 def cache_share(model: Any, record: Record, stock: float | None = None) -> float:
