@@ -74,7 +74,7 @@ def _slice(value: Any, kept: Tensor, owner: Tensor, samples: int, name: str) -> 
         return [_slice(layer, kept, owner, samples, "") for layer in value]
     flat = torch.cat([part.reshape(-1, part.shape[-1]) for part in value])
     rows = [flat[kept & (owner == b)] for b in range(samples) if bool((owner == b).any())]
-    return rows if isinstance(value, (list, tuple)) else torch.cat(rows)[None]
+    return rows if isinstance(value, (list, tuple)) else torch.cat(rows)[:, None]  # as images of one row each
 
 
 def positions(model: Any, inputs: dict[str, Tensor]) -> Tensor:

@@ -70,6 +70,9 @@ def features(model: Any, modality: str, inputs: dict[str, Any]) -> Any:
     function = getattr(owner, f"get_{modality}_features")
     accepted = inspect.signature(function).parameters
     call = {k: v for k, v in inputs.items() if k in accepted and v is not None}
+    for old, new in (_IMAGES, _IMAGES[::-1]):
+        if modality == "image" and new in accepted and call.keys().isdisjoint(_IMAGES) and inputs.get(old) is not None:
+            call[new] = inputs[old]
     with present(owner):  # newline rows and the like are weights of the model itself
         return function(**call, return_dict=True)
 
@@ -110,6 +113,9 @@ def positions(model: Any, inputs: dict[str, Any], generating: bool) -> Tensor | 
     function = own.base_model.compute_3d_position_ids
     accepted = inspect.signature(function).parameters
     return function(**{name: None if name in CACHE_NAMES else inputs.get(name) for name in accepted})
+
+
+_IMAGES = ("pixel_values_images", "pixel_values")  # of Video-LLaVA, before transformers 5.20 and since
 
 
 @lru_cache
