@@ -42,6 +42,7 @@ class Line:
         tokens, stock, encoded, frames: means over clips.
         milliseconds: mean by stage for one question.
         notes: caps, fallbacks and warnings, each once.
+        layer_tokens, flops: means over clips and questions, see ``Record``; None where answers do not have them.
     """
 
     plan: str
@@ -63,6 +64,8 @@ class Line:
     frames: float
     milliseconds: dict[str, float]
     notes: list[str]
+    layer_tokens: float | None = None
+    flops: float | None = None
 
     @property
     def total_ms(self) -> float:
@@ -124,6 +127,8 @@ class _Sums:
                 if any(s in r.milliseconds for r in records)
             },
             notes=list(dict.fromkeys(n for r in clips for n in r.notes)),
+            layer_tokens=_known_mean([r.layer_tokens for r in records]),
+            flops=_known_mean([r.flops for r in records]),
         )
 
     def score(
@@ -165,6 +170,12 @@ class _Sums:
             sums[self.clip[r.clip], place[r.task]] += getattr(r, metric)
             counts[self.clip[r.clip], place[r.task]] += 1
         return sums, counts
+
+
+def _known_mean(values: list[float | None]) -> float | None:
+    """None where any value is unknown."""
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def _mean(sums: np.ndarray, counts: np.ndarray) -> float:

@@ -115,7 +115,7 @@ def positions(model: Any, inputs: dict[str, Any], generating: bool) -> Tensor | 
     return function(**{name: None if name in CACHE_NAMES else inputs.get(name) for name in accepted})
 
 
-_IMAGES = ("pixel_values_images", "pixel_values")  # of Video-LLaVA, before transformers 5.20 and since
+_IMAGES = ("pixel_values_images", "pixel_values")  # of Video-LLaVA, in older versions of transformers and in newer
 
 
 @lru_cache
