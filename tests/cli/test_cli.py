@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import fields
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -73,7 +75,7 @@ def test_a_closed_pipe_is_no_error() -> None:
         ["bench", "x.mp4", "--fps", "0"],
         ["bench", "x.mp4", "--fps", "nan"],
         ["bench", "x.mp4", "--fps", "1,,x"],
-        ["ask", "x.mp4", "why?"],
+        ["ask", "x.mp4"],
         ["ask", "x.mp4", "why?", "--model", "m", "--keep", "0.5", "--tokens", "7"],
     ],
 )
@@ -120,6 +122,17 @@ def test_methods_of_a_family_agree_with_wrap(family: str, capsys: pytest.Capture
         except UnsupportedError:
             runs = False
         assert verdict(method, FAMILIES[family]).startswith("yes" if runs else "no: "), name
+
+
+def test_methods_shows_one_with_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in names():
+        code, out, _ = run(capsys, "methods", name)
+        assert code == 0 and out.startswith(f"{name}: ") and "\nexample  vtoken ask" in out
+        for field in fields(get(name)):
+            row = next(line for line in out.splitlines() if re.search(rf"^ ([\w, ]*, )?{field.name}[, ]", line))
+            assert len(row.split()) > 2, f"{name}: no meaning is given for {field.name}"
+    assert "did you mean grt" in refused(capsys, "methods", "GRT")
+    assert "without the name" in refused(capsys, "methods", "grt", "--family", "qwen3_vl")
 
 
 def test_methods_tells_of_the_fallback(capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,6 +233,8 @@ def test_ask_refuses(clip: Path, checkpoint: Path, tmp_path: Path, capsys: pytes
     assert "must be at least 1" in refused(capsys, "ask", str(clip), "why?", *model, "--max-new-tokens", "0")
     assert "device='gpu'" in refused(capsys, "ask", str(clip), "why?", *model, "--device", "gpu")
     assert "dtype='int8'" in refused(capsys, "ask", str(clip), "why?", *model, "--dtype", "int8")
+    assert "did you mean 'reference'" in refused(capsys, "ask", str(clip), "why?", "--model", "referense")
+    assert "knows the rendered clips of DenseQA" in refused(capsys, "ask", str(clip), "Who won?")
     assert "no config.json" in refused(capsys, "ask", str(clip), "why?", "--model", str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     assert "'gpt2', which vtoken does not know" in refused(capsys, "ask", str(clip), "why?", "--model", str(tmp_path))

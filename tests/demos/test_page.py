@@ -105,7 +105,7 @@ def test_only_two_endpoints_are_offered(client: Client) -> None:
         ({"question": " "}, "there is no question"),
         ({"plan": "nothing"}, "unknown method 'nothing'"),
         ({"plan": "divprune"}, "needs a budget"),
-        ({"keep": 0.5}, "no stage of plan"),
+        ({"plan": "grt", "keep": 0.5}, "no stage of plan"),
         ({"plan": "evs", "keep": 2.0}, "keep=2"),
         ({"fps": 0.0}, "fps=0"),
         ({"question": "why? " * 1000}, "5,000 characters"),

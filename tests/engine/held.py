@@ -115,7 +115,7 @@ class Oracle:
         """[n, V]: of the computed columns of sample b and of the tokens ``more`` (int64 [m]) behind the prompt."""
         given, shows, mask = self.given(b, more)
         with copying(self.model, [shows]):
-            hidden = language_model(self.model)(**given, attention_mask=mask[None, None]).last_hidden_state[0]
+            hidden = language_model(self.model)(**given, attention_mask=self._masks(mask, shows)).last_hidden_state[0]
         return self.model.lm_head(hidden[shows == torch.arange(len(shows))])
 
     def given(self, b: int, more: Tensor) -> tuple[dict[str, Any], Tensor, Tensor]:
@@ -140,6 +140,18 @@ class Oracle:
         mask = torch.ones(n, n, dtype=torch.bool).tril() & (shows >= 0)[None]
         mask |= torch.eye(n, dtype=torch.bool)  # a hidden column's own row: nothing reads it
         return {"inputs_embeds": embeds[None], "position_ids": where, "use_cache": False, **extra}, shows, mask
+
+    def _masks(self, mask: Tensor, shows: Tensor) -> Any:
+        """The mask of every kind of layer; a window counts the columns that are shown."""
+        text = self.model.config.get_text_config()
+        width, kinds = getattr(text, "sliding_window", None), set(getattr(text, "layer_types", None) or ())
+        if width is None:
+            return mask[None, None]
+        place = (shows >= 0).cumsum(0)
+        slid = mask & (place[:, None] - place[None] < width) | torch.eye(len(shows), dtype=torch.bool)
+        if not kinds:
+            return slid[None, None]
+        return {"full_attention": mask[None, None], "sliding_attention": slid[None, None]}
 
     @staticmethod
     def _on(mrope: Tensor, more: int) -> Tensor:

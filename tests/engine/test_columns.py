@@ -62,6 +62,25 @@ def test_logits_to_keep_of_prompts_that_keep_different_columns() -> None:
         model(**inputs, logits_to_keep=torch.tensor([-1]))
 
 
+@pytest.mark.parametrize(("name", "layout"), [("llava", "batch_images"), ("qwen3_vl", "ragged_videos")])
+@torch.no_grad()
+def test_an_output_names_the_columns_of_its_logits(name: str, layout: str) -> None:
+    model, inputs = model_of(name), inputs_of(name, layout)
+    width = inputs["input_ids"].shape[1]
+    with vtoken.wrapped(model, DROP):
+        keep, found = kept_of(model, inputs), model(**inputs)
+        behind = model(**inputs, logits_to_keep=2)
+        assert isinstance(model(**inputs, return_dict=False), tuple)
+    assert found.vtoken_columns.shape == found.logits.shape[:2] and "vtoken_columns" not in found
+    want = oracle_logits(model, inputs, keep)
+    for b, columns in enumerate(found.vtoken_columns):
+        assert columns[columns >= 0].tolist() == keep[b].nonzero().squeeze(1).tolist()
+        torch.testing.assert_close(found.logits[b][columns >= 0], want[b].to(found.logits), atol=1e-5, rtol=0)
+    assert torch.equal(behind.vtoken_columns, found.vtoken_columns[:, -2:])
+    with vtoken.wrapped(model, "none"):
+        assert torch.equal(model(**inputs).vtoken_columns, torch.arange(width).expand(len(keep), -1))
+
+
 @pytest.mark.parametrize("name", list(FAMILIES))
 @pytest.mark.parametrize("plan", ["none", DROP])
 def test_generate_infers_the_mask_from_padding_as_the_stock_model_does(name: str, plan: str) -> None:

@@ -143,9 +143,9 @@ def test_the_encoder_of_the_package_is_named_in_the_report(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_ask_drops_behind_a_gate(name: str, pathway: str) -> None:
     model, video = model_of(name), moving_block(11, 84, 112, seed=3)
-    gated = vtoken.ask(model, tokenizer_of(model), video, "what moves?", plan="grt", **ASK)
+    gated = vtoken.ask(model, tokenizer_of(model), video, "what moves?", plan="grt:hold=off", **ASK)
     answer = vtoken.ask(
-        model, tokenizer_of(model), video, "what moves?", plan=f"grt | {pathway} | surprise:keep=0.5", **ASK
+        model, tokenizer_of(model), video, "what moves?", plan=f"grt:hold=off | {pathway} | surprise:keep=0.5", **ASK
     )
     assert answer.report.tokens == int(0.5 * gated.report.tokens + 0.5) < gated.report.tokens
     assert set(answer.report.milliseconds) - set(gated.report.milliseconds) == {"pathway"}

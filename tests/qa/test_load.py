@@ -95,6 +95,11 @@ def test_errors_are_ours(folder: Path, tmp_path: Path) -> None:
     name = str(folder)
     with pytest.raises(InputError, match="no such|cannot be found"):
         vtoken.load(str(tmp_path / "nothing"), "cpu")
+    for near in ("referense", "Reference"):  # at once: no hub is asked
+        with pytest.raises(InputError, match="did you mean 'reference'"):
+            vtoken.load(near)
+    with pytest.raises(InputError, match="owner/name"):
+        vtoken.load("qwen2.5-vl-7b")
     with pytest.raises(InputError, match=r"config\.json"):
         vtoken.load(str(tmp_path), "cpu")
     with pytest.raises(InputError, match="give one of them"):

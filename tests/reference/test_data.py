@@ -11,7 +11,7 @@ import pytest
 
 from vtoken.errors import InputError
 from vtoken.reference import data
-from vtoken.reference.questions import DENSE, TASKS
+from vtoken.reference.questions import DENSE, TASKS, ask_all, ask_image, knows
 from vtoken.reference.render import Painter
 from vtoken.reference.world import COLOURS, FRAMES, SPAN, SYMBOLS, Panel, script
 
@@ -145,6 +145,16 @@ def test_scene_against_the_pictures() -> None:
             assert nearest == q.answer
             found += 1
     assert found > 3
+
+
+def test_the_world_knows_its_own_questions_and_no_others() -> None:
+    for seed in range(60):
+        made = script(seed)
+        rng = np.random.default_rng(seed)
+        for question in [*ask_all(made, rng), *ask_image(made, 0)]:
+            assert knows(question.text) and knows(question.text.rstrip("?").upper()), question.text
+    for text in ("What is on the slide?", "How many times does the dog bark?", "Which symbol does the panel show?", ""):
+        assert not knows(text)
 
 
 def test_what_is_asked_is_on_screen_around_the_time() -> None:

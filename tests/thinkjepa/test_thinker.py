@@ -96,6 +96,27 @@ def test_a_plan_makes_the_thinker_shorter(name):
     assert cut.tokens["generated"].shape == stock.tokens["generated"].shape
 
 
+@pytest.mark.parametrize("plan", ["grt", "grt:hold=off"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "llava_onevision"])
+def test_a_gate_makes_the_thinker_shorter(name, plan):
+    """The states are those of the rows that are computed, up to the first written token."""
+    model, given = model_of(name), inputs(name, only=0)
+    pixels = given["pixel_values_videos"]
+    if pixels.dim() == 5:
+        pixels[:] = pixels[:, :1].clone()
+    else:
+        steps = int(given["video_grid_thw"][0, 0])
+        pixels[:] = pixels[: len(pixels) // steps].repeat(steps, 1)
+    stock, out = think(model, given, max_new_tokens=3)
+    with vtoken.wrapped(model, plan, fps=2):
+        heard, same = think(model, given, max_new_tokens=3)
+        report = model.vtoken.report
+    assert int(heard.masks["prefill"].sum()) == report.prompt < int(stock.masks["prefill"].sum())
+    assert heard.tokens["generated"].shape == stock.tokens["generated"].shape and same.shape == out.shape
+    first = heard.masks["prefill"][0].nonzero()[0, 0]
+    assert torch.allclose(heard.tokens["prefill"][0, :, first], stock.tokens["prefill"][0, :, 0], atol=1e-4)
+
+
 def test_hooks_go_after_an_error_too():
     model = model_of("qwen3_vl")
     with pytest.raises(ZeroDivisionError), listening(model) as heard:
@@ -103,7 +124,7 @@ def test_hooks_go_after_an_error_too():
         raise ZeroDivisionError
     assert hooks(model) == 0
     with pytest.raises(InputError, match="not heard"):
-        heard.streams()
+        heard.streams(1)
 
 
 def test_what_cannot_be_is_refused():

@@ -99,7 +99,7 @@ def captions(lines: Sequence[Line], data: Data) -> list[str]:
         f"{data.name}: {x.clips} clips, {x.score.questions} questions ({counts})",
         "score: mean over the tasks; intervals: 95 % bootstrap over clips, paired where two plans are compared",
         "tokens, frames: mean over clips",
-        "in layers: visual tokens, mean over the layers of the language model; FLOPs: of its layers in reading the prompt",
+        "in layers: visual tokens, mean over the layers of the language model; FLOPs: those of its layers for a prompt",
         "of none: share of the score with all tokens; worst: of the task that keeps the smallest share of its own",
         "time: mean for one question of a clip, which share its reading and prefill; plans share reading and encoding, "
         "timed once",

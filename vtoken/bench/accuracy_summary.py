@@ -42,7 +42,7 @@ class Line:
         tokens, stock, encoded, frames: means over clips.
         milliseconds: mean by stage for one question.
         notes: caps, fallbacks and warnings, each once.
-        layer_tokens, flops: means over clips and questions, see ``Record``; None where answers do not have them.
+        layer_tokens, flops: means over clips, see ``Record``; None where answers do not have them.
     """
 
     plan: str
@@ -127,8 +127,8 @@ class _Sums:
                 if any(s in r.milliseconds for r in records)
             },
             notes=list(dict.fromkeys(n for r in clips for n in r.notes)),
-            layer_tokens=_known_mean([r.layer_tokens for r in records]),
-            flops=_known_mean([r.flops for r in records]),
+            layer_tokens=_clip_mean(records, "layer_tokens"),
+            flops=_clip_mean(records, "flops"),
         )
 
     def score(
@@ -172,10 +172,14 @@ class _Sums:
         return sums, counts
 
 
-def _known_mean(values: list[float | None]) -> float | None:
-    """None where any value is unknown."""
-    known = [v for v in values if v is not None]
-    return float(np.mean(known)) if len(known) == len(values) else None
+def _clip_mean(records: list[Record], name: str) -> float | None:
+    """Mean over clips of the mean over a clip's questions; None where any value is unknown."""
+    clips: dict[str, list[Any]] = {}
+    for r in records:
+        clips.setdefault(r.clip, []).append(getattr(r, name))
+    if any(v is None for values in clips.values() for v in values):
+        return None
+    return float(np.mean([np.mean(values) for values in clips.values()]))
 
 
 def _mean(sums: np.ndarray, counts: np.ndarray) -> float:

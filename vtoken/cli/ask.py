@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
     from vtoken.methods.plan import Plan
     from vtoken.qa import load as loading
     from vtoken.qa.api import ask
+    from vtoken.reference.questions import EXAMPLES, WORLD, knows
     from vtoken.video import files, open_video
 
     if not arguments.question.strip():
@@ -62,6 +63,11 @@ def run(arguments: argparse.Namespace) -> None:
     # what can be refused is refused before the weights are read
     plan = Plan.parse(arguments.plan, arguments.keep, arguments.tokens, arguments.per_second)
     plan = with_hold(plan, arguments.hold)
+    if arguments.model == loading.REFERENCE and not knows(arguments.question):
+        raise InputError(
+            f"{arguments.question!r} is no question for the model of the package: {WORLD}. Ask, for example, "
+            f"{EXAMPLES[0]!r} about a clip of `vtoken bench make-data`, or name a checkpoint with --model"
+        )
     with _quiet() as logged:
         open_video(arguments.video, **clip).close()
         with _status(f"loading {arguments.model}"):
@@ -71,6 +77,8 @@ def run(arguments: argparse.Namespace) -> None:
     for text in dict.fromkeys(logged):
         if text not in found.report.notes:  # the report prints its own
             print(f"vtoken: note: {text}", file=sys.stderr)
+    if arguments.model == loading.REFERENCE:
+        found.report.notes.append(f"{WORLD}; about any other video its answer means nothing")
     show(found, arguments.model, arguments.json)
 
 

@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from vtoken.cli import accuracy as accuracy_cli
 from vtoken.cli import ask as ask_cli
 from vtoken.cli import demo, fidelity, jepa, kernels
-from vtoken.errors import VtokenError
+from vtoken.errors import InputError, VtokenError
 from vtoken.version import __version__
 
+SUBCOMMANDS = ("gate", kernels.NAME, fidelity.NAME, *accuracy_cli.NAMES)  # of bench
 KEEP = 0.1  # budget of bench where none is given
 PLANS = "none; random; uniform; evs; grt; grt | divprune"
 ASK_EXAMPLE = 'vtoken ask lecture.mp4 "What is on the slide at 0:42?" --model Qwen/Qwen2.5-VL-3B-Instruct --fps 10'
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; default those of the process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["bench"] and words[1:2] and words[1] in ("gate", kernels.NAME, fidelity.NAME, *accuracy_cli.NAMES):
+    if words[:1] == ["bench"] and words[1:2] and words[1] in SUBCOMMANDS:
         words[:2] = [f"bench {words[1]}"]
     arguments = parser().parse_args(words)
     return guarded(lambda: arguments.run(arguments))
@@ -84,9 +85,10 @@ def parser() -> argparse.ArgumentParser:
         commands,
         "methods",
         methods,
-        "every method that a plan can name, by where it acts",
-        "vtoken methods --family qwen3_vl",
+        "every method that a plan can name, by where it acts; or the options of one",
+        "vtoken methods divprune",
     )
+    methods_.add_argument("name", metavar="NAME", nargs="?", help="show this method: its options, needs and paper")
     form = methods_.add_mutually_exclusive_group()
     form.add_argument("--family", help="show which of them run on this family (model type, such as qwen2_5_vl)")
     form.add_argument("--markdown", action="store_true", help="the table of docs/methods.md: all methods, all families")
@@ -125,8 +127,18 @@ def _shared_arguments(to: argparse.ArgumentParser) -> None:
 def _ask_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("video", metavar="VIDEO", help="video file or folder of images")
     to.add_argument("question", metavar="QUESTION")
-    to.add_argument("--model", required=True, metavar="ID_OR_PATH", help="checkpoint: a hub id or a folder")
-    to.add_argument("--plan", default="grt", help="stages, for example 'grt | divprune' (default grt)")
+    to.add_argument(
+        "--model",
+        default="reference",
+        metavar="ID_OR_PATH",
+        help="checkpoint: a hub id or a folder (default reference, the small model of the package, which knows "
+        "DenseQA clips only)",
+    )
+    to.add_argument(
+        "--plan",
+        default="default",
+        help="stages, for example 'grt | todre' (default grt; with a budget grt | divprune)",
+    )
     to.add_argument("--fps", type=_rate, help="frames a second to read, or native for all of them (default 2)")
     _budget_arguments(to)
     _clip_arguments(to)
@@ -222,8 +234,14 @@ def bench_gate(arguments: argparse.Namespace) -> None:
 def methods(arguments: argparse.Namespace) -> None:
     """`vtoken methods`."""
     from vtoken.cli import table as catalogue
+    from vtoken.cli.method import print_method
     from vtoken.families.support import family
 
+    if arguments.name is not None:
+        if arguments.markdown or arguments.family:
+            raise InputError(f"methods {arguments.name}: --family and --markdown go without the name of a method")
+        print_method(arguments.name)
+        return
     if arguments.markdown:
         print(catalogue.markdown())
         return

@@ -14,6 +14,7 @@ from vtoken.demos.parts import clip_input
 from vtoken.demos.records import Run
 from vtoken.demos.runner import Runner, readable
 from vtoken.demos.visitors import Visitor
+from vtoken.methods.plan import DEFAULT
 
 
 def offer(runner: Runner) -> None:
@@ -23,7 +24,7 @@ def offer(runner: Runner) -> None:
         video: str | None,
         question: str,
         fps: float = 2.0,
-        plan: str = "grt",
+        plan: str = DEFAULT,
         keep: float | None = None,
         tokens: float | None = None,
         per_second: float | None = None,
@@ -60,7 +61,7 @@ def offer(runner: Runner) -> None:
     names = ("keep", "tokens", "per_second", "start", "end")
     with gr.Group(visible=False):
         inputs = [clip_input("video"), gr.Textbox(label="question"), gr.Number(2.0, label="fps")]
-        inputs += [gr.Textbox("grt", label="plan"), *(gr.Number(None, label=name) for name in names)]
+        inputs += [gr.Textbox(DEFAULT, label="plan"), *(gr.Number(None, label=name) for name in names)]
         inputs += [gr.Number(None, label="max_new_tokens")]
         out, ask_button, plans_button = gr.JSON(), gr.Button(), gr.Button()
         ask_button.click(ask, inputs, out, api_name="ask", concurrency_id=QUEUE, concurrency_limit=1)

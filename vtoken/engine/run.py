@@ -13,6 +13,7 @@ from vtoken.engine.assisted import is_assisted, with_prefilled
 from vtoken.engine.cache import DYNAMIC, counting_dropped, mark, new_cache
 from vtoken.engine.call import Call
 from vtoken.engine.clock import Clock
+from vtoken.engine.columns import columns_of, moved
 from vtoken.engine.hold.inputs import generate_inputs, hold_inputs
 from vtoken.engine.inside import inside
 from vtoken.engine.labelled import labelled
@@ -21,7 +22,7 @@ from vtoken.engine.prepare import ENCODER, Prepared, placeholder_ids, prepare, t
 from vtoken.engine.reduce import Kept
 from vtoken.engine.splice import Cut, cut_inputs
 from vtoken.engine.uncut import as_uncut, fill_padding
-from vtoken.errors import InputError, UnsupportedError
+from vtoken.errors import UnsupportedError
 from vtoken.families.compat import cache_of, handed, handing, received
 
 PER_COLUMN = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
@@ -30,6 +31,8 @@ PER_COLUMN = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type
 def forward(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> Any:
     """``forward`` of the stock model on the cut prompt; logits and labels are those of the columns that stay.
 
+    An output that is no tuple has them as ``vtoken_columns``, int64 [B, n], -1 for padding.
+
     Args:
         inputs: arguments of ``forward`` with pixels, or with ids whose clips are in ``call``.
         stock: the model's own ``forward``.
@@ -37,7 +40,7 @@ def forward(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> An
     given, stock = received(call.model, dict(inputs)), handing(call.model, stock)
     ready = prepare(call, given, generating=False)
     if ready.drops and isinstance(ready.inputs.get("logits_to_keep"), Tensor):
-        ready.inputs["logits_to_keep"] = _moved(ready, ready.inputs["logits_to_keep"])
+        ready.inputs["logits_to_keep"] = moved(ready, ready.inputs["logits_to_keep"])
     arguments = ready.inputs
     if ready.hold is not None:
         arguments = hold_inputs(call.model, arguments, ready.hold, ready.stock["position_ids"])
@@ -50,7 +53,10 @@ def forward(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> An
         caches = [value for value in made if hasattr(value, "get_seq_length")]
         _mark_dropped(ready, *caches, given.get("past_key_values"))
     labels = ready.inputs.get("labels")
-    return out if labels is None else labelled(out, labels)
+    out = out if labels is None else labelled(out, labels)
+    if not isinstance(out, tuple):
+        out.vtoken_columns = columns_of(ready)
+    return out
 
 
 @torch.no_grad()
@@ -255,25 +261,6 @@ def _settings(model: Any, inputs: dict[str, Any]) -> Any:
         config.update(**{n: v for n, v in given.to_dict().items() if v is not None})
     config.update(**{n: v for n, v in inputs.items() if hasattr(config, n) and n != "generation_config"})
     return config
-
-
-def _moved(ready: Prepared, index: Tensor) -> Tensor:
-    """int64 [n]: columns of the cut prompt in place of columns of the original one (``logits_to_keep``).
-
-    Raises:
-        InputError: a column was dropped.
-        UnsupportedError: prompts of a batch keep different columns.
-    """
-    width, slots = ready.width, ready.cut.slots
-    if any(len(s) != len(slots[0]) or bool((s != slots[0]).any()) for s in slots):
-        raise UnsupportedError("logits_to_keep as a tensor needs one prompt, or prompts that keep the same columns")
-    where = torch.full((width,), -1, device=index.device)
-    where[slots[0].to(index.device)] = torch.arange(len(slots[0]), device=index.device)
-    moved = where[index]
-    if bool((moved < 0).any()):
-        lost = index[moved < 0].tolist()
-        raise InputError(f"logits_to_keep={lost}: these columns were dropped by the plan; ask for columns of text")
-    return moved
 
 
 def _repeats_visual_end(call: Call, ready: Prepared, inputs: dict[str, Any]) -> bool:

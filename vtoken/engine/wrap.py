@@ -18,7 +18,7 @@ from vtoken.engine.session import Session
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.families.compat import accepts_outputs, core
 from vtoken.families.family import has_pixels
-from vtoken.methods.plan import Plan, PlanLike
+from vtoken.methods.plan import DEFAULT, Plan, PlanLike
 from vtoken.video.processors import read_processor
 
 METHODS = ("forward", "generate")
@@ -26,7 +26,7 @@ METHODS = ("forward", "generate")
 
 def wrap(
     model: Any,
-    plan: PlanLike = "grt",
+    plan: PlanLike = DEFAULT,
     *,
     keep: float | None = None,
     tokens: int | None = None,
@@ -41,7 +41,8 @@ def wrap(
     Args:
         model: a Hugging Face ...ForConditionalGeneration model of a known family, also in a PEFT or torch.compile
             wrapper.
-        plan: text such as ``"grt | divprune"``, a method, a list of methods or a ``Plan``.
+        plan: text such as ``"grt | divprune"``, a method, a list of methods or a ``Plan``; by default ``"grt"``, and
+            ``"grt | divprune"`` under a budget.
         keep, tokens, per_second: shared budget, at most one: share of the stock model's visual tokens, tokens in
             all, or tokens for each second of video.
         fps: sampling rate of videos passed as ``pixel_values_videos``, where the inputs do not hold it.
@@ -107,7 +108,7 @@ def unwrap(model: Any) -> Any:
 
 
 @contextmanager
-def wrapped(model: Any, plan: PlanLike = "grt", **options: Any) -> Iterator[Any]:
+def wrapped(model: Any, plan: PlanLike = DEFAULT, **options: Any) -> Iterator[Any]:
     """``wrap`` for the length of a block."""
     wrap(model, plan, **options)
     try:

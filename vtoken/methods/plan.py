@@ -25,6 +25,7 @@ from vtoken.methods.signals import with_given
 from vtoken.methods.thinner import Thinner
 
 PlanLike = Union[str, Method, Iterable[Method], "Plan"]
+DEFAULT = "default"  # the plan where none is given: grt, and under a budget divprune behind it
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class Plan:
     ) -> Plan:
         """A plan from text, a method, several methods or a plan, with an optional shared budget.
 
+        The text "default" is ``grt``, and under a budget, which ``grt`` takes none of, ``grt | divprune``.
+
         Raises:
             InputError: unknown method or option, two budgets, a budget out of range, or stages in a wrong order.
         """
@@ -84,10 +87,15 @@ class Plan:
         if isinstance(plan, Method):
             return cls((plan,), budget)
         if not isinstance(plan, str):
-            stages = tuple(plan)
-            if not all(isinstance(s, Method) for s in stages):
-                raise InputError(f"plan {plan!r}: expected text, a method or a list of methods")
+            stages = tuple(plan) if isinstance(plan, Iterable) else ()
+            if not isinstance(plan, Iterable) or not all(isinstance(s, Method) for s in stages):
+                raise InputError(
+                    f"plan={plan!r}: give text such as 'grt | divprune' ('none' runs the stock model), a method or a "
+                    "list of methods, or leave it out for 'grt'"
+                )
             return cls(stages, budget)
+        if plan == DEFAULT:
+            plan = "grt" if budget is None else "grt | divprune"
         if not plan.strip():
             raise InputError("the plan is empty; write for example 'grt | divprune', or 'none'")
         return cls(tuple(registry.parse(part, plan) for part in registry.split(plan, "|")), budget)

@@ -153,7 +153,7 @@ def get(name: str) -> type[Method]:
     """
     _load()
     if name not in _methods:
-        near = difflib.get_close_matches(name, _methods, n=3)
+        near = difflib.get_close_matches(name.lower(), _methods, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known methods: {', '.join(names())}"
         raise InputError(f"unknown method {name!r}; {hint} (`vtoken methods` lists them all)")
     return _methods[name]

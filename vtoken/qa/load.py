@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,10 +96,17 @@ def _dtype(given: Any, where: Any, torch: Any) -> Any:
 
 
 def _folder(name: str) -> str:
-    """Where the model that ships with the package lies; any other name as it is."""
+    """Where the model that ships with the package lies; any other name as it is.
 
+    Raises:
+        InputError: a name that is neither a folder nor a hub id, which has the form owner/name.
+    """
     if name != REFERENCE:
-        return name
+        if "/" in name or os.sep in name or Path(name).exists():
+            return name
+        near = difflib.get_close_matches(name.lower(), [REFERENCE])
+        hint = f"did you mean {REFERENCE!r}, the model of the package?" if near else "a hub id is written owner/name"
+        raise InputError(f"model {name!r}: there is no such folder; {hint}")
     if not (WEIGHTS / "config.json").is_file():
         raise InputError(
             f"model {name!r}: its weights are missing from {WEIGHTS}; train and export them with "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,33 @@ WAYS = ("left", "right", "up", "down")
 PLACES = ("left", "middle", "right", "top", "bottom")
 NUMBERS = tuple("0123456789")
 SETTLED = 6  # frames after which what is shown counts as held
+
+WORLD = (
+    "the reference model knows the rendered clips of DenseQA: panels that show symbols one after the other, a lamp "
+    "that flashes, one moving shape, and still shapes of some colour"
+)
+EXAMPLES = ("How many times does the lamp flash?", "Which symbols does the red panel show in order?")
+_ASKED = re.compile(
+    "|".join(
+        (
+            r"Which symbols? does the \w+ panel show( in order| at \d+(\.\d+)? seconds)?",
+            r"Which symbol follows \w+ in the \w+ panel",
+            r"Which comes first in the \w+ panel, \w+ or \w+",
+            r"How many times does the lamp flash( in the (first|second) half)?",
+            r"Which way does the moving shape go at (first|last)",
+            r"Does the moving shape turn back",
+            r"Where does the moving shape end",
+            r"What colour is the (\w+|still shape in the scene that comes back)",
+            r"Which still shape is (\w+|in the scene (that comes back|shown once))",
+        )
+    ),
+    re.IGNORECASE,
+)
+
+
+def knows(text: str) -> bool:
+    """Whether a question is one of those that the reference model was trained on, whatever its symbols and colours."""
+    return bool(_ASKED.fullmatch(" ".join(text.split()).rstrip("? ")))
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ def listen(thinker: Any, processor: Any, frames: np.ndarray, recipe: Recipe) -> 
     from vtoken.thinkjepa.thinker import listening
 
     with listening(thinker, recipe.layers) as heard:
-        report = ask(
+        answer = ask(
             thinker,
             processor,
             frames,
@@ -171,8 +171,9 @@ def listen(thinker: Any, processor: Any, frames: np.ndarray, recipe: Recipe) -> 
             native_fps=FPS / SPARSE,
             plan=recipe.plan,
             max_new_tokens=recipe.new_tokens,
-        ).report
-    return heard.streams(), [report.prompt, report.tokens, sum(report.milliseconds.values())]
+        )
+    report = answer.report
+    return heard.streams(len(answer.tokens)), [report.prompt, report.tokens, sum(report.milliseconds.values())]
 
 
 def _write(rows: list[dict[str, Tensor]], path: Path) -> None:

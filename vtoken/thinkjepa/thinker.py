@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vtoken.errors import InputError
+from vtoken.families.compat import cache_of
 from vtoken.thinkjepa.streams import Streams
 
 
@@ -41,11 +42,11 @@ class Heard:
         self._ends = [ends] if isinstance(ends, int) else list(ends or [])
         self._layers = layers
         self._calls: list[dict[int, Tensor]] = []
-        self._inputs: list[tuple[Tensor | None, Tensor | None]] = []
+        self._inputs: list[tuple[Tensor | None, Any, Any]] = []
 
-    def begin(self, ids: Tensor | None, mask: Tensor | None) -> None:
+    def begin(self, ids: Tensor | None, mask: Any, cache: Any) -> None:
         """A forward of the whole model starts."""
-        self._inputs.append((ids, mask))
+        self._inputs.append((ids, mask, cache))
         self._calls.append({})
 
     def hear(self, layer: int, states: Tensor) -> None:
@@ -53,29 +54,29 @@ class Heard:
         if self._calls:
             self._calls[-1][layer] = states.detach()
 
-    def streams(self) -> Streams:
-        """States by stream: the first forward is the prefill, each later one a generated token.
+    def streams(self, written: int) -> Streams:
+        """States by stream: each token that was written and read again is one forward, those before are the prefill.
 
-        Padding is masked, and so is everything from a sample's end token on, so that a row of a batch holds what the
-        sample alone would.
+        The prefill of a wrapped model is more than one forward. Padding is masked, and so is everything from a sample's
+        end token on, so that a row of a batch holds what the sample alone would.
+
+        Args:
+            written: new tokens of ``generate``, the last of which was not read.
 
         Raises:
             InputError: nothing was heard.
         """
-        if not self._calls or not self._calls[0]:
+        reads = len(self._calls) - max(written - 1, 0)
+        if reads < 1 or not self._calls[0]:
             raise InputError("the thinker was not heard: call model.generate once while listening")
-        first, *later = (torch.stack([call[i] for i in self._layers], 1) for call in self._calls)
-        (_, mask), *fed = self._inputs
-        real = torch.ones(len(first), first.shape[2], dtype=torch.bool, device=first.device)
-        if mask is not None:
-            if mask.dim() != 2 or mask.shape != real.shape:
-                raise InputError(f"attention mask of the prefill is {list(mask.shape)}, [B, {real.shape[1]}] expected")
-            real = mask.bool()
-        written = torch.cat(later, 2) if later else first[:, :, :0]
-        return Streams({"prefill": first, "generated": written}, {"prefill": real, "generated": self._written(fed)})
+        states = [torch.stack([call[i] for i in self._layers], 1) for call in self._calls]
+        read = torch.cat(states[:reads], 2)
+        later = torch.cat(states[reads:], 2) if states[reads:] else read[:, :, :0]
+        real = torch.cat([_real(s, *given[1:]) for s, given in zip(states[:reads], self._inputs, strict=False)], 1)
+        return Streams({"prefill": read, "generated": later}, {"prefill": real, "generated": self._written(reads)})
 
-    def _written(self, fed: list[tuple[Tensor | None, Tensor | None]]) -> Tensor:
-        ids = [i[:, -1:] for i, _ in fed if i is not None]
+    def _written(self, reads: int) -> Tensor:
+        ids = [ids[:, -1:] for ids, *_ in self._inputs[reads:] if ids is not None]
         device = next(iter(self._calls[0].values())).device
         if not ids:
             batch = len(next(iter(self._calls[0].values())))
@@ -83,6 +84,20 @@ class Heard:
         tokens = torch.cat(ids, 1)
         ended = torch.isin(tokens, torch.tensor(self._ends, device=tokens.device, dtype=tokens.dtype))
         return ended.cumsum(1) == 0
+
+
+def _real(states: Tensor, mask: Any, cache: Any) -> Tensor:
+    """bool [B, n]: columns of a part of the prefill, states [B, layers, n, D], that are no padding."""
+    batch, _, n, _ = states.shape
+    rows = getattr(cache, "real_rows", None)  # of held prompts, whose mask has no row for padding
+    if rows is not None and rows.shape[1] == n:
+        return rows.to(states.device)
+    if mask is None:
+        return torch.ones(batch, n, dtype=torch.bool, device=states.device)
+    if not isinstance(mask, Tensor) or mask.dim() != 2 or mask.shape[1] < n:
+        found = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise InputError(f"attention mask of the prefill is {found}, [B, {n}] or longer expected")
+    return mask[:, -n:].bool()
 
 
 @contextmanager
@@ -106,7 +121,8 @@ def listening(model: Any, layers: Sequence[int] | None = None) -> Iterator[Heard
     heard = Heard(model, chosen)
 
     def begin(_: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        heard.begin(kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask"))
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        heard.begin(ids, kwargs.get("attention_mask"), cache_of(kwargs))
 
     def catch(layer: int):
         def hook(_: Any, __: Any, output: Any) -> None:
@@ -116,7 +132,7 @@ def listening(model: Any, layers: Sequence[int] | None = None) -> Iterator[Heard
 
     hooks = []
     try:
-        hooks.append(model.register_forward_pre_hook(begin, with_kwargs=True))
+        hooks.append(model.base_model.register_forward_pre_hook(begin, with_kwargs=True))  # a held prefill has no head
         hooks += [stack[i].register_forward_hook(catch(i)) for i in chosen]
         yield heard
     finally:
@@ -146,4 +162,5 @@ def think(
         raise InputError(f"max_new_tokens={max_new_tokens} must be at least 1")
     with listening(model, layers) as heard:
         out = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
-    return heard.streams(), out if isinstance(out, Tensor) else out.sequences
+    ids = out if isinstance(out, Tensor) else out.sequences
+    return heard.streams(ids.shape[1] - inputs["input_ids"].shape[1]), ids

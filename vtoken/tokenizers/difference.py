@@ -17,7 +17,11 @@ PATCH = 14  # pixels; larger cells are compared patch by patch: a mean over 28 p
 @register("mad")
 @dataclass(kw_only=True)
 class Mad(Gate):
-    """Keeps cells whose mean absolute luma difference in some patch exceeds the threshold (levels of 255)."""
+    """Keeps cells whose mean absolute luma difference in some patch exceeds the threshold.
+
+    Attributes:
+        threshold: levels of 255.
+    """
 
     threshold: Threshold = 4.0
 
@@ -29,7 +33,11 @@ class Mad(Gate):
 @register("rms")
 @dataclass(kw_only=True)
 class Rms(Gate):
-    """Keeps cells whose root mean square luma difference in some patch exceeds the threshold (levels of 255)."""
+    """Keeps cells whose root mean square luma difference in some patch exceeds the threshold.
+
+    Attributes:
+        threshold: levels of 255.
+    """
 
     threshold: Threshold = 6.0
 
@@ -41,7 +49,11 @@ class Rms(Gate):
 @register("max")
 @dataclass(kw_only=True)
 class Max(Gate):
-    """Keeps cells in which some pixel's luma differs by more than the threshold (levels of 255)."""
+    """Keeps cells in which some pixel's luma differs by more than the threshold.
+
+    Attributes:
+        threshold: levels of 255.
+    """
 
     threshold: Threshold = 32.0
 

@@ -62,9 +62,12 @@ class Rlt(PreviousStep):
 @register("dtd_pixel")
 @dataclass(kw_only=True)
 class DtdPixel(PreviousStep):
-    """Differential token drop on pixels: drops cells whose mean RGB difference is below the threshold (of 0..1).
+    """Differential token drop on pixels: drops cells whose mean RGB difference is below the threshold.
 
     As published the vision encoder still runs on everything; as a gate the dropped cells are not encoded.
+
+    Attributes:
+        threshold: of the mean difference, where the full range of a channel is 1.
     """
 
     paper: ClassVar[str] = "TimeChat-Online, arXiv:2504.17343"

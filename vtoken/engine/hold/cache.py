@@ -20,7 +20,8 @@ class HoldCache(DynamicCache):
 
     Hand it, empty, to the language model together with the rows, their positions and ``prefill_mask``; then go on as
     with any cache: its length is that of the stock prompt, so that positions, masks and rope deltas of later tokens are
-    the stock model's own. Layers of linear attention see the rows only.
+    the stock model's own. Layers with a sliding window keep all columns and see those in their window; layers of linear
+    attention see the rows only.
 
     Columns that show nothing are not stored. They come first in a cache's mask (as columns that slid out of a window
     do), which is right for one sample and whatever mask; for several samples that hide different numbers of columns
@@ -48,17 +49,14 @@ class HoldCache(DynamicCache):
                 "turning queries needs vtoken's attention function; call vtoken.engine.hold.attention.install(model), "
                 "or keep the turned keys (query=False)"
             )
+        if query and support.window(text) is not None:
+            raise UnsupportedError("layers with a sliding window keep the turned keys; leave out query=True")
         self.tables = tables
         self.row_column: Tensor | None = None
+        self.real_rows: Tensor | None = None  # bool [B, R] of the prefill, False for padding
         for i, linear in enumerate(self.is_linear):
             if not linear:
                 self.layers[i] = (QueryLayer if query else HoldLayer)(tables)
-
-    @property
-    def computed(self) -> Tensor:
-        """bool [B, R], rows that are no padding."""
-        assert self.row_column is not None
-        return self.row_column >= 0
 
     def leave(self, layer: int, rows: Tensor) -> None:
         """From a layer on, only some rows go on; their columns leave with the others.

@@ -72,7 +72,8 @@ class Run:
                 )
         elif (setup.stages or setup.evictors) and self._reads_prompt(ids, samples, queries):
             if held := held_by(cache):
-                real = held.computed
+                real = held.real_rows
+                assert real is not None
             else:
                 real = masks.real_columns(given.get("attention_mask"), samples, queries, like.device)
             self.state = Reading(setup, torch.where(real, torch.arange(queries, device=like.device), -1), not self.read)
