@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from vtoken.errors import UnsupportedError
+from vtoken.families.compat import cache_of
 
 DYNAMIC = (None, "dynamic", "dynamic_full", "offloaded")
 STATIC = ("static", "offloaded_static")
@@ -85,7 +86,7 @@ def mark(cache: Any, dropped: int) -> None:
 
 def refuse_cut(inputs: dict[str, Any]) -> None:
     """Raises UnsupportedError: the cache in a call's arguments was made from a cut prompt."""
-    cache = inputs.get("past_key_values")
+    cache = cache_of(inputs)
     dropped = getattr(cache, "vtoken_dropped", 0)
     if dropped and cache is not None and int(cache.get_seq_length()) > 0:  # an emptied cache is like a new one
         raise UnsupportedError(
