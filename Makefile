@@ -10,7 +10,7 @@ STAMP  := $(VENV)/.vtoken-installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-all test-demo test-lmms lint bench fuzz clean
+.PHONY: help setup run test test-slow test-all test-demo test-lmms lint bench gpu fuzz clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ bench: $(STAMP) ## every benchmark that needs one clip at most: VIDEO=path, or t
 	@test -n '$(VIDEO)' || test -f '$(OUT)/lecture.mp4' || $(BIN)/python -c "from vtoken.cli.main_job import lecture; lecture('$(OUT)', 8.0)"
 	@for name in overhead encoder; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 	@for name in pipeline gate_cost; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name '$(or $(VIDEO),$(OUT)/lecture.mp4)'; done
+
+gpu: $(STAMP) ## every figure that needs a GPU, into docs/benchmarks; without one it says so and fails
+	@$(BIN)/python -m benchmarks.gpu --out docs/benchmarks $(ARGS)
 
 fuzz: $(STAMP) ## damaged files and odd arguments for 10 minutes; a second run goes on (CASES=10000 in all)
 	@OMP_NUM_THREADS=1 nice -n 19 $(BIN)/python -m benchmarks.fuzz --cases $(or $(CASES),10000) --log '$(OUT)/fuzz.jsonl' --summary docs/benchmarks/fuzz.md

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from vtoken.cli import accuracy as accuracy_cli
 from vtoken.cli import ask as ask_cli
-from vtoken.cli import batch, demo, fidelity, jepa, joint, kernels, serve
+from vtoken.cli import batch, demo, fidelity, jepa, joint, kernels, serve, watch
 from vtoken.errors import InputError, VtokenError
 from vtoken.version import __version__
 
@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
             "vtoken bench clip.mp4 --fps 1,2,5,10",
         )
     )
+    watch.add(commands, _command)
     told = "what gates keep of a video, and how true the rebuilt video is (PSNR); no model is run"
     gate = _command(commands, "bench gate", bench_gate, told, "vtoken bench gate clip.mp4")
     gate.add_argument("videos", metavar="VIDEO", nargs="+")

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-import torch
-
 from vtoken import families
 from vtoken.data.report import Report
 from vtoken.engine.check import check, on_model
@@ -156,8 +154,8 @@ def questions_of(
     def make(one: Video | Image, report: Report) -> Clip:
         preprocess = preprocessor_of(family, inner, processor)
         if isinstance(one, Video):
-            return read_clip(one.source, preprocess, chosen, report, sampling, _dtype(inner), progress)
-        still = read_clip([one.load()], preprocess, chosen, Report(), Sampling("native"), _dtype(inner))
+            return read_clip(one.source, preprocess, chosen, report, sampling, progress)
+        still = read_clip([one.load()], preprocess, chosen, Report(), Sampling("native"))
         return replace(still, seconds=0.0)
 
     memory = memory or ClipMemory()
@@ -269,7 +267,3 @@ def preprocessor_of(family: Family, model: Any, processor: Any) -> Preprocessor:
         return family.preprocess(model, read_processor(processor))
     except UnsupportedError:  # image processors that tile; frames of a video are never tiled
         return family.preprocess(model)
-
-
-def _dtype(model: Any) -> torch.dtype:
-    return model.dtype if model.dtype.is_floating_point else torch.float32
