@@ -41,7 +41,8 @@ def timed(frames: np.ndarray, fps: float = 4) -> Iterator[tuple[float, np.ndarra
 
 def stream_of(name: str, frames: np.ndarray, **options: Any) -> vtoken.Stream:
     model = model_of(name)
-    return vtoken.stream(model, tokenizer_of(model), timed(frames), **OPTIONS | {"plan": "grt"} | options)
+    given: dict[str, Any] = OPTIONS | {"plan": "grt"} | options
+    return vtoken.stream(model, tokenizer_of(model), timed(frames), **given)
 
 
 def of_file(name: str, frames: np.ndarray, question: str, plan: str) -> vtoken.Answer:
@@ -235,7 +236,8 @@ def test_two_streams_of_one_model_answer_as_alone() -> None:
     other = video()[:, ::-1].copy()
     with stream_of("qwen3_5", video()) as a, stream_of("qwen3_5", other) as b:
         for until in (2.0, 4.0, 9.0):
-            a.run(until=until), b.run(until=until)
+            a.run(until=until)
+            b.run(until=until)
             a.ask("what moves?")
         one, two = (s.state.logits(torch.tensor([60, 61])) for s in (a, b))
     with stream_of("qwen3_5", video()) as a:
