@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from functools import lru_cache
 from typing import Any
@@ -10,6 +11,7 @@ from vtoken.errors import UnsupportedError
 
 DYNAMIC = (None, "dynamic", "dynamic_full", "offloaded")
 STATIC = ("static", "offloaded_static")
+QUANTISED = "quantized"
 
 
 def new_cache(model: Any, config: Any, length: int) -> Any:
@@ -30,7 +32,12 @@ def new_cache(model: Any, config: Any, length: int) -> Any:
     if kind in STATIC:
         length = max(length, config.max_cache_len or 0)
         return StaticCache(config=text, max_cache_len=length, offloading=kind == "offloaded_static")
-    known = ", ".join(str(k) for k in (*DYNAMIC[1:], *STATIC))
+    if kind == QUANTISED:
+        from transformers.cache_utils import QuantizedCache
+
+        options = {"config": text} | copy.deepcopy(config.cache_config or {})
+        return QuantizedCache(backend=options.pop("backend", "quanto"), **options)
+    known = ", ".join(str(k) for k in (*DYNAMIC[1:], *STATIC, QUANTISED))
     raise UnsupportedError(f"cache_implementation={kind!r} cannot hold a prompt that vtoken cut; use one of {known}")
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vtoken.engine.assisted import is_assisted, with_prefilled
-from vtoken.engine.cache import DYNAMIC, counting_dropped, mark, new_cache
+from vtoken.engine.cache import DYNAMIC, QUANTISED, counting_dropped, mark, new_cache
 from vtoken.engine.call import Call
 from vtoken.engine.clock import Clock
 from vtoken.engine.columns import columns_of, moved
@@ -166,6 +166,11 @@ def _prefill(call: Call, ready: Prepared, config: Any, given: Any) -> Any:
         )
     cache = new_cache(model, config, kept + _new_tokens(config, ready.width)) if given is None else given
     mark(cache, 0)  # one that was emptied
+    if call.family.prefix and config.cache_implementation == QUANTISED:
+        raise UnsupportedError(
+            f"{call.family.title} attends to the whole prompt, whose last column a quantised cache cannot take back; "
+            "leave out kv= and cache_implementation="
+        )
     if call.family.prefix and not all(hasattr(layer, "crop") for layer in cache.layers):
         raise UnsupportedError(
             f"{call.family.title} attends to the whole prompt, whose last column a static cache cannot take back; "
