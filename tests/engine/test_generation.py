@@ -265,7 +265,7 @@ def test_what_cannot_be_is_refused() -> None:
     with vtoken.wrapped(model, DROP), pytest.raises(UnsupportedError, match="static cache"):
         model.generate(**inputs_of("paligemma", "image"), max_new_tokens=2, cache_implementation="static")
     with vtoken.wrapped(model_of("llava"), DROP), pytest.raises(UnsupportedError, match="'quantized'"):
-        generated("llava", cache_implementation="quantized")
+        generated("llava", cache_implementation="quantized", cache_config={"backend": "none such"})
 
 
 @pytest.mark.parametrize("name", NAMES[:3])
