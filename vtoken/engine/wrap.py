@@ -24,6 +24,7 @@ from vtoken.methods.plan import DEFAULT, Plan, PlanLike
 from vtoken.video.processors import read_processor
 
 METHODS = ("forward", "generate")
+BATCHED = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 
 
 def wrap(
@@ -85,8 +86,9 @@ def wrap(
     if session.plan.acts_inside:
         check_layers(inner, session.plan)
     stock = {name: getattr(model, name) for name in METHODS}
-    session.before = {name: vars(model).get(name) for name in METHODS}
     session.placed = {name: Placed(inner, session, stock[name], name) for name in METHODS}
+    session.placed |= {name: Bypass(name) for name in BATCHED if hasattr(model, name)}
+    session.before = {name: vars(model).get(name) for name in session.placed}
     vars(model).update(session.placed, vtoken=session)  # past the __setattr__ of wrappers
     return model
 
@@ -100,7 +102,7 @@ def unwrap(model: Any) -> Any:
     session = session_of(model)
     if session is None:
         raise InputError(f"this {type(model).__name__} is not wrapped")
-    for name in METHODS:
+    for name in session.placed:
         if vars(model).get(name) is not session.placed[name]:
             raise InputError(
                 f"model.{name} is no longer what vtoken.wrap put there: {vars(model).get(name)!r} replaced it; take "
@@ -173,6 +175,19 @@ class Placed:
         out = getattr(run, self.name)(call, inputs, self.stock)
         self.session.report = call.report
         return out
+
+
+class Bypass:
+    """In place of a method that would run the model past its plan."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise UnsupportedError(
+            f"model.{self.name} takes ids alone and makes positions of its own, so it would run past the plan of a "
+            "wrapped model; call model.generate with a batch, vtoken.ask_many, or vtoken.unwrap first"
+        )
 
 
 def _bind(function: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

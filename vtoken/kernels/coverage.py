@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -31,19 +33,31 @@ def greedy_coverage(cover: Tensor, k: int) -> Tensor:
     found = by_triton(cover, "coverage.greedy_coverage", cover, k)
     if found is not None:
         return found
-    best = cover.new_zeros(cover.shape[1])
-    gain = cover.sum(1)
-    fresh = torch.ones(len(cover), dtype=torch.bool, device=cover.device)
+    there, cover = cover.device, cover.cpu()  # one copy; every pick depends on the one before
+    return lazy_coverage(cover.__getitem__, cover.sum(1), k).to(there)
+
+
+def lazy_coverage(cover: Callable[[Tensor], Tensor], gain: Tensor, k: int) -> Tensor:
+    """``greedy_coverage`` of rows that are made when they are asked for, so that no [N, R] is in memory.
+
+    Args:
+        cover: rows int64 [m] -> float32 [m, R].
+        gain: float32 [N], the sum of every row.
+        k: rows to pick, at most N.
+    """
+    gain, best = gain.clone(), None
+    fresh = torch.ones(len(gain), dtype=torch.bool, device=gain.device)
     picks = []
     for _ in range(k):
         while not fresh[pick := int(gain.argmax())]:
             stale = torch.where(fresh, -torch.inf, gain)
             rows = stale.topk(min(BATCH, len(gain))).indices
             rows = torch.cat([rows.new_tensor([pick]), rows[(rows != pick) & (stale[rows] > -torch.inf)]])
-            gain[rows] = (cover[rows] - best).clamp_(min=0).sum(1)
+            gain[rows] = (cover(rows) - best).clamp_(min=0).sum(1)
             fresh[rows] = True
         picks.append(pick)
-        best = torch.maximum(best, cover[pick])
+        own = cover(fresh.new_tensor([pick], dtype=torch.long))[0]
+        best = own.clamp(min=0) if best is None else torch.maximum(best, own)
         fresh[:] = False
         gain[pick], fresh[pick] = -torch.inf, True
-    return torch.tensor(picks, dtype=torch.long, device=cover.device)
+    return torch.tensor(picks, dtype=torch.long, device=gain.device)

@@ -63,7 +63,9 @@ def _rounds(x: Tensor, size: Tensor, count: int, published: bool) -> tuple[Tenso
     share, segment = torch.ones_like(size), torch.arange(len(x), device=x.device)
     while (n := x.shape[1]) > count:
         left = n - min(n // 2, n - count)
-        target = groups(bipartite_match(x, torch.full_like(segment, n - left)), published) - left * segment[:, None]
+        target = (
+            groups(bipartite_match(x, torch.full_like(segment, n - left)), published, left) - left * segment[:, None]
+        )
         total = size.new_zeros(len(x), left).scatter_add_(1, target, size)
         own = size / total.gather(1, target)
         x = x.new_zeros(len(x), left, x.shape[2]).scatter_add_(1, target[..., None].expand_as(x), x * own[..., None])

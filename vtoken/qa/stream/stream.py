@@ -243,7 +243,7 @@ class Stream:
         """One chunk into the cache, then what is watched."""
         if self.state.steps == 0:
             self._first = float(clip.pts[0])
-        self.state.push(replace(clip, rows=clip.rows.to(self._dtype)))
+        self.state.push(clip)
         self._now = float(clip.pts[-1])
         for new in self.state.fresh():
             seconds = torch.tensor([self.state.seconds[i] if i >= 0 else 0.0 for i in new.step.tolist()])
@@ -280,8 +280,3 @@ class Stream:
             raise InputError("this stream is closed; open it again with vtoken.stream")
         if self.state.steps == 0:
             raise InputError("nothing was seen yet: iterate the stream, or call run() or start() first")
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        dtype = core(self._model).dtype
-        return dtype if dtype.is_floating_point else torch.float32
