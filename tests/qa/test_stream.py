@@ -267,3 +267,21 @@ def test_what_makes_no_sense_is_refused() -> None:
     assert s.report.nbytes == 0
     with pytest.raises(InputError, match="closed"):
         s.ask("what moves?")
+
+
+def test_a_wrapped_model_watches_and_chats_under_its_own_plan() -> None:
+    from tests.families.tiny import FAMILIES
+
+    plain, frames = model_of("qwen3_vl"), video()
+    model = FAMILIES["qwen3_vl"].build()
+    model.load_state_dict(plain.state_dict())
+    vtoken.wrap(model, "grt:threshold=20")
+    found = []
+    for one, plan in ((model, None), (plain, "grt:threshold=20")):
+        with vtoken.stream(one, tokenizer_of(one), timed(frames), plan, **OPTIONS) as s:
+            s.run()
+            answer = s.ask("what moves?")
+        chat = vtoken.Chat(one, tokenizer_of(one), frames, plan, native_fps=4, fps="native", **OPTIONS)
+        turns = [chat.ask(q).tokens.tolist() for q in ("what moves?", "why?")]
+        found.append((answer.tokens.tolist(), answer.report.plan, answer.report.tokens, turns))
+    assert found[0] == found[1]
