@@ -263,7 +263,7 @@ def test_what_cannot_be_is_refused() -> None:
         with vtoken.wrapped(model_of("llava"), DROP), pytest.raises(InputError, match="static cache"):
             generated("llava", prompt_lookup_num_tokens=2, **given)
     with vtoken.wrapped(model_of("llava"), DROP), pytest.raises(UnsupportedError, match="'quantized'"):
-        generated("llava", cache_implementation="quantized")
+        generated("llava", cache_implementation="quantized", cache_config={"backend": "none such"})
 
 
 def test_a_static_cache_of_a_prefix_model_is_right_or_refused() -> None:

@@ -74,7 +74,8 @@ def test_later_turns_neither_read_nor_encode_nor_prefill() -> None:
 def test_without_memory_every_question_sees_the_video_alone() -> None:
     with_memory, without = chat_of("qwen2_5_vl"), chat_of("qwen2_5_vl", remember=False)
     alone = chat_of("qwen2_5_vl").ask("why?")
-    with_memory.ask("what moves?"), without.ask("what moves?")
+    with_memory.ask("what moves?")
+    without.ask("what moves?")
     last, own = with_memory.ask("why?"), without.ask("why?")
     assert own.tokens.tolist() == alone.tokens.tolist() and own.report.prompt == alone.report.prompt
     assert last.report.prompt > own.report.prompt

@@ -41,7 +41,8 @@ def timed(frames: np.ndarray, fps: float = 4) -> Iterator[tuple[float, np.ndarra
 
 def stream_of(name: str, frames: np.ndarray, **options: Any) -> vtoken.Stream:
     model = model_of(name)
-    return vtoken.stream(model, tokenizer_of(model), timed(frames), **OPTIONS | {"plan": "grt"} | options)
+    given: dict[str, Any] = OPTIONS | {"plan": "grt"} | options
+    return vtoken.stream(model, tokenizer_of(model), timed(frames), **given)
 
 
 def of_file(name: str, frames: np.ndarray, question: str, plan: str) -> vtoken.Answer:
@@ -235,7 +236,8 @@ def test_two_streams_of_one_model_answer_as_alone() -> None:
     other = video()[:, ::-1].copy()
     with stream_of("qwen3_5", video()) as a, stream_of("qwen3_5", other) as b:
         for until in (2.0, 4.0, 9.0):
-            a.run(until=until), b.run(until=until)
+            a.run(until=until)
+            b.run(until=until)
             a.ask("what moves?")
         one, two = (s.state.logits(torch.tensor([60, 61])) for s in (a, b))
     with stream_of("qwen3_5", video()) as a:
@@ -267,3 +269,21 @@ def test_what_makes_no_sense_is_refused() -> None:
     assert s.report.nbytes == 0
     with pytest.raises(InputError, match="closed"):
         s.ask("what moves?")
+
+
+def test_a_wrapped_model_watches_and_chats_under_its_own_plan() -> None:
+    from tests.families.tiny import FAMILIES
+
+    plain, frames = model_of("qwen3_vl"), video()
+    model = FAMILIES["qwen3_vl"].build()
+    model.load_state_dict(plain.state_dict())
+    vtoken.wrap(model, "grt:threshold=20")
+    found = []
+    for one, plan in ((model, None), (plain, "grt:threshold=20")):
+        with vtoken.stream(one, tokenizer_of(one), timed(frames), plan, **OPTIONS) as s:
+            s.run()
+            answer = s.ask("what moves?")
+        chat = vtoken.Chat(one, tokenizer_of(one), frames, plan, native_fps=4, fps="native", **OPTIONS)
+        turns = [chat.ask(q).tokens.tolist() for q in ("what moves?", "why?")]
+        found.append((answer.tokens.tolist(), answer.report.plan, answer.report.tokens, turns))
+    assert found[0] == found[1]

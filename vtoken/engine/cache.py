@@ -37,7 +37,11 @@ def new_cache(model: Any, config: Any, length: int) -> Any:
         from transformers.cache_utils import QuantizedCache
 
         options = {"config": text} | copy.deepcopy(config.cache_config or {})
-        return QuantizedCache(backend=options.pop("backend", "quanto"), **options)
+        try:
+            return QuantizedCache(backend=options.pop("backend", "quanto"), **options)
+        except (ImportError, ValueError, TypeError) as error:  # a package or a kind of layer
+            why = str(error).strip().splitlines()[0]
+            raise UnsupportedError(f"cache_implementation='quantized' cannot be had here: {why}") from error
     known = ", ".join(str(k) for k in (*DYNAMIC[1:], *STATIC, QUANTISED))
     raise UnsupportedError(f"cache_implementation={kind!r} cannot hold a prompt that vtoken cut; use one of {known}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any
 
@@ -38,7 +39,8 @@ class Feed:
         if not seconds > 0:
             raise InputError(f"chunk={seconds} seconds must be above 0")
         self.preprocess, self.plan, self.report, self.fps = preprocess, plan, report, fps
-        self.frames_per_chunk = preprocess.temporal * max(1, round(seconds * fps / preprocess.temporal))
+        unit = math.lcm(preprocess.temporal, *(p.window for p in plan.pathways))  # whole steps, and nothing pending
+        self.frames_per_chunk = unit * max(1, round(seconds * fps / unit))
         self.grid: Grid | None = None
         self.recent: deque[tuple[float, np.ndarray]] = deque(maxlen=EVIDENCE)
         self.changed = 1.0
