@@ -20,6 +20,7 @@ from tests.families.oracle import visual_mask
 from tests.families.prepared import prepared
 from tests.families.tiny import moving_block
 from tests.families.tokenizer import tokenizer_of
+from vtoken.data.report import CellState
 from vtoken.engine.inner import LINE, installed
 from vtoken.engine.inside import visual_of
 from vtoken.engine.uncut import fill_padding
@@ -295,16 +296,18 @@ def test_asked(name: str) -> None:
         assert torch.equal(vtoken.ask(model, words, clip, questions[0], **options).tokens, together[0].tokens)
 
 
-def test_hold_gives_way_with_a_note() -> None:
+def test_hold_gives_way_to_what_empties_the_cache_with_a_note() -> None:
     _, model = built("qwen2_5_vl")
-    clip, words, notes = moving_block(8, 84, 112, seed=3), tokenizer_of(model), []
-    for plan in ("grt | fastv:layer=2,keep=0.5", "grt:hold=off | fastv:layer=2,keep=0.5", "grt | hold | fastv:layer=2"):
-        keep = {"keep": 0.4} if "| hold" in plan else {}
-        made = vtoken.ask(model, words, clip, "why?", plan=plan, native_fps=4, fps="native", max_new_tokens=3, **keep)
-        notes.append(made)
-    assert torch.equal(notes[0].tokens, notes[1].tokens)
-    assert any("hold" in n for n in notes[0].report.notes) and any("hold" in n for n in notes[2].report.notes)
-    assert not any("hold" in n for n in notes[1].report.notes)
+    clip, words = moving_block(8, 84, 112, seed=3), tokenizer_of(model)
+    options: dict[str, Any] = {"native_fps": 4, "fps": "native", "max_new_tokens": 3}
+    made = [
+        vtoken.ask(model, words, clip, "why?", plan=plan, **options)
+        for plan in ("grt | snapkv:keep=0.5", "grt:hold=off | snapkv:keep=0.5", "grt | fastv:layer=2,keep=0.5")
+    ]
+    assert torch.equal(made[0].tokens, made[1].tokens)
+    assert [any("hold" in n for n in a.report.notes) for a in made] == [True, False, False]
+    held = made[2]
+    assert int((held.cell_state == CellState.HELD).sum()) > 0 and held.report.inside[0] > held.report.inside[-1]
 
 
 @torch.no_grad()
