@@ -208,9 +208,7 @@ def read_for(
     family = families.of(inner)
     report = Report()
     chosen = on_model(check(Plan.parse(plan, **budget), family), inner, report)
-    return [
-        read_clip(video, preprocessor_of(family, inner, processor), chosen, report, sampling, _dtype(inner))
-    ], report
+    return [read_clip(video, preprocessor_of(family, inner, processor), chosen, report, sampling)], report
 
 
 def cells_of(model: Any, processor: Any, video: Any, sampling: Sampling) -> int:
