@@ -95,14 +95,8 @@ def by_turn(model: Any, words: Any, clips: int, turns: int) -> None:
 
 def main() -> None:
     """The command."""
-<<<<<<< HEAD
-    to = argparse.ArgumentParser(
-        "benchmarks.stream", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-=======
     form = argparse.RawTextHelpFormatter
     to = argparse.ArgumentParser("benchmarks.stream", description=__doc__, formatter_class=form)
->>>>>>> main
     to.add_argument("--clips", type=int, default=20)
     to.add_argument("--questions", type=int, default=8, help="questions a clip")
     to.add_argument("--turns", type=int, help="turns of a chat; the table by turn")
