@@ -10,10 +10,10 @@ STAMP  := $(VENV)/.vtoken-installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-all test-demo test-lmms lint bench gpu fuzz clean
+.PHONY: help setup run test test-slow test-all test-versions test-demo test-lmms lint bench gpu fuzz clean
 
 help: ## print this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s%s\n", $$1, $$2}'
 
 setup: $(STAMP) ## set up $(VENV) with the pinned packages (run and test do it too)
 
@@ -35,6 +35,9 @@ test-slow: $(STAMP) ## the tests of research, training, benchmarks and the page,
 
 test-all: $(STAMP) ## both
 	@$(PYTEST) 'not browser' $(ARGS)
+
+test-versions: $(STAMP) ## the contracts with transformers: its oldest supported version and the newest on the registry
+	@.ci/versions '$(VENV)' $(ARGS)
 
 test-demo: $(STAMP) ## the page of vtoken demo in a real Chromium (CHROMIUM=path where it is not found)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt 'playwright>=1.50'

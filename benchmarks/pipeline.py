@@ -176,7 +176,8 @@ def main() -> None:
         memory(
             looped(str(given.videos / "syn_slides.mp4"), given.minutes, Path(scratch) / "long.mp4"), given.minutes, tell
         )
-    tell(f"\nload {os.getloadavg()[0]:.1f} at the end; python -m benchmarks.pipeline")
+    options = f"--repeats {given.repeats} --minutes {given.minutes:g}"
+    tell(f"\nload {os.getloadavg()[0]:.1f} at the end; python -m benchmarks.pipeline {options}")
     write_text(given.out, "\n".join(lines) + "\n")
 
 

@@ -122,12 +122,12 @@ def measure(
 def _cell(data: accuracy_data.Data, loaded: Any, plan: str, weights: str, cache: str, fps: float) -> Cell:
     if cache not in SETTINGS:
         raise InputError(f"cache {cache!r} is unknown; known are {', '.join(SETTINGS)}")
-    right, tokens, count, start = 0.0, 0, 0, time.perf_counter()
+    (model, processor), right, tokens, count, start = loaded, 0.0, 0, 0, time.perf_counter()
     try:
         for clip in data.clips:
             texts = [q.text for q in clip.questions]
             given = {"fps": fps, "native_fps": clip.native_fps, "max_new_tokens": data.new_tokens, **SETTINGS[cache]}
-            answers = ask_many(*loaded, clip.source(), texts, plan=plan, batch=1, **given)
+            answers = ask_many(model, processor, clip.source(), texts, plan=plan, batch=1, **given)
             for q, a in zip(clip.questions, answers, strict=True):
                 right += metrics.METRICS[data.score](a.text, q.answer)
                 tokens += a.report.tokens

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from vtoken.errors import UnsupportedError
+from vtoken.families.compat import cache_of
 
 DYNAMIC = (None, "dynamic", "dynamic_full", "offloaded")
 STATIC = ("static", "offloaded_static")
@@ -36,7 +37,11 @@ def new_cache(model: Any, config: Any, length: int) -> Any:
         from transformers.cache_utils import QuantizedCache
 
         options = {"config": text} | copy.deepcopy(config.cache_config or {})
-        return QuantizedCache(backend=options.pop("backend", "quanto"), **options)
+        try:
+            return QuantizedCache(backend=options.pop("backend", "quanto"), **options)
+        except (ImportError, ValueError, TypeError) as error:  # a package or a kind of layer
+            why = str(error).strip().splitlines()[0]
+            raise UnsupportedError(f"cache_implementation='quantized' cannot be had here: {why}") from error
     known = ", ".join(str(k) for k in (*DYNAMIC[1:], *STATIC, QUANTISED))
     raise UnsupportedError(f"cache_implementation={kind!r} cannot hold a prompt that vtoken cut; use one of {known}")
 
@@ -85,7 +90,7 @@ def mark(cache: Any, dropped: int) -> None:
 
 def refuse_cut(inputs: dict[str, Any]) -> None:
     """Raises UnsupportedError: the cache in a call's arguments was made from a cut prompt."""
-    cache = inputs.get("past_key_values")
+    cache = cache_of(inputs)
     dropped = getattr(cache, "vtoken_dropped", 0)
     if dropped and cache is not None and int(cache.get_seq_length()) > 0:  # an emptied cache is like a new one
         raise UnsupportedError(

@@ -85,7 +85,8 @@ class Answerer:
 
 
 def _sampling(recipe: Recipe, row: Mapping[str, Any]) -> Sampling:
-    own = {name: row[name] for name in ("start", "end") if row.get(name) is not None}
+    # a table has nan where a number is missing
+    own = {name: row[name] for name in ("start", "end") if row.get(name) is not None and row[name] == row[name]}
     return replace(recipe.sampling, **own)
 
 

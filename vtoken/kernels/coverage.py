@@ -45,7 +45,7 @@ def lazy_coverage(cover: Callable[[Tensor], Tensor], gain: Tensor, k: int) -> Te
         gain: float32 [N], the sum of every row.
         k: rows to pick, at most N.
     """
-    gain, best = gain.clone(), None
+    gain, best = gain.clone(), gain.new_zeros(())  # every coverage is at least 0
     fresh = torch.ones(len(gain), dtype=torch.bool, device=gain.device)
     picks = []
     for _ in range(k):
@@ -53,11 +53,11 @@ def lazy_coverage(cover: Callable[[Tensor], Tensor], gain: Tensor, k: int) -> Te
             stale = torch.where(fresh, -torch.inf, gain)
             rows = stale.topk(min(BATCH, len(gain))).indices
             rows = torch.cat([rows.new_tensor([pick]), rows[(rows != pick) & (stale[rows] > -torch.inf)]])
+            assert best is not None  # every row is fresh before the first pick
             gain[rows] = (cover(rows) - best).clamp_(min=0).sum(1)
             fresh[rows] = True
         picks.append(pick)
-        own = cover(fresh.new_tensor([pick], dtype=torch.long))[0]
-        best = own.clamp(min=0) if best is None else torch.maximum(best, own)
+        best = torch.maximum(best, cover(torch.tensor([pick], device=gain.device))[0])
         fresh[:] = False
         gain[pick], fresh[pick] = -torch.inf, True
     return torch.tensor(picks, dtype=torch.long, device=gain.device)

@@ -14,7 +14,7 @@ def widest(device: torch.device) -> torch.dtype:
     if device.type in ("cpu", "cuda"):
         return torch.float64
     try:
-        torch.zeros(1, dtype=torch.float64, device=device) + 1
+        _ = torch.zeros(1, dtype=torch.float64, device=device) + 1
     except (TypeError, RuntimeError):
         return torch.float32
     return torch.float64

@@ -214,8 +214,10 @@ class Pruner(Reducer):
             torch.tensor(ends).repeat_interleave(counts).to(index.device)
             for ends in (tokens.ends[:-1], tokens.ends[1:])
         )
-        if wrong := int(((index < first) | (index >= stop)).sum()):
-            raise InputError(f"{self.name} selected {wrong} rows outside of their sample of {len(tokens)} rows in all")
+        outside = (index < first) | (index >= stop)
+        if bool(outside.any()):
+            n = int((stop - first)[outside][0])
+            raise InputError(f"{self.name} selected rows outside 0..{n - 1}")
         index = index.to(tokens.x.device)
         if len(index) == len(tokens) and torch.equal(index, torch.arange(len(index), device=index.device)):
             return tokens  # nothing dropped, nothing copied

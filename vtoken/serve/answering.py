@@ -120,8 +120,9 @@ class Answering:
             try:
                 before = kept.memory.entries
                 for item in self._steps(asked, kept.media, options | {"memory": kept.memory}, stop):
-                    same = isinstance(item, Done) and kept.memory.entries == before
-                    yield replace(item, reused=True) if same else item
+                    if isinstance(item, Done) and kept.memory.entries == before:
+                        item = replace(item, reused=True)
+                    yield item
             except Refused:
                 raise
             except Stopped as error:
