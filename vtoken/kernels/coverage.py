@@ -11,7 +11,7 @@ from vtoken.kernels.dispatch import by_triton
 BATCH = 16  # candidates whose gains are computed together
 
 
-def greedy_coverage(cover: Tensor, k: int) -> Tensor:
+def greedy_coverage(cover: Tensor, k: int, bonus: Tensor | None = None) -> Tensor:
     """Rows of ``cover`` whose elementwise maximum has the largest sum, chosen greedily: int64 [k] in pick order.
 
     A pick's gain is the sum over r of max(cover[j, r] - best[r], 0); among equals the first row wins. A gain can only
@@ -22,17 +22,21 @@ def greedy_coverage(cover: Tensor, k: int) -> Tensor:
     Args:
         cover: float32 [N, R], at least 0: how well picking row j covers demand r.
         k: rows to pick, at most N.
+        bonus: float32 [N], what each pick adds besides, whatever is covered; runs in plain torch on every device.
 
     Raises:
         InputError: another shape or dtype, or a k that is not in 0..N.
     """
     if cover.dim() != 2 or cover.dtype != torch.float32 or not 0 <= k <= len(cover):
         raise InputError(f"cover must be float32 [N, R] and k in 0..N, got {list(cover.shape)} ({cover.dtype}), k={k}")
-    found = by_triton(cover, "coverage.greedy_coverage", cover, k)
+    if bonus is not None and bonus.shape != cover.shape[:1]:
+        raise InputError(f"bonus must be [{len(cover)}], got {list(bonus.shape)}")
+    found = by_triton(cover, "coverage.greedy_coverage", cover, k) if bonus is None else None
     if found is not None:
         return found
     best = cover.new_zeros(cover.shape[1])
-    gain = cover.sum(1)
+    more = cover.new_zeros(len(cover)) if bonus is None else bonus
+    gain = cover.sum(1) + more
     fresh = torch.ones(len(cover), dtype=torch.bool, device=cover.device)
     picks = []
     for _ in range(k):
@@ -40,7 +44,7 @@ def greedy_coverage(cover: Tensor, k: int) -> Tensor:
             stale = torch.where(fresh, -torch.inf, gain)
             rows = stale.topk(min(BATCH, len(gain))).indices
             rows = torch.cat([rows.new_tensor([pick]), rows[(rows != pick) & (stale[rows] > -torch.inf)]])
-            gain[rows] = (cover[rows] - best).clamp_(min=0).sum(1)
+            gain[rows] = (cover[rows] - best).clamp_(min=0).sum(1) + more[rows]
             fresh[rows] = True
         picks.append(pick)
         best = torch.maximum(best, cover[pick])
