@@ -37,9 +37,13 @@ if TYPE_CHECKING:
     from vtoken.methods.registry import Method, register
     from vtoken.methods.thinner import Thinner
     from vtoken.qa.api import Answer, ask, ask_many
+    from vtoken.qa.chat import Chat
     from vtoken.qa.load import load
     from vtoken.qa.media import Image, Video
     from vtoken.qa.read import Sampling
+    from vtoken.qa.stream.api import stream
+    from vtoken.qa.stream.stream import Stream
+    from vtoken.qa.stream.watch import Event
     from vtoken.video import open_video
 
 _HOMES = {
@@ -59,9 +63,13 @@ _HOMES = {
     "methods.registry": ("Method", "register"),
     "methods.thinner": ("Thinner",),
     "qa.api": ("ask", "ask_many", "Answer"),
+    "qa.chat": ("Chat",),
     "qa.load": ("load",),
     "qa.media": ("Image", "Video"),
     "qa.read": ("Sampling",),
+    "qa.stream.api": ("stream",),
+    "qa.stream.stream": ("Stream",),
+    "qa.stream.watch": ("Event",),
     "video": ("open_video",),
 }
 _NAMES = {name: home for home, names in _HOMES.items() for name in names}
@@ -69,7 +77,9 @@ _NAMES = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Answer",
     "Budget",
+    "Chat",
     "Context",
+    "Event",
     "Frames",
     "Gate",
     "GateMap",
@@ -86,6 +96,7 @@ __all__ = [
     "Sampling",
     "Scorer",
     "Session",
+    "Stream",
     "Tap",
     "Thinner",
     "Tokens",
@@ -100,6 +111,7 @@ __all__ = [
     "open_video",
     "register",
     "signal",
+    "stream",
     "unwrap",
     "wrap",
     "wrapped",

@@ -60,6 +60,9 @@ def test_baselines_stand_beside_and_counts_are_exact(rows: list[Row]) -> None:
 def test_costs_follow_what_is_kept(rows: list[Row]) -> None:
     model = geometry("qwen2.5-vl-7b")
     for r in rows:
+        assert any("random weights" in note for note in r.notes) == (
+            r.plan == "grt"
+        )  # the others count pixels or budgets
         seen = r.stock if r.plan == "grt" else r.tokens  # rows attend to every slot
         assert r.prefill_tflop == model.prefill_flops(r.tokens, seen) / 1e12
         assert min(r.decode_ms, r.gate_ms, r.encode_ms) > 0

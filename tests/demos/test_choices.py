@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import vtoken
 from vtoken.cli import main as cli
 from vtoken.demos import choices, clips, views
 from vtoken.demos.overlay import _pictures
@@ -110,6 +112,21 @@ def test_samples_are_clips_with_questions(tmp_path: Path) -> None:
     other.parent.mkdir()
     other.write_bytes(b"another clip of the same name")
     assert clips.sample_of(other, tmp_path) is None
+
+
+def test_the_small_model_answers_the_questions_of_its_samples(tmp_path: Path) -> None:
+    model, processor = vtoken.load("reference")
+    plans: list[tuple[str, Any, dict[str, Any]]] = [("none", "native", {})]
+    for preset in choices.PRESETS.values():
+        text = choices.plan_text(preset.gate, preset.reducer, preset.threshold, "")
+        plans.append((text, 16 * preset.fps, choices.budget(text, preset.budget, preset.amount)))
+    for sample in clips.samples().values():
+        if not sample.small:
+            continue
+        path, questions = sample.file(tmp_path), [text for text, _ in sample.questions]
+        for plan, fps, budget in plans:
+            found = vtoken.ask_many(model, processor, str(path), questions, plan=plan, fps=fps, **budget)
+            assert [a.text for a in found] == [truth for _, truth in sample.questions], (sample.name, plan)
 
 
 # visitors and the command

@@ -49,10 +49,27 @@ def test_methods_inside_the_language_model_show_what_they_save(loaded: tuple[Any
     assert "KV cache" not in views.card(run_of(loaded, clip), "", 1.0, None)
 
 
+def test_another_answer_is_told_before_the_speed(loaded: tuple[Any, Any], clip: Path) -> None:
+    run, full = run_of(loaded, clip), run_of(loaded, clip)
+    assert "faster" in views.headline(run, full) or "as fast" in views.headline(run, full)
+    full.answer.text = "another answer"
+    shown = views.headline(run, full)
+    assert shown.index("Not the answer of all tokens") < shown.index("fast") and "vt-wrong" in shown
+
+
+def test_a_table_has_the_truth_and_no_column_of_zeros(loaded: tuple[Any, Any], clip: Path) -> None:
+    run = run_of(loaded, clip)
+    columns = ("plan", "answer", *STAGES)
+    shown = views.table([run], columns, truth="7")
+    assert "pathway ms" not in shown and "gate ms" in shown
+    assert '<th scope="col" class="vt-c-truth">truth</th>' in shown and ">7</small>" in shown
+    assert "truth" not in views.table([run], columns)
+
+
 def test_the_page_shows_every_stage(loaded: tuple[Any, Any], clip: Path) -> None:
     run = run_of(loaded, clip)
     shown = views.cards(run, None)
-    assert all(f"</i>{stage}</th>" in shown for stage in STAGES)
+    assert all((f"</i>{stage}</th>" in shown) == bool(run.answer.report.milliseconds.get(stage)) for stage in STAGES)
     assert f"{run.total:,.1f}" in shown
     style = (Path(views.__file__).parent / "assets" / "style.css").read_text()
     assert all(f".vt-{stage} {{ background" in style for stage in STAGES)

@@ -136,11 +136,23 @@ class Oracle:
             hidden = language_model(self.model)(
                 inputs_embeds=embeds[None],
                 position_ids=where,
-                attention_mask=mask[None, None],
+                attention_mask=self._masks(mask, shows),
                 use_cache=False,
                 **extra,
             ).last_hidden_state[0]
         return self.model.lm_head(hidden[shows == torch.arange(n)])
+
+    def _masks(self, mask: Tensor, shows: Tensor) -> Any:
+        """The mask of every kind of layer; a window counts the columns that are shown."""
+        text = self.model.config.get_text_config()
+        width, kinds = getattr(text, "sliding_window", None), set(getattr(text, "layer_types", None) or ())
+        if width is None:
+            return mask[None, None]
+        place = (shows >= 0).cumsum(0)
+        slid = mask & (place[:, None] - place[None] < width) | torch.eye(len(shows), dtype=torch.bool)
+        if not kinds:
+            return slid[None, None]
+        return {"full_attention": mask[None, None], "sliding_attention": slid[None, None]}
 
     @staticmethod
     def _on(mrope: Tensor, more: int) -> Tensor:

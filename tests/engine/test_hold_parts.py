@@ -33,7 +33,7 @@ def test_which_models_can_hold(name):
 @pytest.mark.parametrize(
     "change, told",
     [
-        ({"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 0}, "window"),
+        ({"layer_types": ["chunked_attention"] * 2, "attention_chunk_size": 8}, "chunks"),
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "length"),
         ({"rope_parameters": None}, "rotary"),
     ],
@@ -65,7 +65,8 @@ def test_eager_equals_sdpa(name):
         assert torch.allclose(eager[b, start:], logits[b, start:], atol=1e-4)
 
 
-def test_the_block_mask_is_the_mask():
+@pytest.mark.parametrize("window", [None, 7])
+def test_the_block_mask_is_the_mask(window):
     from torch.nn.attention.flex_attention import flex_attention
 
     model, inputs, hold = case("qwen2_5_vl", hide=0.2)
@@ -73,7 +74,8 @@ def test_the_block_mask_is_the_mask():
     tables = made["past_key_values"].tables
     columns = [torch.nn.functional.pad(own, (tables.rows - len(own), 0), value=-1) for own in hold.columns()]
     columns = torch.stack(columns)
-    mask, blocks = prefill_mask(tables, columns), prefill_mask(tables, columns, "flex_attention")
+    mask = prefill_mask(tables, columns, window=window)
+    blocks = prefill_mask(tables, columns, "flex_attention", window=window)
     q = torch.randn(len(columns), 2, tables.rows, 16)
     k, v = torch.randn(2, len(columns), 2, tables.source.shape[1], 16)
     expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask)

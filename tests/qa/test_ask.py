@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +198,13 @@ def test_progress_tells_the_stage_and_may_end_the_call() -> None:
 
     with pytest.raises(Enough):
         ask("qwen2_5_vl", still(), native_fps=4, fps="native", progress=end)
+
+
+def test_the_models_own_length_beats_the_default() -> None:
+    model = copy.deepcopy(model_of("qwen2_5_vl"))
+    words, options = tokenizer_of(model), {"native_fps": 4, "fps": "native", "plan": "grt"}
+    width = vtoken.ask(model, words, still(4), "what?", max_new_tokens=1, **(options | {"plan": "none"})).report.prompt
+    model.generation_config.max_length = width + 3
+    assert len(vtoken.ask(model, words, still(4), "what?", **options).tokens) == 3
+    assert [len(one.tokens) for one in vtoken.ask_many(model, words, still(4), ["what?", "whom?"], **options)] == [3, 3]
+    assert len(vtoken.ask(model, words, still(4), "what?", max_new_tokens=5, **options).tokens) == 5

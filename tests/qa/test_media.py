@@ -21,7 +21,7 @@ from tests.families.tiny import model_of, moving_block
 from tests.families.tokenizer import tokenizer_of
 from tests.qa import processors as real
 from tests.video.made import film
-from vtoken.errors import InputError, MissingFileError, UnsupportedError, VideoError
+from vtoken.errors import InputError, MissingFileError, VideoError
 from vtoken.qa.media import Image, Video, media_of
 from vtoken.video import choice
 
@@ -236,10 +236,56 @@ def test_several_videos_and_images_in_the_order_given(clip: Path) -> None:
         assert order(prompts_of[0]) == "iviv" and order(prompts_of[-1]) == "vi"
 
 
+@pytest.mark.parametrize("name", ["llava_next_video", "llava_onevision", "llava"])
+@pytest.mark.parametrize("images", [1, 2])
+def test_images_beside_a_video_are_those_of_the_processor(name: str, images: int, clip: Path) -> None:
+    """Ids and image features are those of the stock processor and model, in the order given."""
+    model, words = model_of(name), real.tokenizer_of(name, False)
+    processor = real.processor_of(name, words, [], real.template_of(name))
+    processor.video_processor = None  # that of a video needs torchvision
+    if name != "llava":  # tiles of the tiny model's size
+        side = model.config.vision_config.image_size
+        processor.image_processor.crop_size = {"height": side, "width": side}
+        processor.image_processor.image_grid_pinpoints = model.config.image_grid_pinpoints
+        processor.num_additional_image_tokens = 1  # the CLS token, as the checkpoints of LLaVA-NeXT-Video say
+    shown = [pillow.fromarray(moving_block(1, 84, 168, seed=i)[0]) for i in range(images)]
+    seen: list[dict[str, Any]] = []
+    hook = model.register_forward_pre_hook(lambda _, __, k: seen.append(dict(k)), with_kwargs=True)
+    try:
+        answer = vtoken.ask(
+            model, processor, [shown[0], clip, *shown[1:]], "which?", fps=2, **OPTIONS | {"plan": "none"}
+        )
+        assert vtoken.ask(model, processor, [clip, *shown], "which?", fps=2, **OPTIONS).report.tokens > 0
+    finally:
+        hook.remove()
+    made = seen[0]
+    ids, token = made["input_ids"][0], model.config.image_token_id
+    assert len(answer.tokens) == 2
+    if name == "llava":  # every frame and every image is an image
+        side = (84 // 14) ** 2
+        assert int((ids == token).sum()) == side * (4 + images) and len(answer.clips) == 1 + images
+        with torch.no_grad():
+            stock = processor(images=shown, text="<image>" * images, return_tensors="pt")["pixel_values"]
+            expected = torch.cat(list(model.get_image_features(pixel_values=stock).pooler_output))
+        got = torch.cat(list(made["mm_encoder_outputs"]["image"].pooler_output))
+        wanted = [expected[:side], expected[side:]]
+        torch.testing.assert_close(torch.cat([got[:side], got[5 * side :]]), torch.cat(wanted), atol=2e-2, rtol=0)
+        return
+    stock = processor(images=[shown], text="<image>" * images, return_tensors="pt")
+    assert int((ids == token).sum()) == int((stock["input_ids"] == token).sum())
+    first = (ids == token).nonzero()[0]
+    assert first < (ids == model.config.video_token_id).nonzero()[0] and answer.report.frames == [[0, 0.5, 1, 1.5]]
+    named = {n: v for n, v in stock.items() if n in ("pixel_values", "image_sizes", "batch_num_images")}
+    with torch.no_grad():
+        expected = torch.cat(list(model.get_image_features(**named).pooler_output))
+    got = torch.cat(list(made["mm_encoder_outputs"]["image"].pooler_output))
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("name", ["llava_next_video", "llava_onevision"])
-def test_families_that_take_no_images_beside_a_video_say_so(name: str, clip: Path) -> None:
+def test_images_need_a_processor_and_two_clips_are_twice_one(name: str, clip: Path) -> None:
     model = model_of(name)
-    with pytest.raises(UnsupportedError, match="images beside a video"):
+    with pytest.raises(InputError, match="image_processor, not a tokenizer"):
         vtoken.ask(model, tokenizer_of(model), [clip, pillow.new("RGB", (9, 9))], "what?", plan="none")
     two = vtoken.ask(model, tokenizer_of(model), [clip, clip], "what?", plan="grt", fps=3, max_new_tokens=2)
     one = vtoken.ask(model, tokenizer_of(model), clip, "what?", plan="grt", fps=3, max_new_tokens=2)

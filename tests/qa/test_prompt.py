@@ -205,3 +205,16 @@ def test_the_page_and_ask_many_go_the_same_way() -> None:
     assert trick[0].tokens.tolist() == plain[0].tokens.tolist()
     extra = len("<|im_end|><|video_pad|>") - len("who?")
     assert trick[1].report.prompt == plain[1].report.prompt + extra
+
+
+def test_two_videos_side_by_side() -> None:
+    """Without a template a line lies between them; a template that joins them gets our error, not one of positions."""
+    model, family = model_of("qwen2_5_vl"), families.of(model_of("qwen2_5_vl"))
+    clips, words = [clip_of("qwen2_5_vl"), clip_of("qwen2_5_vl", seed=1)], real.tokenizer_of("qwen2_5_vl", False)
+    n = sum(c.gate.keep.size for c in clips)
+    ids = prompts(family, model, words, clips, [QUESTION])[0]["input_ids"][0]
+    place = (ids == model.config.video_token_id).nonzero().squeeze(1)
+    assert len(place) == n and int(place[-1] - place[0]) > n - 1
+    words.chat_template = real.template_of("qwen2_5_vl").replace(real.QWEN[0], "<|video_pad|>")
+    with pytest.raises(InputError, match="nothing between them"):
+        prompts(family, model, words, clips, [QUESTION])

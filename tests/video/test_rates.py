@@ -183,6 +183,8 @@ def test_the_lowered_rate_is_told(folder):
         ([0, 0.48, 1.0], 2.0, 25.0, 0.5),  # the nearest frames of 25 a second
         ([0, 0.1], 12.0, 10.0, 0.1),  # asked for more than there is
         ([0, 0.04, 0.08], None, 25.0, 0.04),
+        ([0, 0.033, 0.067, 0.1], None, 30.0, 1 / 30),  # a clock of whole milliseconds
+        ([i / 24 for i in range(13)], None, 24.375, 1 / 24),  # the average of 12 / 24 + 1 / 30 s
         ([0], 2.0, 30.0, 0.5),
         ([0], None, None, 1.0),
         ([0, 1.0, 5.0], 4.0, 30.0, 2.5),  # variable: no grid describes it

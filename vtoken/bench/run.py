@@ -23,6 +23,7 @@ from vtoken.engine.check import check
 from vtoken.engine.rows import held_rows
 from vtoken.errors import InputError, require
 from vtoken.families.geometry import Geometry, geometry
+from vtoken.mergers.hold import HoldStage
 from vtoken.methods.plan import Plan
 from vtoken.methods.reducer import Context
 from vtoken.output.files import folder, write_text
@@ -30,6 +31,12 @@ from vtoken.output.progress import Advance, progress
 from vtoken.video import open_video
 
 QUESTION = 16  # random embeddings that stand for a question, for methods that read it
+
+
+RANDOM = (
+    "hold: how many tokens are rows depends on the encoder's features, here those of random weights; with "
+    "tau=0,second=none every encoded token is one"
+)
 
 
 def measure(job: Job, model: Geometry, size: Size = SMALL) -> list[Row]:
@@ -139,6 +146,8 @@ def _reduce(plan: Plan, passed: Pass) -> tuple[int, float, list[str]]:
     start = time.perf_counter()
     kept = plan.reduce(tokens, context)
     spent = (time.perf_counter() - start) * 1e3
+    if any(isinstance(stage, HoldStage) and (stage.tau or stage.second is not None) for stage in plan.reducers):
+        context.note(RANDOM)
     return _rows(plan, passed, kept), spent if plan.reducers else 0.0, context.notes
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import filecmp
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -91,12 +91,14 @@ class Sample:
         title: for the button.
         clip: makes the frames.
         questions: text and true answer, None where no answer is known.
+        small: whether the reference model can answer them.
     """
 
     name: str
     title: str
     clip: Callable[[], SyntheticClip]
     questions: tuple[tuple[str, str | None], ...]
+    small: bool = False
 
     def file(self, folder: Path) -> Path:
         """The clip as a file; written when first asked for."""
@@ -134,24 +136,22 @@ def _asked(seed: int) -> tuple[tuple[str, str | None], ...]:
     return tuple(kinds[task] for task in sorted(kinds))
 
 
-def _test_seeds() -> list[int]:
-    """Two clips that training never saw, each with panels, a lamp and a shape that moves; the second with cuts."""
-    from vtoken.reference.world import SPAN, SPLITS, script
-
-    first = SPAN * SPLITS.index("test")
-    made = {seed: script(seed) for seed in range(first, first + 200)}
-    fit = {seed: bool(c.cuts) for seed, c in made.items() if c.mover and c.lamp and not c.noise}
-    return [next(seed for seed, cut in fit.items() if cut == wanted) for wanted in (False, True)]
+# test seeds whose offered questions the reference model answers right with all tokens and under every preset
+SEEDS = {
+    "panels": 2199023255592,
+    "panels-two": 2199023255596,
+    "panels-cuts": 2199023255570,
+    "panels-both": 2199023255623,
+}
 
 
 @lru_cache(maxsize=1)
 def samples() -> dict[str, Sample]:
     """The gallery: what the reference model was made for first, then scenes that show the cost."""
     seen = ("Describe what happens.", None)
-    still, cut = _test_seeds()
+    titles = ("Panel and lamp", "Two panels", "Panel, cuts", "Two, cuts")
     made = [
-        Sample("panels", "Panels and a lamp", lambda: _dense(still), _asked(still)),
-        Sample("panels-cuts", "Panels, two cuts", lambda: _dense(cut), _asked(cut)),
+        *(Sample(n, t, partial(_dense, s), _asked(s), True) for (n, s), t in zip(SEEDS.items(), titles, strict=True)),
         Sample("lecture", "Lecture", _scene("slides"), (("What is on the slide at 4 seconds?", None), seen)),
         Sample("street", "Still camera", _scene("objects"), (("How many shapes move?", "3"), seen)),
         Sample("cuts", "Hard cuts", _scene("cut"), (("How many scenes are there?", "4"), seen)),

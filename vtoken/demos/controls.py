@@ -11,7 +11,14 @@ import gradio as gr
 from vtoken.demos import choices, clips, views
 from vtoken.demos.parts import Parts, ideas, plan_line
 from vtoken.demos.runner import Runner, readable
+from vtoken.demos.settings import REFERENCE
 from vtoken.errors import VtokenError
+from vtoken.reference.questions import WORLD
+
+BEYOND = (
+    f"The model of this page cannot answer questions about this clip: {WORLD}. The tabs Kept and Curve show what a "
+    "plan makes of it."
+)
 
 
 def wire(p: Parts, runner: Runner, quick: dict[str, Any]) -> None:
@@ -45,7 +52,8 @@ def _clip(p: Parts, runner: Runner, quick: dict[str, Any]) -> None:
         except Exception as error:
             return {p["facts"]: "", p["notice"]: views.notice(readable(error, runner.root))}
         sample = clips.sample_of(path, runner.samples)
-        questions = [q for q, _ in sample.questions] if sample else []
+        beyond = sample is not None and not sample.small and runner.settings.model == REFERENCE
+        questions = [q for q, _ in sample.questions] if sample and not beyond else []
         long = known.seconds is not None and known.seconds > runner.settings.max_seconds
         told = f"The page reads {runner.settings.max_seconds:g} s at most; the first ones are chosen under Trim."
         top, rate = math.ceil(known.fps - 1e-3), f"Frames a second, of {known.fps:.4g}"
@@ -55,8 +63,8 @@ def _clip(p: Parts, runner: Runner, quick: dict[str, Any]) -> None:
             p["end"]: runner.settings.max_seconds if long else None,
             p["fps"]: gr.update(maximum=max(1, top), value=_rate(preset, top), label=rate),
             p["ideas"]: ideas(questions),
-            p["question"]: questions[0] if questions else gr.skip(),
-            p["notice"]: views.notice(told, "hint") if long else "",
+            p["question"]: questions[0] if questions else "" if beyond else gr.skip(),
+            p["notice"]: views.notice(told if long else BEYOND, "hint") if long or beyond else "",
         }
 
     changed = [p[name] for name in ("facts", "start", "end", "fps", "ideas", "question", "notice")]

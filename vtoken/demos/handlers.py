@@ -42,8 +42,7 @@ class Handlers:
                 yield shown | {"progress": views.progress(item)}
             assert plan is not None
             self._remember(visitor, asked.question, plan)
-            sample = clips.sample_of(asked.path, self.runner.samples)
-            truth = dict(sample.questions).get(asked.question) if sample else None
+            truth = self._truth(asked)
             changes, why_not = self.runner.full(asked, plan) if beside and not plan.stopped else ({}, "")
             yield {
                 "chat": visitor.chat,
@@ -74,7 +73,11 @@ class Handlers:
     def compare(self, session: str | None, values: dict[str, Any], plans: Sequence[str]) -> Updates:
         """Several plans on one question, one row each."""
         columns = ("plan", "answer", "tokens", "share", "time", *records.STAGES)
-        show = partial(views.table, columns=columns)
+        try:
+            truth = self._truth(self._asked(values))
+        except InputError:
+            truth = None  # what is wrong is told below
+        show = partial(views.table, columns=columns, truth=truth)
         yield from self._several(session, values, [(p, None) for p in plans], "rows", "rows_csv", show)
 
     def curve(self, session: str | None, values: dict[str, Any], plans: Sequence[str], rates: Sequence[str]) -> Updates:
@@ -126,6 +129,11 @@ class Handlers:
         budget = choices.budget(text, values["kind"], values["amount"])
         where = values["video"], values["question"], values["start"], values["end"]
         return self.runner.asked(*where, fps, text, budget, values["new_tokens"])
+
+    def _truth(self, asked: Asked) -> str | None:
+        """The true answer of a sample's question."""
+        sample = clips.sample_of(asked.path, self.runner.samples)
+        return dict(sample.questions).get(asked.question) if sample else None
 
     def _overlay(self, asked: Asked, run: Run) -> dict[str, Any]:
         return overlay(asked.path, run.answer, run.options.get("start"), run.options.get("end"))

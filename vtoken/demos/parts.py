@@ -73,7 +73,7 @@ def _clip(p: Parts) -> None:
     gr.HTML('<h2 class="vt-h">1 · Clip</h2>', apply_default_css=False)
     # Gradio asks for 1920x1440, which a slow machine cannot encode as fast as it records: the end would be lost
     camera = gr.WebcamOptions(mirror=False, constraints={"video": {"width": {"ideal": 640}, "height": {"ideal": 480}}})
-    p["video"] = clip_input("Clip", webcam_options=camera, height=290, elem_id="vt-video", buttons=[])
+    p["video"] = clip_input("Clip", webcam_options=camera, height=220, elem_id="vt-video", buttons=[])
     p["facts"] = _html("", "facts")
     p["samples"] = _html(gallery(), "samples", js_on_load=asset("gallery.js"))
     with gr.Accordion("Trim", open=False, elem_id="vt-trim"), gr.Row():
@@ -94,13 +94,13 @@ def gallery() -> str:
 def _question(p: Parts) -> None:
     gr.HTML('<h2 class="vt-h">2 · Question</h2>', apply_default_css=False)
     p["question"] = gr.Textbox(
-        label="Question", placeholder="What happens at 0:42?", lines=2, max_lines=4, elem_id="vt-question",
-        info="Each question is answered on its own, from the clip alone.", submit_btn=False,
+        label="Question", placeholder="What happens at 0:42?", lines=1, max_lines=4, elem_id="vt-question",
+        info="Answered from the clip alone. Enter asks, Shift+Enter starts a line.", submit_btn=False,
     )  # fmt: skip
-    p["ideas"] = _html(ideas([]), "ideas", js_on_load=asset("gallery.js"))
     with gr.Row(elem_id="vt-go"):
         p["ask"] = gr.Button("Ask", variant="primary", elem_id="vt-ask", scale=3, min_width=120)
         p["stop"] = gr.Button("Stop", interactive=False, elem_id="vt-stop", scale=1, min_width=90)
+    p["ideas"] = _html(ideas([]), "ideas", js_on_load=asset("gallery.js"))
     p["beside"] = gr.Checkbox(True, label="Also run with full tokens, to compare", elem_id="vt-beside")
 
 

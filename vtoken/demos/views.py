@@ -63,14 +63,18 @@ def headline(plan: Run | None, full: Run | None, why_not: str = "") -> str:
         told = f"{sent} · {seconds(plan.total)}"
         return _headline(figure, label, f"{told}. {why_not}" if why_not else told)
     times = full.total / plan.total
+    one, other = plan.answer.text.strip(), full.answer.text.strip()
     figure = f"{times:.1f}×" if times < 100 else f"{times:.0f}×"
     told = f"{seconds(plan.total)} instead of {seconds(full.total)} · {sent} ({100 * plan.share:.1f} %)"
-    return _headline(figure, "as fast" if times < 1 else "faster, from file to answer", told)
+    speed = "as fast" if times < 1 else "faster, from file to answer"
+    if one != other:
+        return _headline("≠", "Not the answer of all tokens", f"{figure} {speed}: {told}", "vt-wrong")
+    return _headline(figure, speed, told)
 
 
-def _headline(figure: str, label: str, told: str) -> str:
+def _headline(figure: str, label: str, told: str, kind: str = "") -> str:
     return (
-        f'<div class="vt-headline"><b>{escape(figure)}</b><div><strong>{escape(label)}</strong>'
+        f'<div class="vt-headline {kind}"><b>{escape(figure)}</b><div><strong>{escape(label)}</strong>'
         f"<span>{escape(told)}</span></div></div>"
     )
 
@@ -127,16 +131,16 @@ def _rate(run: Run) -> str:
     return "every frame of the clip" if rate == "native" else f"{rate:g} a second"
 
 
-def _truth(run: Run, truth: str | None) -> str:
+def _truth(run: Run, truth: str | None, before: str = "truth: ") -> str:
     if truth is None:
         return ""
     right = run.answer.text.strip().lower() == truth.lower()
-    return f'<small class="vt-{"right" if right else "wrong"}">truth: {escape(truth)}</small>'
+    return f'<small class="vt-{"right" if right else "wrong"}">{before}{escape(truth)}</small>'
 
 
 def stages(run: Run, longest: float) -> str:
     """A bar of milliseconds by stage, as long as the run took, and the same as a table."""
-    spent = [(s, run.answer.report.milliseconds.get(s, 0.0)) for s in STAGES]
+    spent = [(s, ms) for s in STAGES if (ms := run.answer.report.milliseconds.get(s, 0.0))]
     parts = "".join(
         f'<i class="vt-{s}" style="width:{100 * ms / longest if longest else 0:.2f}%" title="{s} {seconds(ms)}"></i>'
         for s, ms in spent
@@ -149,12 +153,19 @@ def stages(run: Run, longest: float) -> str:
     )
 
 
-def table(runs: Sequence[Run], columns: Sequence[str] = ("fps", "plan", "tokens", "share", "encoded", "time")) -> str:
-    """Runs as rows."""
+def table(
+    runs: Sequence[Run],
+    columns: Sequence[str] = ("fps", "plan", "tokens", "share", "encoded", "time"),
+    truth: str | None = None,
+) -> str:
+    """Runs as rows. A stage that no run has gets no column; the true answer, where it is known, gets one."""
     if not runs:
         return ""
+    columns = [c for c in columns if c not in STAGES or any(r.answer.report.milliseconds.get(c) for r in runs)]
+    if truth is not None:
+        columns.insert(columns.index("answer") + 1, "truth")
     head = "".join(f'<th scope="col" class="vt-c-{c}">{HEADS[c]}</th>' for c in columns)
-    body = "".join(f"<tr>{''.join(_cell(run, c) for c in columns)}</tr>" for run in runs)
+    body = "".join(f"<tr>{''.join(_cell(run, c, truth) for c in columns)}</tr>" for run in runs)
     made = f'<table class="vt-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     return f'<div class="vt-scroll" tabindex="0" role="region" aria-label="Runs">{made}</div>'
 
@@ -163,6 +174,7 @@ HEADS = {
     "fps": "fps",
     "plan": "plan",
     "answer": "answer",
+    "truth": "truth",
     "tokens": "tokens",
     "share": "kept",
     "encoded": "encoded",
@@ -171,12 +183,13 @@ HEADS = {
 }
 
 
-def _cell(run: Run, column: str) -> str:
+def _cell(run: Run, column: str, truth: str | None) -> str:
     report = run.answer.report
     values = {
         "fps": _fps(run),
         "plan": f"<code>{escape(report.plan)}</code>",
         "answer": escape(run.answer.text),
+        "truth": _truth(run, truth, ""),
         "tokens": f"{report.tokens:,}",
         "share": f"{100 * run.share:.1f} %",
         "encoded": f"{report.encoded:,}",

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vtoken.encoders import Encoded
+from vtoken.encoders.carry import Carry, check_carry
 from vtoken.encoders.compat import has_cls as has_cls_token
 from vtoken.encoders.compat import inner as inner_of
 from vtoken.encoders.compat import layers_of, scale_of
@@ -44,6 +45,7 @@ def encode(
     cls: Literal["drop", "keep"] = "drop",
     thin: Thinning | None = None,
     reference: Tensor | np.ndarray | None = None,
+    carry: Carry | None = None,
 ) -> Encoded:
     """Hidden states of the kept patches: as if the skipped ones did not exist, or with hold (``reference``).
 
@@ -58,6 +60,7 @@ def encode(
         reference: integers, shaped as ``keep``: the frame whose patch each patch repeats, its own where kept. Kept
             patches then attend to the keys and values that skipped patches of their frame had when last computed (see
             ``held.py``). Not with ``thin``.
+        carry: with ``reference``, the frames are a chunk of a video, and this is what earlier chunks left.
 
     Returns:
         ``x`` [K, D] in the tower's dtype, before post-layernorm and projector. A frame with nothing kept has no rows.
@@ -74,9 +77,11 @@ def encode(
         raise UnsupportedError(f"{thin.method.name} inside the encoder needs cls='drop'")
     plan = _plan(tower, layer, signals, cls, thin)
     shown = None if reference is None else shown_steps([kept], [_flat(reference)], thin)[0]
-    if len(kept) and thin is None and bool(kept.all()):
+    if carry is not None:
+        check_carry(signals, shown)
+    elif len(kept) and thin is None and bool(kept.all()):
         return _stock(tower, patches.view(*kept.shape, -1), plan, cls)
-    return _run(tower, project(embed.patch_embedding, patches), kept, plan, cls, thin, shown)
+    return _run(tower, project(embed.patch_embedding, patches), kept, plan, cls, thin, shown, carry)
 
 
 def encode_reuse(
@@ -162,6 +167,7 @@ def _run(
     cls: Literal["drop", "keep"],
     thin: Thinning | None = None,
     shown: Tensor | None = None,
+    carry: Carry | None = None,
 ) -> Encoded:
     """The tower from its patch embeddings [K, D], without positions, to the wanted hidden states."""
     inner, layers, has_cls = inner_of(tower), layers_of(tower), has_cls_token(tower)
@@ -175,8 +181,8 @@ def _run(
         x, rows = with_cls(x, inner.embeddings, lengths)
         x = inner.pre_layrnorm(x)
         patch = torch.zeros(len(x), dtype=torch.bool, device=x.device).index_fill(0, rows, True)
-    held = None if shown is None else held_keys(kept, shown, has_cls, x.device)
-    state = Packed(x, segments, segments, has_cls=has_cls, held=None if held is None else (held, held))
+    held = None if shown is None else held_keys(kept, shown, has_cls, x.device, carry)
+    state = Packed(x, segments, segments, has_cls=has_cls, held=None if held is None else (held, held), carry=carry)
     start_thinning(state, thin, count)
     last = max(plan.chosen)
     for i in range(plan.last + 1):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from vtoken.encoders.carry import Carry, carried_rows
 from vtoken.encoders.compat import present
 from vtoken.encoders.held import shown_rows
 from vtoken.errors import InputError
@@ -61,16 +62,26 @@ def with_cls(x: Tensor, embeddings: Any, count: Tensor) -> tuple[Tensor, Tensor]
     return torch.cat([token.expand(len(count), -1), x])[order], rows.to(x.device)
 
 
-def held_keys(kept: Tensor, shown: Tensor, has_cls: bool, device: torch.device) -> Lookup:
-    """Keys of every frame with a kept patch: its own CLS row, then the rows that its patches show."""
+def held_keys(kept: Tensor, shown: Tensor, has_cls: bool, device: torch.device, carry: Carry | None = None) -> Lookup:
+    """Keys of every frame with a kept patch: its own CLS row, then the rows that its patches show.
+
+    Args:
+        carry: of a chunk; is told what its patches show at its end.
+    """
     count = kept.sum(dim=1)
     busy = (count > 0).nonzero().squeeze(1)
-    rows = shown_rows(kept, shown, busy)
-    if has_cls:  # one CLS row comes before the patches of every such frame
-        frame = torch.arange(len(busy))
-        owner = torch.full((len(kept),), -1).index_copy(0, busy, frame)
-        rows = rows + owner[shown[busy]] + 1
-        first = count[busy].cumsum(0) - count[busy] + frame
+    frame = torch.arange(len(busy))
+    owner = torch.full((len(kept) + 1,), -1).index_copy(0, busy, frame)  # the last one is step -1
+
+    def patches(steps: Tensor) -> Tensor:
+        rows = (shown_rows if carry is None else carried_rows)(kept, shown, steps)
+        return rows + owner[shown[steps]] + 1 if has_cls else rows  # a CLS row comes before the patches of each frame
+
+    rows = patches(busy)
+    if carry is not None:
+        carry.begin(patches(torch.tensor([len(kept) - 1]))[0].to(device))
+    if has_cls:
+        first = count[busy].cumsum(0) - count[busy] + frame + (0 if carry is None else kept.shape[1])
         rows = torch.cat([first[:, None], rows], dim=1)
     keys = [rows.shape[1]] * len(busy)
     return Lookup((count[busy] + has_cls).tolist(), rows.flatten().to(device), keys)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from vtoken.encoders.carry import Carry
 from vtoken.encoders.held import measure_held
 from vtoken.encoders.signals import Tap, measure
 from vtoken.errors import InputError
@@ -33,6 +34,7 @@ class Packed:
         cells: tensors with one row a cell [N, ...]: signals, DeepStack rows, hidden states of layers.
         thin: bookkeeping where cells may be merged or dropped, else None.
         held: with hold, the keys of frames and of windows; see ``held.py``.
+        carry: with hold, what earlier chunks of the video left; None where the rows are whole items.
     """
 
     x: Tensor
@@ -44,6 +46,7 @@ class Packed:
     cells: dict[str, Tensor] = field(default_factory=dict)
     thin: Thin | None = None
     held: tuple[Lookup, Lookup] | None = None
+    carry: Carry | None = None
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, scale: float, wanted: Collection[str], windowed: bool
@@ -51,6 +54,8 @@ class Packed:
         """Attention of one layer [N * unit, H, d] and the wanted signals of it; see ``Tap`` for the arguments."""
         if self.held is not None:
             held = self.held[windowed]
+            if self.carry is not None:
+                k, v = self.carry.extend(k, v)
             found = measure_held(q, k, v, hidden, held, scale, wanted, self.has_cls) if wanted else {}
             return gathered_attention(q, k, v, held, scale), found
         segments = self.windows if windowed else self.frames

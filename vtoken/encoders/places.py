@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtoken.encoders.carry import carried_rows
 from vtoken.encoders.compat import position_ids, position_table, window_index
 from vtoken.encoders.held import shown_rows
 from vtoken.kernels.gathered import Lookup
@@ -26,6 +27,7 @@ class Places:
         order: int64 [K], raster cells in the order of their windows; None where the tower has no windows.
         interpolation: (indices int64 [N, 4], weights [N, 4]) into the learned position table of Qwen3, raster order.
         held: with hold, the keys of the frames and of the windows; those of skipped cells are of the rows they repeat.
+        newest: int64 [P], of a chunk: the row, carried or its own, that each patch of a frame shows at the end.
     """
 
     positions: Tensor
@@ -34,6 +36,7 @@ class Places:
     order: Tensor | None
     interpolation: tuple[Tensor, Tensor] | None
     held: tuple[Lookup, Lookup] | None = None
+    newest: Tensor | None = None
 
 
 @dataclass
@@ -59,7 +62,12 @@ class _Windows:
 
 
 def places(
-    visual: Any, grid_thw: Tensor, keep: Sequence[Tensor], device: torch.device, shown: Sequence[Tensor] | None = None
+    visual: Any,
+    grid_thw: Tensor,
+    keep: Sequence[Tensor],
+    device: torch.device,
+    shown: Sequence[Tensor] | None = None,
+    carried: bool = False,
 ) -> Places:
     """The places of the kept cells of all items.
 
@@ -69,6 +77,7 @@ def places(
         keep: bool [t, h / merge, w / merge] on the CPU for each item.
         device: where the tensors are wanted.
         shown: with hold, int64 [t, h / merge, w / merge] for each item: the time step whose cell every cell repeats.
+        carried: the one item is a chunk, and step -1 is what earlier chunks left (see ``carry.py``).
 
     Raises:
         InputError: a cell repeats one that is not kept.
@@ -94,13 +103,17 @@ def places(
     if order is not None:
         where = where.unflatten(0, (-1, merge**2))[order].flatten(0, 1)
     index, weight = (torch.cat(part).to(device) for part in zip(*tables, strict=True)) if tables else (None, None)
+    held, newest = None, None
+    if shown is not None:
+        held, newest = _held(keep, shown, windows, order, merge**2, device, carried)
     return Places(
         where.to(device),
         every,
         Segments([n * merge**2 for w in windows for n in w.kept], device) if windows else every,
         None if order is None else order.to(device),
         (index, weight) if index is not None and weight is not None else None,
-        None if shown is None else _held(keep, shown, windows, order, merge**2, device),
+        held,
+        newest,
     )
 
 
@@ -111,16 +124,24 @@ def _held(
     order: Tensor | None,
     unit: int,
     device: torch.device,
-) -> tuple[Lookup, Lookup]:
-    """Keys of the frames, and of the windows, that have a kept cell."""
+    carried: bool,
+) -> tuple[tuple[Lookup, Lookup], Tensor | None]:
+    """Keys of the frames, and of the windows, that have a kept cell; what every patch of a chunk shows at its end."""
     run = None if order is None else order.argsort()  # place of a raster cell in the order in which the tower runs
     whole, parts = _Keys([], [], []), _Keys([], [], [])
-    base = 0
+    base, newest = 0, None
+    rows_shown = carried_rows if carried else shown_rows
+    if carried and run is not None:  # carried rows lie in raster order before them
+        cells = keep[0][0].numel()
+        run = torch.cat([torch.arange(cells), run + cells])
     for i, (kept, repeats) in enumerate(zip(keep, shown, strict=True)):
         flat = kept.flatten(1)
         busy = flat.any(1).nonzero().squeeze(1)
-        row = base + shown_rows(flat, repeats.flatten(1), busy)
+        row = base + rows_shown(flat, repeats.flatten(1), busy)
         row = row if run is None else run[row]
+        if carried:
+            last = rows_shown(flat, repeats.flatten(1), torch.tensor([len(flat) - 1]))[0]
+            newest = patches_of_cells(last if run is None else run[last], unit).to(device)
         whole.add(flat[busy].sum(1).tolist(), row.flatten(), [row.shape[1]] * len(busy))
         if windows:
             own = windows[i]
@@ -129,7 +150,12 @@ def _held(
             parts.add(own.kept, row[:, own.by_window][read], own.lengths.expand(len(busy), -1)[some].tolist())
         base += int(flat.sum())
     frames = whole.lookup(unit, device)
-    return frames, parts.lookup(unit, device) if windows else frames
+    return (frames, parts.lookup(unit, device) if windows else frames), newest
+
+
+def patches_of_cells(cells: Tensor, unit: int) -> Tensor:
+    """int64 [n * unit]: rows of the patches of cells."""
+    return (cells[:, None] * unit + torch.arange(unit)).flatten()
 
 
 @dataclass
@@ -146,9 +172,9 @@ class _Keys:
         self.keys += keys
 
     def lookup(self, unit: int, device: torch.device) -> Lookup:
-        patches = torch.cat(self.cells)[:, None] * unit + torch.arange(unit)
+        patches = patches_of_cells(torch.cat(self.cells), unit)
         queries, keys = ([n * unit for n in counts] for counts in (self.queries, self.keys))
-        return Lookup(queries, patches.flatten().to(device), keys)
+        return Lookup(queries, patches.to(device), keys)
 
 
 def _cells(table: Tensor, cell: Tensor, merge: int) -> Tensor:

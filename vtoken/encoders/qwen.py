@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vtoken.encoders import Encoded
+from vtoken.encoders.carry import Carry, check_carry
 from vtoken.encoders.compat import is_qwen, rotary_of, scale_of
 from vtoken.encoders.dense import last_kept, packed_rows
 from vtoken.encoders.held import shown_steps
@@ -37,6 +38,7 @@ def encode(
     signals: Collection[str] = frozenset(),
     thin: Thinning | None = None,
     reference: Sequence[Tensor | np.ndarray] | None = None,
+    carry: Carry | None = None,
 ) -> Encoded:
     """Merged tokens of the kept cells: as if the skipped ones did not exist, or with hold (``reference``).
 
@@ -51,6 +53,7 @@ def encode(
         reference: integers [t, h / merge, w / merge] for each item, the time step whose cell each cell repeats, its own
             where kept. Kept cells then attend to the keys and values that skipped cells of their step had when last
             computed (see ``held.py``). Not with ``thin``.
+        carry: with ``reference``, the one item is a chunk of a video, and this is what earlier chunks left.
 
     Returns:
         ``x`` [K, D] after the merger, in raster order, items one after another; Qwen3-VL's DeepStack rows are the
@@ -68,10 +71,12 @@ def encode(
             f"{thin.method.name}:exact=True is for single patches; cells of {type(visual).__name__} leave whole"
         )
     shown = None if reference is None else shown_steps(kept, reference, thin)
-    if len(rows) and thin is None and all(bool(k.all()) for k in kept):
+    if carry is not None:
+        check_carry(signals, shown)
+    elif len(rows) and thin is None and all(bool(k.all()) for k in kept):
         return _stock(visual, rows, grid_thw, signals)
-    x, where = _embed(visual, rows), places(visual, grid_thw, kept, rows.device, shown)
-    return _run(visual, x, where, signals, thin, kept)
+    x, where = _embed(visual, rows), places(visual, grid_thw, kept, rows.device, shown, carry is not None)
+    return _run(visual, x, where, signals, thin, kept, carry)
 
 
 def encode_reuse(
@@ -111,7 +116,13 @@ def _stock(visual: Any, rows: Tensor, grid_thw: Tensor, signals: Collection[str]
 
 
 def _run(
-    visual: Any, x: Tensor, where: Places, signals: Collection[str], thin: Thinning | None, kept: list[Tensor]
+    visual: Any,
+    x: Tensor,
+    where: Places,
+    signals: Collection[str],
+    thin: Thinning | None,
+    kept: list[Tensor],
+    carry: Carry | None = None,
 ) -> Encoded:
     """The tower from its patch embeddings [K * merge**2, D] to merged tokens."""
     unit = visual.config.spatial_merge_size**2
@@ -122,7 +133,9 @@ def _run(
         x = x.unflatten(0, (-1, unit))[where.order].flatten(0, 1)
     patches = torch.ones(len(x) // unit, dtype=torch.bool, device=x.device)
     rotary = visual.rotary_pos_emb(x, where.positions)
-    state = Packed(x, where.frames, where.windows, unit, rotary=rotary, held=where.held)
+    state = Packed(x, where.frames, where.windows, unit, rotary=rotary, held=where.held, carry=carry)
+    if carry is not None and where.newest is not None:
+        carry.begin(where.newest)
     start_thinning(state, thin, torch.cat([k.flatten(1).sum(dim=1) for k in kept]))
     full = getattr(visual, "fullatt_block_indexes", range(len(visual.blocks)))
     deep_at = list(getattr(visual, "deepstack_visual_indexes", []))

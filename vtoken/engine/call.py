@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from vtoken.data.report import Report
+from vtoken.encoders.carry import Carry
 from vtoken.families.clips import Memory
 from vtoken.families.family import Family
 from vtoken.families.features import Clip
@@ -32,6 +33,7 @@ class Call:
         signals: those that only the user can give, see ``methods/signals.py``.
         positions: "stock" as the installed transformers counts, or "trained"; see ``positions.trained``.
         answer: most new tokens behind the prompt, which need room in the model's context.
+        carry: what earlier chunks of the one video left in the encoder, where the clip is a chunk.
         memory: gives the features of clips that were encoded for an earlier plan.
         stateful: whether the stock model's own state (rope deltas) is left as a stock call would leave it.
         report: tokens and milliseconds of this call.
@@ -49,6 +51,7 @@ class Call:
     positions: str = "stock"
     answer: int = 0
     memory: Memory | None = None
+    carry: Carry | None = None
     stateful: bool = False
     report: Report = field(default_factory=Report)
 

@@ -138,6 +138,8 @@ def _features(
             return features
     if clips is not None and (plan.gate is not None or call.clips is not None):
         reuse = plan.gate is not None and plan.gate.apply == "reuse"
+        if call.carry is not None:
+            return family.encode_clips(model, clips, plan.wants, hold=hold, carry=call.carry)
         features = encode_each_once(family, model, clips, plan.wants, reuse, call.memory, hold and not reuse)
         if reuse:
             kept, cells = sum(int(c.gate.keep.sum()) for c in clips), sum(c.gate.keep.size for c in clips)

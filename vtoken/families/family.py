@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vtoken.encoders import signals
+from vtoken.encoders.carry import Carry
 from vtoken.encoders.compat import has_cls, layers_of
 from vtoken.encoders.names import split, within
 from vtoken.encoders.packed import Thinning
@@ -187,11 +188,23 @@ class Family:
         """
         raise UnsupportedError(f"vtoken does not know how {self.title} writes a video into its prompt")
 
+    def chunk(self, model: Any, tokenizer: Any, clip: Clip) -> list[int]:
+        """The ids of a chunk of a video, as in ``prompt``, without what comes once a video."""
+        return self.prompt(model, tokenizer, clip)[1]
+
+    def ending(self, model: Any) -> tuple[list[int], Tensor | None]:
+        """What comes at the end of a video once: ids, and the features [n, D] of those that are placeholders."""
+        return [], None
+
     def images(self, model: Any, processor: Any, pictures: list[Any]) -> Pictures | None:
         """Images that are shown beside a clip; None for none.
 
         Args:
             pictures: PIL images in RGB.
+
+        Raises:
+            InputError: a processor without image settings.
+            UnsupportedError: a family that ``ask`` does not serve with images.
         """
         if not pictures:
             return None
@@ -199,6 +212,17 @@ class Family:
             f"vtoken.ask does not know how {self.title} takes images beside a video; call model.generate with what its "
             "own processor makes"
         )
+
+    def read_images(self, processor: Any, pictures: list[Any]) -> dict[str, Any]:
+        """What the processor's own image processor makes of the images of one prompt.
+
+        Raises:
+            InputError: it has none.
+        """
+        reader = getattr(processor, "image_processor", None)
+        if reader is None:
+            raise InputError(f"images need the processor of {self.title} with its image_processor, not a tokenizer")
+        return dict(reader(images=[pictures], return_tensors="pt"))
 
     def frames_per_step(self, model: Any) -> int:
         """Frames in a time step of a video."""
@@ -222,6 +246,7 @@ class Family:
         thin: Thinning | None = None,
         reuse: bool = False,
         hold: bool = False,
+        carry: Carry | None = None,
     ) -> Features:
         """Run the encoder on the kept patches alone; with ``thin`` layers merge or drop more of them.
 
@@ -230,6 +255,8 @@ class Family:
                 place (``Gate.apply``); not with ``thin``.
             hold: kept patches attend to the keys and values that the skipped patches of their step had when last
                 encoded, layer by layer (``encoders/held.py``); neither with ``thin`` nor with ``reuse``.
+            carry: the one clip is a chunk of a video, whose references count from its first step (-1 is before it), and
+                this is what earlier chunks left. What comes once a video (a newline row at its end) is left out.
 
         Raises:
             UnsupportedError: the family's encoder cannot, or two of them together.

@@ -14,6 +14,7 @@ from torch import Tensor
 from vtoken.data.frames import GateMap, Grid
 from vtoken.encoders import Encoded
 from vtoken.encoders import clip as encoder
+from vtoken.encoders.carry import Carry
 from vtoken.encoders.compat import has_cls
 from vtoken.encoders.packed import Thinning
 from vtoken.encoders.taps import collect
@@ -144,8 +145,9 @@ class Llava(Family):
         thin: Thinning | None = None,
         reuse: bool = False,
         hold: bool = False,
+        carry: Carry | None = None,
     ) -> Features:
-        out = self._encoded(model, clips, wants, thin, reuse, hold)
+        out = self._encoded(model, clips, wants, thin, reuse, hold, carry)
         out, clips = (out, all_kept(clips)) if reuse else (expand_repeated(clips, out), clips)
         keeps = [c.gate.keep for c in clips]
         index = kept_index([c.gate.sent for c in clips])
@@ -158,7 +160,14 @@ class Llava(Family):
         return Features(x, index, layout, size, own | out.signals, sum(int(k.sum()) for k in keeps))
 
     def _encoded(
-        self, model: Any, clips: list[Clip], wants: frozenset[str], thin: Thinning | None, reuse: bool, hold: bool
+        self,
+        model: Any,
+        clips: list[Clip],
+        wants: frozenset[str],
+        thin: Thinning | None,
+        reuse: bool,
+        hold: bool,
+        carry: Carry | None,
     ) -> Encoded:
         """Hidden states and signals of the kept patches of all clips (of all with ``reuse``), before the projector."""
         tower = self.tower(model, self.clip_modality)
@@ -176,7 +185,8 @@ class Llava(Family):
         if steps is not None:  # frames of all clips count on
             starts = np.cumsum([0] + [len(s) for s in steps])
             reference = np.concatenate([s.reshape(len(s), -1) + a for s, a in zip(steps, starts, strict=False)])
-        return encoder.encode(tower, rows, keep, self.layer(model), wants, thin=thin, reference=reference)
+        carry = carry if hold else None
+        return encoder.encode(tower, rows, keep, self.layer(model), wants, thin=thin, reference=reference, carry=carry)
 
 
 @dataclass(frozen=True)

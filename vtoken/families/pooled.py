@@ -14,16 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vtoken.encoders.carry import Carry
 from vtoken.encoders.packed import Thinning
 from vtoken.encoders.pool import pool
 from vtoken.errors import UnsupportedError
 from vtoken.families.clips import kept_index, layout_of, scene_numbers
 from vtoken.families.compat import base as base_of
 from vtoken.families.compat import pack, tile_counts, weight_of
-from vtoken.families.features import Clip, Features
+from vtoken.families.features import Clip, Features, Picture, Pictures
 from vtoken.families.layout import Layout
 from vtoken.families.llava import Llava
-from vtoken.families.rows import anyres_layout, join, video_layout
+from vtoken.families.rows import anyres_layout, anyres_rows, join, video_layout
 from vtoken.families.runs import all_kept, run_lengths
 
 
@@ -38,6 +39,12 @@ class LlavaNext(Llava):
         if modality == "video":
             return video_layout(lengths, inputs["pixel_values_videos"].shape[1])
         return anyres_layout(model, inputs, lengths)
+
+    def images(self, model: Any, processor: Any, pictures: list[Any]) -> Pictures | None:
+        if not pictures:
+            return None
+        made, token = self.read_images(processor, pictures), model.config.image_token_id
+        return Pictures([Picture([token], [token] * len(rows)) for rows in anyres_rows(model, made)], made)
 
     def scatter_patches(
         self, model: Any, modality: str, inputs: dict[str, Any], layout: Layout, signal: Tensor
@@ -77,10 +84,11 @@ class LlavaNext(Llava):
         thin: Thinning | None = None,
         reuse: bool = False,
         hold: bool = False,
+        carry: Carry | None = None,
     ) -> Features:
         if thin is not None:
             raise UnsupportedError(f"{self.title} pools its patches, so they cannot leave inside its encoder")
-        patches = self._encoded(model, clips, wants, None, reuse, hold)
+        patches = self._encoded(model, clips, wants, None, reuse, hold, carry)
         clips = all_kept(clips) if reuse else clips
         x, signals = patches.x, patches.signals
         base = base_of(model)
@@ -90,7 +98,12 @@ class LlavaNext(Llava):
         starts = np.cumsum([0] + [int(c.gate.keep.sum()) for c in clips])
         rows, keeps, scores, sizes = [], [], [], []
         for clip, a, b in zip(clips, starts, starts[1:], strict=False):
-            pooled, keep = pool(x[a:b], clip.gate, base.vision_resampler if before else base.apply_pooling)
+            pooling = base.vision_resampler if before else base.apply_pooling
+            if carry is None:
+                pooled, keep = pool(x[a:b], clip.gate, pooling)
+            else:
+                pooled, keep = pool(*carry.joined(x[a:b], clip.gate), pooling)
+                pooled, keep = pooled[keep.shape[1] :], keep[1:]  # the step in front is what was carried
             side = math.isqrt(keep.shape[1])
             rows.append(pooled)
             keeps.append(keep.reshape(len(keep), side, side))
@@ -105,7 +118,7 @@ class LlavaNext(Llava):
         share = int(starts[-1]) / sum(c.gate.keep.size for c in clips)
         encoded = round(share * sum(k.size for k in keeps))
         features = Features(x, kept_index(keeps), layout_of(clips, keeps), torch.cat(sizes), joined, encoded)
-        return self.add_structural_rows(model, clips, keeps, features)
+        return features if carry is not None else self.add_structural_rows(model, clips, keeps, features)
 
     def _pool_signal(self, model: Any, signal: Tensor, clip: Clip) -> Tensor:
         rows, _ = pool(signal.view(len(signal), -1).float(), clip.gate, partial(self.pooled, model))
@@ -143,6 +156,12 @@ class LlavaOnevision(LlavaNext):
 
     def count(self, model: Any, clip: Clip) -> int:
         return super().count(model, clip) + 1
+
+    def chunk(self, model: Any, tokenizer: Any, clip: Clip) -> list[int]:
+        return super().chunk(model, tokenizer, clip)[:-1]
+
+    def ending(self, model: Any) -> tuple[list[int], Tensor | None]:
+        return [model.config.video_token_id], weight_of(base_of(model), "image_newline")[None]
 
     def add_structural_rows(
         self, model: Any, clips: list[Clip], keeps: list[np.ndarray], features: Features

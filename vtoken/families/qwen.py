@@ -13,9 +13,9 @@ from torch import Tensor
 
 from vtoken.data.frames import GateMap, Grid
 from vtoken.encoders import qwen as encoder
+from vtoken.encoders.carry import Carry
 from vtoken.encoders.packed import Thinning
 from vtoken.encoders.taps import collect, merge_cells
-from vtoken.errors import InputError
 from vtoken.families.clips import adapt, gate_signals, gated, held_steps, kept_index, layout_of, thinned
 from vtoken.families.compat import base, device_of, dtype_of, outputs
 from vtoken.families.family import Family
@@ -86,15 +86,12 @@ class Qwen(Family):
         return [video], [video] * clip.gate.keep.size, extra
 
     def images(self, model: Any, processor: Any, pictures: list[Any]) -> Pictures | None:
-        reader = getattr(processor, "image_processor", None)
         if not pictures:
             return None
-        if reader is None:
-            raise InputError(f"images need the processor of {self.title} with its image_processor, not a tokenizer")
-        made = reader(images=pictures, return_tensors="pt")
+        made = self.read_images(processor, pictures)
         token, merge = model.config.image_token_id, model.base_model.visual.spatial_merge_size
         counts = (made["image_grid_thw"].prod(-1) // merge**2).tolist()
-        return Pictures([Picture([token], [token] * n) for n in counts], dict(made))
+        return Pictures([Picture([token], [token] * n) for n in counts], made)
 
     def full_clips(self, model: Any, modality: str, inputs: dict[str, Any], fps: float | None) -> list[Clip]:
         vision = model.config.vision_config
@@ -119,6 +116,7 @@ class Qwen(Family):
         thin: Thinning | None = None,
         reuse: bool = False,
         hold: bool = False,
+        carry: Carry | None = None,
     ) -> Features:
         visual = base(model).visual
         merge = visual.spatial_merge_size
@@ -130,7 +128,8 @@ class Qwen(Family):
         if reuse:
             out, clips = encoder.encode_reuse(visual, rows, grids, keeps, wants), all_kept(clips)
         else:
-            out = expand_repeated(clips, encoder.encode(visual, rows, grids, keeps, wants, thin, steps))
+            out = encoder.encode(visual, rows, grids, keeps, wants, thin, steps, carry if hold else None)
+            out = expand_repeated(clips, out)
         index = kept_index([c.gate.sent for c in clips])
         encoded = sum(int(c.gate.keep.sum()) for c in clips)
         index, size, signals = thinned(out, index, *gate_signals(clips, out.x.device))

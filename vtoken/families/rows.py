@@ -45,21 +45,26 @@ def video_layout(lengths: list[int], frames: int, newline: bool = False, cls: bo
 
 
 def anyres_layout(model: Any, inputs: dict[str, Any], lengths: list[int]) -> Layout:
-    """Layout of anyres images, from row markers sent through the stock packing."""
+    """Layout of anyres images whose features have ``lengths`` rows."""
+    vision = base(model).config.vision_config
+    rows = anyres_rows(model, inputs)
+    assert [len(r) for r in rows] == lengths
+    return join([_lines(structural, vision.image_size // vision.patch_size) for structural in rows])
+
+
+def anyres_rows(model: Any, inputs: dict[str, Any]) -> list[Tensor]:
+    """bool [n] for every anyres image, which of its rows are newlines: from markers sent through the stock packing."""
     pixels, sizes = inputs["pixel_values"], inputs["image_sizes"]
     vision = base(model).config.vision_config
     side = vision.image_size // vision.patch_size
     tiles = pixels.shape[1] if pixels.dim() == 5 else None
-    layouts = []
-    counts = tile_counts(model, sizes, inputs.get("batch_num_images"))
-    for i, n in enumerate(lengths):
-        count = counts[i] if tiles is None else min(tiles, counts[i])
+    out = []
+    for i, wanted in enumerate(tile_counts(model, sizes, inputs.get("batch_num_images"))):
+        count = wanted if tiles is None else min(tiles, wanted)
         markers = torch.zeros(count, side * side, 1, dtype=torch.float32)
         packed = pack(model, [markers], sizes[i : i + 1], torch.full((1,), math.nan, dtype=torch.float32))[0][:, 0]
-        structural = packed.isnan().cpu()
-        assert len(structural) == n
-        layouts.append(_lines(structural, side))
-    return join(layouts)
+        out.append(packed.isnan().cpu())
+    return out
 
 
 def _lines(structural: Tensor, side: int) -> Layout:

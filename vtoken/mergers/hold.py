@@ -68,6 +68,11 @@ class HoldStage(Merger):
     def group(self, tokens: Tokens, k: int, context: Context) -> Groups:
         position = tokens.position.long() - tokens.position.long().amin(0)
         shape = tuple((position.amax(0) + 1).tolist())
+        image = context.length(context.sample) == 0 and not bool(tokens.time.isfinite().any())  # tiles are no steps
+        if image or (shape[0] == 1 and self.tau is None):
+            if self.tau is None:
+                context.note("hold: an image or a video of one time step holds nothing; all its tokens stay")
+            return Groups(torch.arange(len(tokens), device=position.device))
         starts = None
         if self.restart and "scene" in tokens.signals:
             starts = torch.zeros(shape[0], dtype=torch.bool, device=position.device)

@@ -1,4 +1,5 @@
-"""Eviction: what every method shares that takes visual rows out of the KV cache once the prompt has been read.
+"""Eviction: what every method shares that takes visual rows out of the KV cache, once a prompt has been read or
+whenever the cache of a stream is full.
 
 Every kv head keeps rows of its own and every layer a count of its own; text is never dropped. Prefill costs what it
 did, the cache and each step of generation less.
@@ -40,9 +41,13 @@ class Held:
 
 @dataclass(kw_only=True)
 class Eviction(Method):
-    """A method that takes visual rows out of the cache after the prefill; subclasses write ``score``.
+    """A method that takes visual rows out of the cache; subclasses write ``score``.
+
+    In a plan it acts once, when the prompt has been read; as the policy of a stream it acts whenever the cache is full.
 
     Attributes:
+        alike: True where all layers and heads keep the same rows, as scores that read positions alone give.
+        stores: True where a stream moves what leaves to main memory, from which a question brings some back.
         keep, tokens, per_second: the budget, averaged over the layers; at most one of them, half where none is given.
 
     Raises:
@@ -52,11 +57,14 @@ class Eviction(Method):
     kind: ClassVar[str] = "cache"
     share: ClassVar[float] = 0.5
     asks: ClassVar[bool] = True  # whether it needs attention: the input of each layer is then kept
+    alike: ClassVar[bool] = False
+    stores: ClassVar[bool] = False
     keep: float | None = None
     tokens: int | None = None
     per_second: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.budget()
 
     def budget(self) -> Budget:

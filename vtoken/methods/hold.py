@@ -137,7 +137,8 @@ class FeatureGate:
         least = self._count(*self._gated(unit, token, NEVER, starts))
         if rows < least:
             raise InputError(
-                f"hold: {rows} rows are too few for {least} cells, each of which needs one; drop tokens first"
+                f"hold: {rows} rows are too few for {least} cells, each of which needs one; raise the budget, give tau "
+                "instead, or drop tokens first"
             )
         _, step = gate(unit, token, 0.0, starts)
         choice = step[torch.isfinite(step) & (token >= 0)].sort().values.tolist()

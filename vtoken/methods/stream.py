@@ -46,6 +46,7 @@ class GateStream:
 
     Attributes:
         content: what skipped cells are compared with: [r, H, W] or [r, H, W, 3], see ``Gate.content``.
+        source: int32 [h, w], the time step at which each cell was last kept.
         predicted: for each frame of the current step, the content of skipped cells, or None before the second step.
     """
 
@@ -66,7 +67,7 @@ class GateStream:
         # what was sent so far
         self._step = 0
         self._scene = -1
-        self._source = np.zeros((grid.rows, grid.columns), np.int32)  # step of the last keep of each cell
+        self.source = np.zeros((grid.rows, grid.columns), np.int32)  # step of the last keep of each cell
         self._start = 0.0
         self._turn = 0  # how many turns of the timed refresh have passed since the start
         # the frame before the current step
@@ -130,6 +131,10 @@ class GateStream:
         for target, source in zip(self.content, new, strict=True):
             copy_cells(target, source, keep, self.grid.cell)
 
+    def recall(self, step: np.ndarray, keep: np.ndarray, forced: np.ndarray) -> np.ndarray:
+        """Cells of ``keep`` that repeat an earlier step after all: bool [h, w]; their content and source are set."""
+        return np.zeros(keep.shape, bool)
+
     # The loop.
 
     def _advance(self) -> tuple[Any, ...]:
@@ -157,11 +162,13 @@ class GateStream:
         if not self.gate.anchoring.reuse:
             forced |= anchors
         keep = keep | forced
+        recalled = self.recall(step, keep, forced)
+        keep = keep & ~recalled
         self.refresh(step, keep)
-        self._source[keep] = self._step
+        self.source[keep] = self._step
         self._remember(step[-1])
         self._step += 1
-        return keep, self._source.copy(), np.int32(self._scene), score, forced, anchors & ~keep
+        return keep, self.source.copy(), np.int32(self._scene), score, forced, recalled | (anchors & ~keep)
 
     def _due(self, at: float) -> np.ndarray:
         """Raster numbers of the cells whose turn came since the last step: cell i at (i + 1) / cells of each period."""

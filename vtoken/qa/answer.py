@@ -33,10 +33,12 @@ class Answer:
     Attributes:
         text: the answer.
         report: tokens and milliseconds by stage, sampled frames, caps that bound.
-        clips: what the gate kept of each video, for overlays; pixel rows are gone.
+        clips: what the gate kept of each video, for overlays; pixel rows are gone. In LLaVA-1.5, where frames are
+            images, an image is a clip of one frame.
         tokens: int64 [n], ids of the answer.
         cell_states: per video uint8 [T, h, w], the ``CellState`` of every token that the stock model would have had,
             for overlays. Its grid is the language model's, which is coarser than the gate's where a family pools.
+        as_of: of a stream, seconds since it began up to which the answer has seen it; None for a whole video.
     """
 
     text: str
@@ -44,6 +46,7 @@ class Answer:
     clips: list[Clip]
     tokens: Tensor
     cell_states: list[np.ndarray]
+    as_of: float | None = None
 
     @property
     def clip(self) -> Clip:
@@ -142,7 +145,7 @@ def answer_packed(asked: Questions) -> list[Answer] | None:
     report.measure_memory(input_device(asked.model))
     _remember(asked.model, report)
     n = len(prompts)
-    reports = [_share(asked, report, 1, n, length + len(tail)) for tail in tails]
+    reports = [share(asked, report, 1, n, length + len(tail)) for tail in tails]
     states, report.cell_states = report.cell_states * n, []
     return asked.answers(found, reports, states)
 
@@ -176,9 +179,9 @@ def _batch(asked: Questions, first: int, n: int) -> list[Answer]:
     ends = stops(core(asked.model), asked.options)
     widths = [p["input_ids"].shape[1] for p in prompts]
     dropped = (sum(widths) - report.prompt) // n
-    reports = [_share(asked, report, n, n, width - dropped) for width in widths]
+    reports = [share(asked, report, n, n, width - dropped) for width in widths]
     states, report.cell_states = report.cell_states, []
-    return asked.answers([_until(ids, ends) for ids in new], reports, states)
+    return asked.answers([until_end(ids, ends) for ids in new], reports, states)
 
 
 def _remember(model: Any, report: Report) -> None:
@@ -188,13 +191,13 @@ def _remember(model: Any, report: Report) -> None:
         session.report = report
 
 
-def _until(ids: Tensor, stops: frozenset[int]) -> Tensor:
+def until_end(ids: Tensor, stops: frozenset[int]) -> Tensor:
     """The ids of an answer up to its end token; what follows pads a batch."""
     end = next((i for i, token in enumerate(ids.tolist()) if token in stops), len(ids))
     return ids[: end + 1]
 
 
-def _share(asked: Questions, report: Report, prompts: int, questions: int, columns: int) -> Report:
+def share(asked: Questions, report: Report, prompts: int, questions: int, columns: int) -> Report:
     """One question's report.
 
     Args:

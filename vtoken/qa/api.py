@@ -139,7 +139,7 @@ def questions_of(
     sampling = replace(sampling or Sampling(), **frames)
     inner = core(model)
     family = families.of(inner)
-    chosen = _plan(family, model, plan, budget, signals or {})
+    chosen = plan_of(family, model, plan, budget, signals or {})
     if family.clip_modality not in family.sparse:
         raise UnsupportedError(
             f"vtoken.ask does not know how {family.title} takes a video; call model.generate with what its own "
@@ -150,20 +150,29 @@ def questions_of(
         raise InputError("ask needs a video beside its images; for images alone call model.generate")
     checked = Report()
     chosen = on_model(chosen, inner, checked)
-    pixels = family.images(inner, processor, [m.load() for m in media if isinstance(m, Image)])
+    alike = family.clip_modality == "image"  # frames of a video enter the prompt as images do
+    pixels = family.images(inner, processor, [m.load() for m in media if isinstance(m, Image) and not alike])
 
-    def make(one: Video, report: Report) -> Clip:
-        preprocess = _preprocessor(family, inner, processor)
-        return read_clip(one.source, preprocess, chosen, report, sampling, _dtype(inner), progress)
+    def make(one: Video | Image, report: Report) -> Clip:
+        preprocess = preprocessor_of(family, inner, processor)
+        if isinstance(one, Video):
+            return read_clip(one.source, preprocess, chosen, report, sampling, _dtype(inner), progress)
+        still = read_clip([one.load()], preprocess, chosen, Report(), Sampling("native"), _dtype(inner))
+        return replace(still, seconds=0.0)
 
     memory = memory or ClipMemory()
-    videos = [m for m in media if isinstance(m, Video)]
+    videos = [m for m in media if isinstance(m, Video) or alike]
     clips, read = memory.read((model, processor, video), videos, chosen, sampling, make)
     read = replace(read, notes=[*checked.notes, *read.notes])
     chat = Chat(system, history, chat_template_kwargs or {})
     order, shown = iter(clips), iter(pixels.items if pixels else ())
     written = prompts(
-        family, inner, processor, [next(order) if isinstance(m, Video) else next(shown) for m in media], questions, chat
+        family,
+        inner,
+        processor,
+        [next(order if alike or isinstance(m, Video) else shown) for m in media],
+        questions,
+        chat,
     )
     if pixels:
         written = [one | pixels.inputs for one in written]
@@ -177,7 +186,7 @@ def questions_of(
         [question_ids(processor, question) for question in questions],
         chosen,
         read,
-        _settings(inner, options),
+        settings_of(inner, options),
         batch,
         memory,
         progress,
@@ -198,7 +207,7 @@ def _check(video: Any, questions: Sequence[str], batch: int, positions: str) -> 
         raise InputError(f"positions={positions!r} must be 'trained' or 'stock'")
 
 
-def _plan(
+def plan_of(
     family: Family, model: Any, plan: PlanLike | None, budget: dict[str, Any], signals: Mapping[str, Any]
 ) -> Plan:
     """The plan of a call: its own, else that of the wrapped model, else the default."""
@@ -209,17 +218,18 @@ def _plan(
     return check(Plan.parse(own if plan is None else plan, **budget), family, signals)
 
 
-def _settings(model: Any, options: dict[str, Any]) -> dict[str, Any]:
+def settings_of(model: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Arguments of ``generate``: greedy, and 128 new tokens unless the caller or the model's own config says."""
     if "generation_config" in options:
         return options
     defaults: dict[str, Any] = {"do_sample": False}
-    if "max_length" not in options and model.generation_config.max_new_tokens is None:
+    own = model.generation_config
+    if "max_length" not in options and own.max_new_tokens is None and own.max_length in (None, 20):  # 20: as generate
         defaults["max_new_tokens"] = 128
     return defaults | options
 
 
-def _preprocessor(family: Family, model: Any, processor: Any) -> Preprocessor:
+def preprocessor_of(family: Family, model: Any, processor: Any) -> Preprocessor:
     """Settings of the processor where it has some, else the family's."""
     has_pixels = any(getattr(processor, n, None) is not None for n in ("video_processor", "image_processor"))
     if not has_pixels:

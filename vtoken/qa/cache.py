@@ -11,7 +11,7 @@ from vtoken.errors import InputError
 from vtoken.families.clips import Memory
 from vtoken.families.features import Clip, Features
 from vtoken.methods.plan import Plan
-from vtoken.qa.media import Video
+from vtoken.qa.media import Image, Video
 from vtoken.qa.read import Sampling
 
 
@@ -32,10 +32,10 @@ class ClipMemory:
     def read(
         self,
         about: tuple[Any, Any, Any],
-        videos: Sequence[Video],
+        videos: Sequence[Video | Image],
         plan: Plan,
         sampling: Sampling,
-        make: Callable[[Video, Report], Clip],
+        make: Callable[[Video | Image, Report], Clip],
     ) -> tuple[list[Clip], Report]:
         """The videos under the plan's gate, and the report of their reading; ``make`` reads each the first time.
 

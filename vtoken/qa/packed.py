@@ -114,7 +114,7 @@ def pack(
     """
     ids = ready.stock["input_ids"]
     with report.stage("prefill", ids.device):
-        cache, start = _prefix(model, ready, columns)
+        cache, start = prefix(model, ready, columns)
     stored = int(cache.get_mask_sizes(0, 0)[0])
     out: list[Tensor] = []
     for first in range(0, len(tails), batch):
@@ -125,7 +125,7 @@ def pack(
     return out
 
 
-def _prefix(model: Any, ready: Prepared, columns: int) -> tuple[Any, Tensor]:
+def prefix(model: Any, ready: Prepared, columns: int) -> tuple[Any, Tensor]:
     """The filled cache of the shared columns, and the position [..., 1] of the column behind them."""
     rows = torch.arange(int((ready.cut.slots[0] < columns).sum()))
     head = cut_inputs(ready.inputs, Cut([rows], [rows]), 0, right=False)

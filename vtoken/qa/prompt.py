@@ -79,6 +79,44 @@ def _prompt(
     question: str,
     chat: Chat,
 ) -> dict[str, Any]:
+    plain, places = _placed(family, processor, written, question, chat)
+    ids, end, rope = [], 0, hasattr(model.base_model, "get_rope_index")
+    for place, one in zip(places, written, strict=True):
+        if rope and ids and place == end and one.ids[0] == ids[-1]:
+            raise InputError(
+                f"the chat template of {type(processor).__name__} writes two {one.modality}s with nothing between them, "
+                f"which {family.title} counts as one; use the checkpoint's own template"
+            )
+        ids += plain[end:place] + one.ids
+        end = place + len(one.marks)
+    input_ids = torch.tensor([ids + plain[end:]])
+    names = {name for one in written for name in one.extra}
+    extra = {name: torch.cat([one.extra[name] for one in written if name in one.extra]) for name in sorted(names)}
+    out: dict[str, Any] = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **extra}
+    if rope:
+        types = 2 * (input_ids == model.config.video_token_id) + (input_ids == model.config.image_token_id).int()
+        out["mm_token_type_ids"] = types.int()
+    return out
+
+
+def around(
+    family: Family, model: Any, processor: Any, question: str, chat: Chat | None = None
+) -> tuple[Tensor, Tensor]:
+    """int64 [a], [b]: the ids before the one video of a prompt, and those behind it, for a video that is still read.
+
+    Raises:
+        InputError: as in ``prompts``.
+    """
+    mark = getattr(model.config, f"{family.clip_modality}_token_id")
+    written = [Written(family.clip_modality, [mark], [], {})]
+    plain, (place,) = _placed(family, processor, written, question, chat or Chat())
+    return torch.tensor(plain[:place], dtype=torch.long), torch.tensor(plain[place + 1 :], dtype=torch.long)
+
+
+def _placed(
+    family: Family, processor: Any, written: list[Written], question: str, chat: Chat
+) -> tuple[list[int], list[int]]:
+    """The ids of a prompt with the template's marks in it, and where the marks of each item begin."""
     tokenizer = tokenizer_of(processor)
     user = UserText(tokenizer)
     text = _template(processor, tokenizer, written, question, chat, user)
@@ -94,18 +132,7 @@ def _prompt(
             f"the prompt of {type(processor).__name__} has {len(places)} places for videos and images, {len(written)} "
             f"expected ({marks}); is it the processor of this {family.title} model, and does its template take them?"
         )
-    ids, end = [], 0
-    for (place, _), one in zip(places, written, strict=True):
-        ids += plain[end:place] + one.ids
-        end = place + len(one.marks)
-    input_ids = torch.tensor([ids + plain[end:]])
-    names = {name for one in written for name in one.extra}
-    extra = {name: torch.cat([one.extra[name] for one in written if name in one.extra]) for name in sorted(names)}
-    out: dict[str, Any] = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **extra}
-    if hasattr(model.base_model, "get_rope_index"):
-        types = 2 * (input_ids == model.config.video_token_id) + (input_ids == model.config.image_token_id).int()
-        out["mm_token_type_ids"] = types.int()
-    return out
+    return plain, [place for place, _ in places]
 
 
 def _template(processor: Any, tokenizer: Any, written: list[Written], question: str, chat: Chat, user: UserText) -> str:
@@ -114,7 +141,7 @@ def _template(processor: Any, tokenizer: Any, written: list[Written], question: 
     if owner is None:  # base models have no template
         earlier = "".join(f"{user.safe(turn['content'])}\n" for turn in chat.history)
         system = "" if chat.system is None else f"{user.safe(chat.system)}\n"
-        marks = "".join("".join(tokenizer.convert_ids_to_tokens(w.marks)) for w in written)
+        marks = "\n".join("".join(tokenizer.convert_ids_to_tokens(w.marks)) for w in written)
         return f"{system}{marks}\n{earlier}{user.safe(question)}"
     turns: list[dict[str, Any]] = [] if chat.system is None else [_turn("system", user.safe(chat.system))]
     turns += [

@@ -8,9 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 
 from vtoken.data.frames import Grid
+from vtoken.errors import InputError
 from vtoken.kernels.blocks import absolute_difference, block_max, block_mean, cell_max, side
 from vtoken.methods.gate import Gate, Threshold
-from vtoken.methods.options import Bound
+from vtoken.methods.options import AtLeast0, Bound
+from vtoken.methods.recall import Recall
 from vtoken.methods.registry import register
 from vtoken.methods.stream import GateStream
 from vtoken.tokenizers import flow
@@ -20,14 +22,32 @@ ATTACK, RELEASE = 0.1, 0.5  # low-pass of the noise: slow to rise, fast to fall
 
 
 class MotionStream(GateStream):
-    """State of the motion gate: the noise level of the source, and motion compensation."""
+    """State of the motion gate: the noise level of the source, motion compensation, and earlier contents."""
 
     gate: Grt
     noise: float | None = None
     apart: np.ndarray | None = None  # score between the frames of the last step in the cells that were kept
 
+    memory: Recall | None = None
+    settled: np.ndarray | None = None  # bool [h, w], cells whose frames were alike in the step that was encoded
+
     def restart(self) -> None:
         self.noise = None
+
+    def recall(self, step: np.ndarray, keep: np.ndarray, forced: np.ndarray) -> np.ndarray:
+        content = self.content
+        if not self.gate.recall or content is None or not keep.any():
+            return super().recall(step, keep, forced)
+        settled = self.gate.same(step, self.gate.content(step), self.grid)
+        if self.memory is None or self.settled is None:  # the first step
+            self.memory, self.settled = Recall(self.gate.recall, self.grid, content), settled
+            return super().recall(step, keep, forced)
+        number = self.memory.find(lambda known: self.gate.same(step, known, self.grid), keep & ~forced)
+        recalled = number >= 0
+        self.memory.exchange(content, self.source, number, self.settled)
+        self.memory.remember(content, self.source, keep & ~recalled & self.settled)
+        self.settled = np.where(keep, recalled | settled, self.settled)
+        return recalled
 
     def compare(self, step: np.ndarray) -> np.ndarray:
         score = super().compare(step)
@@ -105,6 +125,9 @@ class Grt(Gate):
         tau: with ``hold``, a token within this cosine distance of what its cell shows is no row (stage ``hold``); None
             for a row for every encoded token.
         second: with ``hold``, a second row after a change larger than this; see the stage ``hold``.
+        recall: how many earlier contents of each cell are remembered: a cell that comes back to one of them (a scene
+            that returns, a lamp that goes off again) is not encoded; its features of then are sent again, as a token of
+            now. 0 for none. Not with ``motion``.
         merge: without ``hold``, "scene" for both stages of the paper, "none" for stage 1 alone.
         merge_delta: scenes merge below this divergence; None for the default of ``scene``.
     """
@@ -123,12 +146,16 @@ class Grt(Gate):
     tiny_object_noise: Annotated[float, Bound(least=0, hint="0 switches the guard off")] = 1.5
     motion: Literal["dis"] | None = None
     keep_after_change: bool = True
+    recall: AtLeast0 = 0
     merge: Literal["scene", "none"] | None = "scene"
     merge_delta: Annotated[float | None, Bound(least=0, hint="merge=none switches the merging of scenes off")] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.merge = self.merge or "none"  # a plan's text reads none as None
+        if self.recall and (self.motion is not None or self.reference != "refreshed"):
+            what = f"motion={self.motion}" if self.motion is not None else f"reference={self.reference}"
+            raise InputError(f"grt: recall={self.recall} compares contents in place; leave out {what}")
 
     def second_stage(self) -> tuple[str, dict[str, Any]] | None:
         if self.hold:
@@ -137,6 +164,18 @@ class Grt(Gate):
             return None
         anchors = replace(self.anchoring, reuse=False)  # the merger has nothing to encode
         return "scene", {"delta": self.merge_delta, "anchors": anchors}
+
+    @property
+    def reuses(self) -> bool:
+        return super().reuses or self.recall > 0
+
+    def same(self, step: np.ndarray, content: np.ndarray, grid: Grid) -> np.ndarray:
+        """Cells of every frame of a step that equal a content: bool [h, w], within the threshold and in every pixel
+        within ``tiny_object``."""
+        out = ~self.changed(self.score_step(step, content, grid))
+        for frame in step if self.tiny_object < 255 else ():
+            out &= block_max(absolute_difference(frame, content[-1]), grid.cell) <= self.tiny_object
+        return out
 
     def score(self, current: np.ndarray, reference: np.ndarray, grid: Grid) -> np.ndarray:
         k = side(grid.cell, SUB_BLOCK)

@@ -127,11 +127,12 @@ def spacing(pts: Sequence[float], fps: float | None, start: float, native_fps: f
     """Seconds from one sampled frame to the next: the sampling's, where the frames follow its grid.
 
     That is 1 / fps, or 1 / native_fps where every frame is taken; only where the frames do not follow it (variable
-    frame rate) it is their mean.
+    frame rate, or a header whose average counts a last frame of another length) it is their mean.
     """
     sampled = fps is not None and (native_fps is None or fps < native_fps)
     rate, first = (fps, start) if sampled else (native_fps, pts[0])
-    if rate and all(abs(t - first - i / rate) < 0.5 / rate + 1e-3 for i, t in enumerate(pts)):
+    near = 0.5 / rate + 1e-3 if rate and sampled else 2e-3  # a time of the grid takes the nearest frame
+    if rate and all(abs(t - first - i / rate) < near for i, t in enumerate(pts)):
         return 1 / rate
     mean = (pts[-1] - pts[0]) / (len(pts) - 1) if len(pts) > 1 else 0.0
     return float(mean) if mean > 0 else 1.0

@@ -20,7 +20,8 @@ class HoldCache(DynamicCache):
 
     Hand it, empty, to the language model together with the rows, their positions and ``prefill_mask``; then go on as
     with any cache: its length is that of the stock prompt, so that positions, masks and rope deltas of later tokens are
-    the stock model's own. Layers of linear attention see the rows only.
+    the stock model's own. Layers with a sliding window keep all columns and see those in their window; layers of linear
+    attention see the rows only.
 
     Columns that show nothing are not stored. They come first in a cache's mask (as columns that slid out of a window
     do), which is right for one sample and whatever mask; for several samples that hide different numbers of columns
@@ -45,6 +46,8 @@ class HoldCache(DynamicCache):
                 "turning queries needs vtoken's attention function; call vtoken.engine.hold.attention.install(model), "
                 "or keep the turned keys (query=False)"
             )
+        if query and support.window(text) is not None:
+            raise UnsupportedError("layers with a sliding window keep the turned keys; leave out query=True")
         self.tables = tables
         self.real_rows: Tensor | None = None  # bool [B, R] of the prefill, False for padding
         for i, linear in enumerate(self.is_linear):

@@ -56,7 +56,8 @@ def hold_inputs(
     from vtoken.engine.hold.cache import HoldCache
 
     out = inputs | {"position_ids": _gather(positions, row_column.clamp(min=0))}
-    query = text._attn_implementation == support.ATTENTION and _turned(text, tables, _dtype(model)) > turned_bytes
+    query = text._attn_implementation == support.ATTENTION and support.window(text) is None  # held_attention has none
+    query = query and _turned(text, tables, _dtype(model)) > turned_bytes
     out["past_key_values"] = held = HoldCache(model.config, tables, query)
     held.real_rows = row_column >= 0
     out["attention_mask"] = _mask(text, tables, row_column, inputs.get("attention_mask"), _dtype(model))
@@ -177,11 +178,21 @@ def _padding(inputs: dict[str, Any], hold: HoldMap) -> Tensor | None:
 
 
 def _mask(text: Any, tables: Tables, row_column: Tensor, cut: Tensor | None, dtype: torch.dtype) -> Any:
-    mask = prefill_mask(tables, row_column, text._attn_implementation, dtype)
-    if "linear_attention" not in (getattr(text, "layer_types", None) or ()):
-        return mask
-    padded = cut is not None and not bool((cut != 0).all())
-    return {"full_attention": mask, "linear_attention": cut if padded else None}
+    """The mask of all layers, or one for each kind of layer where a model has several."""
+    kinds, window = set(getattr(text, "layer_types", None) or ()), support.window(text)
+
+    def within(columns: int | None) -> Any:
+        return prefill_mask(tables, row_column, text._attn_implementation, dtype, columns)
+
+    if not kinds & {"linear_attention", "sliding_attention"}:
+        return within(window)
+    out = {"full_attention": within(None)}
+    if "linear_attention" in kinds:
+        padded = cut is not None and not bool((cut != 0).all())
+        out["linear_attention"] = cut if padded else None
+    if "sliding_attention" in kinds:
+        out["sliding_attention"] = within(window)
+    return out
 
 
 def _dtype(model: Any) -> torch.dtype:
@@ -193,5 +204,5 @@ def _turned(text: Any, tables: Tables, dtype: torch.dtype) -> int:
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     types = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
-    full = sum(kind == "full_attention" for kind in types)
+    full = sum(kind != "linear_attention" for kind in types)
     return 2 * full * heads * head * tables.source.numel() * dtype.itemsize

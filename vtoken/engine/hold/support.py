@@ -15,8 +15,8 @@ TWO_WAY = ("paligemma", "gemma3", "gemma3n", "gemma4")
 def supports(config: Any) -> str | None:
     """Why a model cannot hold, or None where it can.
 
-    Full-attention layers with rotary positions hold. Linear-attention layers see the computed rows only, in order, so
-    that a model with both kinds holds in its full layers.
+    Layers with rotary positions hold, those with a sliding window within it. Linear-attention layers see the computed
+    rows only, in order, so that a model with both kinds holds in its attention layers.
 
     Args:
         config: the config of a model or of its language model.
@@ -36,16 +36,27 @@ def supports(config: Any) -> str | None:
     if kind in ("dynamic", "longrope"):
         return f"its rotary frequencies ({kind}) depend on the length of the prompt"
     cache = DynamicCache(config=text)
-    if any(cache.is_sliding):
-        return "some of its layers see a sliding window, which counts columns"
+    if "chunked_attention" in (getattr(text, "layer_types", None) or ()) or getattr(text, "attention_chunk_size", None):
+        return "some of its layers see chunks of the prompt"
     if any(getattr(cache, "is_dummy", ())):  # transformers 5.18 has no such layers
         return "some of its layers share keys and values with others"
     if all(cache.is_linear):
-        return "it has no full-attention layer"
-    plain = type(next(layer for layer, linear in zip(cache.layers, cache.is_linear, strict=True) if not linear))
-    if plain.__name__ != "DynamicLayer":
-        return f"its attention layers keep more than keys and values ({plain.__name__})"
+        return "it has no attention layer that keeps keys and values"
+    kinds = {type(layer).__name__ for layer, linear in zip(cache.layers, cache.is_linear, strict=True) if not linear}
+    if other := sorted(kinds - {"DynamicLayer", "DynamicSlidingWindowLayer"}):
+        return f"its attention layers keep more than keys and values ({other[0]})"
     return None
+
+
+def window(text: Any) -> int | None:
+    """Columns that the layers with a sliding window of a language model see; None where there are none.
+
+    Args:
+        text: the config of a language model.
+    """
+    kinds = getattr(text, "layer_types", None)
+    slides = kinds is None or "sliding_attention" in kinds
+    return getattr(text, "sliding_window", None) if slides else None
 
 
 def check(config: Any) -> None:
