@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from vtoken.cli import accuracy as accuracy_cli
 from vtoken.cli import ask as ask_cli
-from vtoken.cli import demo, fidelity, jepa, kernels
+from vtoken.cli import demo, fidelity, jepa, kernels, search
 from vtoken.errors import InputError, VtokenError
 from vtoken.version import __version__
 
@@ -78,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     gate.add_argument("--gates", default="grt", help="gates with their options, separated by ';' (default grt)")
     accuracy_cli.add(commands, _command, _rates)
     fidelity.add(commands, _command, _rates, _shared_arguments)
+    search.add(commands, _command, _clip_arguments)
     kernels.add(commands, _command)
     demo.add(commands, _command)
     jepa.add(commands, _command)
