@@ -3,16 +3,17 @@ PYTHON ?= python3
 VENV   ?= .venv
 VIDEO  ?=
 OUT    ?= out
+LMMS   ?= .venv-lmms
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.vtoken-installed
 # two worker processes share the cores, so torch gets one thread in each
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-all test-demo lint bench fuzz clean
+.PHONY: help setup run test test-slow test-all test-versions test-demo test-lmms lint bench gpu fuzz clean
 
 help: ## print this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s%s\n", $$1, $$2}'
 
 setup: $(STAMP) ## set up $(VENV) with the pinned packages (run and test do it too)
 
@@ -35,9 +36,19 @@ test-slow: $(STAMP) ## the tests of research, training, benchmarks and the page,
 test-all: $(STAMP) ## both
 	@$(PYTEST) 'not browser' $(ARGS)
 
+test-versions: $(STAMP) ## the contracts with transformers: its oldest supported version and the newest on the registry
+	@.ci/versions '$(VENV)' $(ARGS)
+
 test-demo: $(STAMP) ## the page of vtoken demo in a real Chromium (CHROMIUM=path where it is not found)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt 'playwright>=1.50'
 	@OMP_NUM_THREADS=1 $(if $(CHROMIUM),CHROMIUM='$(CHROMIUM)') $(BIN)/python -m pytest -q -m browser tests/demos $(ARGS)
+
+test-lmms: ## lmms-eval from end to end with the reference model, in an environment of its own (minutes; LMMS=folder)
+	@test -x $(LMMS)/bin/python || $(PYTHON) -m venv $(LMMS)
+	@$(LMMS)/bin/python -m pip install -qq --disable-pip-version-check -r tests/lmms/requirements.txt
+	@$(LMMS)/bin/python -m pip uninstall -qq -y torchvision # beside a CPU build of torch it cannot be imported
+	@$(LMMS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -e .
+	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 $(LMMS)/bin/python tests/lmms/run.py '$(OUT)/lmms'
 
 lint: $(STAMP) ## ruff and the type checker
 	@$(BIN)/ruff check .
@@ -48,6 +59,9 @@ bench: $(STAMP) ## every benchmark that needs one clip at most: VIDEO=path, or t
 	@test -n '$(VIDEO)' || test -f '$(OUT)/lecture.mp4' || $(BIN)/python -c "from vtoken.cli.main_job import lecture; lecture('$(OUT)', 8.0)"
 	@for name in overhead encoder; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 	@for name in pipeline gate_cost; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name '$(or $(VIDEO),$(OUT)/lecture.mp4)'; done
+
+gpu: $(STAMP) ## every figure that needs a GPU, into docs/benchmarks; without one it says so and fails
+	@$(BIN)/python -m benchmarks.gpu --out docs/benchmarks $(ARGS)
 
 fuzz: $(STAMP) ## damaged files and odd arguments for 10 minutes; a second run goes on (CASES=10000 in all)
 	@OMP_NUM_THREADS=1 nice -n 19 $(BIN)/python -m benchmarks.fuzz --cases $(or $(CASES),10000) --log '$(OUT)/fuzz.jsonl' --summary docs/benchmarks/fuzz.md

@@ -27,9 +27,11 @@ LEVELS = [
     ["families"],
     ["engine"],
     ["qa"],
+    ["jobs"],
     ["thinkjepa"],
     ["bench"],
     ["demos"],
+    ["serve"],
     ["cli"],
     ["__main__"],
 ]

@@ -67,7 +67,7 @@ def main() -> int:
     print(f"{'encoder':<12}{'stock ms':>10}  {'method':<10}{''.join(f'{e:>9.0%}' for e in ENDS)}")
     for name in args.towers:
         torch.manual_seed(0)
-        stock, ours = measure(encoder.TOWERS[name](), args.methods, args.runs)
+        stock, ours = measure(encoder.TOWERS[name](3, "cpu"), args.methods, args.runs)
         for method in args.methods:
             cells = "".join(f"{ours[method, e] / stock:>9.3f}" for e in ENDS)
             print(f"{name:<12}{stock * 1e3:>10.0f}  {method:<10}{cells}", flush=True)

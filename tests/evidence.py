@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 TESTS = Path(__file__).resolve().parent
-SLOW = {"bench", "benchmarks", "demos", "thinkjepa", "training"}  # folders whose tests all carry the marker
+SLOW = {"bench", "benchmarks", "demos", "serve", "thinkjepa", "training"}  # folders whose tests all carry the marker
 ABSENT = {
     "not applicable": "a combination that does not exist",
     "large clips": "clips of several megabytes; VTOKEN_TEST_VIDEOS names their folder",

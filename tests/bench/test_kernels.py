@@ -119,10 +119,17 @@ def test_python_m_is_the_command():
 
 def test_end_to_end_runs_at_equal_tokens():
     found = run(Request(QUICK, ("end_to_end",)))
-    none, evs, grt = found["end_to_end"]
+    rows = found["end_to_end"]
+    assert [row["model"] for row in rows] == ["qwen2.5-vl-3b"] * 4 + ["qwen3-vl-4b"] * 4
+    for none, evs, grt, held in (rows[:4], rows[4:]):
+        check_rows(none, evs, grt, held)
+
+
+def check_rows(none, evs, grt, held):
     assert none["tokens"] == none["stock"] == none["encoded"] == evs["encoded"]
     assert evs["tokens"] == grt["tokens"] < none["tokens"] and grt["encoded"] < grt["stock"]
-    for row in (none, evs, grt):
+    assert held["plan"] == "grt" and held["encoded"] < held["stock"]
+    for row in (none, evs, grt, held):
         assert row["first_token_ms"] == pytest.approx(sum(row["milliseconds"].values()))
         assert row["milliseconds"]["prefill"] > 0 and row["milliseconds"]["encode"] > 0
 

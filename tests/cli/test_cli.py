@@ -242,6 +242,24 @@ def test_ask_refuses(clip: Path, checkpoint: Path, tmp_path: Path, capsys: pytes
     assert "weights cannot be loaded" in refused(capsys, "ask", str(clip), "why?", "--model", str(tmp_path))
 
 
+def test_watch_tells_events_and_reports(clip: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["watch", str(clip), "Is it red?", "--model", str(checkpoint), "--up", "0", "--down", "0", "--every", "0.2"]
+    code, out, err = run(capsys, *words)
+    assert code == 0 and out.count("\n") == 1 and "begins  Is it red?" in out
+    assert "frames  " in err and "policy pyramid" in err
+    code, out, err = run(capsys, *words, "--json", "--until", "1")
+    event, report = (json.loads(line) for line in out.splitlines())
+    assert code == 0 and event["kind"] == "begins" and report["asked"] == 2 and report["sampled"] < 8
+
+
+def test_watch_refuses_before_the_weights_are_read(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["watch", str(clip), "Is it red?", "--model", "no such folder"]
+    assert "down" in refused(capsys, *words, "--down", "0.9")
+    assert "--until" in refused(capsys, *words, "--until", "-1")
+    assert "unknown method" in refused(capsys, *words, "--plan", "nothing_of_the_kind")
+    assert "DenseQA" in refused(capsys, *words[:-1], "reference")
+
+
 def test_bench_refuses_before_it_works(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path / "report")]
     assert "did you mean qwen2.5-vl-7b" in refused(capsys, "bench", str(clip), "--model", "qwen2.5-vl-8b", *out)

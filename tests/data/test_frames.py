@@ -80,7 +80,7 @@ def test_luma_of_rgb():
     colours = np.array([[255, 255, 255], [0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
     frames = Frames(colours[:, None, None], np.arange(5.0))
     assert frames.luma.dtype == np.uint8
-    assert frames.luma.ravel().tolist() == [255, 0, 76, 150, 29]  # BT.601
+    assert frames.luma.ravel().tolist() == [235, 16, 81, 145, 41]  # BT.601, video range
 
 
 def test_frames_and_grid_refuse():
@@ -103,6 +103,7 @@ def test_luma_of_rgb_is_bt601_within_one_level():
     pixels = np.random.default_rng(0).integers(0, 256, (3, 17, 33, 3), dtype=np.uint8)
     luma = Frames(pixels, np.arange(3.0)).luma
     assert luma.dtype == np.uint8 and luma.shape == (3, 17, 33)
-    assert np.abs(luma - pixels @ np.array([0.299, 0.587, 0.114])).max() <= 1
+    exact = 16 + pixels @ np.array([0.299, 0.587, 0.114]) * 219 / 255
+    assert np.abs(luma - exact).max() <= 1
     strided = Frames(pixels[:, ::2, ::-1], np.arange(3.0)).luma
     assert np.array_equal(strided, luma[:, ::2, ::-1])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 import time
 
 import pytest
+import torch
 
+from vtoken.data import report as report_module
 from vtoken.data.report import Report
 from vtoken.errors import InputError
 
@@ -54,3 +57,40 @@ def test_a_pathway_tells_whether_it_paid():
     assert report.payoff == "the pathway took 9 ms; 50 tokens fewer saved about 10 ms of prefill: it paid"
     report.milliseconds["pathway"] = 11.0
     assert str(report).endswith("it did not pay") and report.to_dict()["payoff"] == report.payoff
+
+
+class Event:
+    """A mark in a GPU's queue, whose time is known once it is waited for."""
+
+    def __init__(self, ms: float, waited: list[float]) -> None:
+        self.ms, self.waited = ms, waited
+
+    def synchronize(self) -> None:
+        self.waited.append(self.ms)
+
+    def elapsed_time(self, end: Event) -> float:
+        return end.ms - self.ms
+
+
+def test_a_gpu_is_waited_for_when_the_times_are_read(monkeypatch):
+    waited: list[float] = []
+    marks = iter([Event(1.0, waited), Event(4.0, waited), Event(5.0, waited), Event(7.5, waited)])
+    monkeypatch.setattr(report_module, "_mark", lambda device: next(marks))
+    report = Report()
+    with report.stage("encode", "cuda"):
+        pass
+    with report.stage("encode", "cuda"):
+        pass
+    assert not waited
+    assert pickle.loads(pickle.dumps(report)).milliseconds == report.milliseconds == {"encode": 5.5}
+    assert waited == [4.0, 7.5]
+    with pytest.raises(InputError, match="unknown stage"):
+        report.add("encoding", 1.0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_times_of_a_gpu():
+    report = Report()
+    with report.stage("encode", "cuda"):
+        torch.randn(2048, 2048, device="cuda").matmul(torch.randn(2048, 2048, device="cuda"))
+    assert 0 < report.milliseconds["encode"] < 60_000

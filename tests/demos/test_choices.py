@@ -18,6 +18,7 @@ from vtoken.demos.visitors import Visitors
 from vtoken.errors import InputError, VideoError
 from vtoken.families import FAMILIES
 from vtoken.methods.plan import Plan
+from vtoken.qa import limits
 
 # choices
 
@@ -75,7 +76,7 @@ def test_an_upload_that_names_other_files_is_refused(runner: Runner, clip: Path,
         upload.write_text(text)
         path = clips.allowed(str(upload), runner.root, runner.settings)
         with pytest.raises(VideoError, match="names other files"):
-            clips.facts(path)
+            limits.facts(path)
         with pytest.raises(VideoError, match="names other files"):
             runner.asked(str(upload), "What is it?", None, None, 2.0, "grt", {})
         with pytest.raises(VideoError, match="names other files"):
@@ -92,13 +93,13 @@ def test_a_clip_outside_the_page_is_refused(runner: Runner, clip: Path, tmp_path
 
 
 def test_a_long_clip_can_be_trimmed(settings: Settings) -> None:
-    known = clips.Facts("long.mp4", 100.0, 30.0, (100, 100))
+    known = limits.Facts("long.mp4", 100.0, 30.0, (100, 100))
     with pytest.raises(InputError, match="lasts 100 s; the page reads 20 s"):
-        clips.part(known, 0, None, settings)
-    assert clips.part(known, 50, 70, settings) == {"start": 50, "end": 70}
-    assert clips.part(known, 90, None, settings) == {"start": 90, "end": None}
-    unknown = clips.Facts("recording.webm", None, 30.0, (100, 100))
-    assert clips.part(unknown, 2, None, settings) == {"start": 2, "end": 22}
+        limits.part(known, 0, None, settings.max_seconds, "page")
+    assert limits.part(known, 50, 70, settings.max_seconds, "page") == {"start": 50, "end": 70}
+    assert limits.part(known, 90, None, settings.max_seconds, "page") == {"start": 90, "end": None}
+    unknown = limits.Facts("recording.webm", None, 30.0, (100, 100))
+    assert limits.part(unknown, 2, None, settings.max_seconds, "page") == {"start": 2, "end": 22}
 
 
 def test_samples_are_clips_with_questions(tmp_path: Path) -> None:
@@ -107,7 +108,7 @@ def test_samples_are_clips_with_questions(tmp_path: Path) -> None:
     for sample in found.values():
         path = sample.file(tmp_path)
         assert clips.sample_of(path, tmp_path) is sample and sample.questions
-        assert clips.facts(path).seconds == pytest.approx(len(sample.clip()) / 16, abs=0.1)
+        assert limits.facts(path).seconds == pytest.approx(len(sample.clip()) / 16, abs=0.1)
     other = tmp_path / "elsewhere" / "lecture.mp4"
     other.parent.mkdir()
     other.write_bytes(b"another clip of the same name")

@@ -14,9 +14,10 @@ import pytest
 import vtoken
 from tests.demos.runs import last, values
 from vtoken.demos.handlers import Handlers
-from vtoken.demos.runner import STOPPED, Runner, readable
+from vtoken.demos.runner import Runner, readable
 from vtoken.demos.settings import Settings
-from vtoken.demos.work import Step, Stopped, answering
+from vtoken.qa.limits import STOPPED
+from vtoken.qa.steps import Step, Stopped, answering
 
 # runs
 

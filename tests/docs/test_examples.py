@@ -51,3 +51,13 @@ def test_finetune(tmp_path: Path) -> None:
     out = run("finetune", str(tmp_path / "tuned"), "3")
     losses = [float(line.split()[-1]) for line in out.splitlines() if line.startswith("step")]
     assert len(losses) == 3 and (tmp_path / "tuned" / "config.json").is_file()
+
+
+def test_chat(clip: Path) -> None:
+    out = run("chat", str(clip), "How many times does the lamp flash?", "Does the moving shape turn back?")
+    assert out.count("visual tokens") == 2
+
+
+def test_camera(clip: Path) -> None:
+    out = run("camera", str(clip), "the lamp is on", "How many times does the lamp flash?")
+    assert "policy pyramid" in out and "How many times" in out

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -24,6 +25,8 @@ from vtoken.qa.prompt import Chat, around
 from vtoken.qa.read import Sampling, read_clip
 
 NAMES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "llava_onevision", "llava_next_video"]
+FAST = {"qwen2_5_vl", "qwen3_vl", "llava_onevision"}
+MOST = [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]  # the others differ little
 PLANS = ["none", "grt:hold=off,merge=none", "grt", "grt | hold:tau=0.05,second=0.1"]
 STEPS = 8
 SYSTEM = "look"

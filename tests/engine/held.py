@@ -74,7 +74,7 @@ def _slice(value: Any, kept: Tensor, owner: Tensor, samples: int, name: str) -> 
         return [_slice(layer, kept, owner, samples, "") for layer in value]
     flat = torch.cat([part.reshape(-1, part.shape[-1]) for part in value])
     rows = [flat[kept & (owner == b)] for b in range(samples) if bool((owner == b).any())]
-    return rows if isinstance(value, (list, tuple)) else torch.cat(rows)[None]
+    return rows if isinstance(value, (list, tuple)) else torch.cat(rows)[:, None]  # as images of one row each
 
 
 def positions(model: Any, inputs: dict[str, Tensor]) -> Tensor:
@@ -113,6 +113,13 @@ class Oracle:
     @torch.no_grad()
     def logits(self, b: int, more: Tensor) -> Tensor:
         """[n, V]: of the computed columns of sample b and of the tokens ``more`` (int64 [m]) behind the prompt."""
+        given, shows, mask = self.given(b, more)
+        with copying(self.model, [shows]):
+            hidden = language_model(self.model)(**given, attention_mask=self._masks(mask, shows)).last_hidden_state[0]
+        return self.model.lm_head(hidden[shows == torch.arange(len(shows))])
+
+    def given(self, b: int, more: Tensor) -> tuple[dict[str, Any], Tensor, Tensor]:
+        """Arguments of the language model for the full prompt, what its columns show, and what they see."""
         seen, at, m = self.seen, self.real[b].nonzero().squeeze(1), len(more)
         embeds = torch.cat([seen["inputs_embeds"][b, at], self.model.get_input_embeddings()(more)])
         n = len(embeds)
@@ -132,15 +139,7 @@ class Oracle:
             extra["deepstack_visual_embeds"] = [layer[mine] for layer in seen["deepstack_visual_embeds"]]
         mask = torch.ones(n, n, dtype=torch.bool).tril() & (shows >= 0)[None]
         mask |= torch.eye(n, dtype=torch.bool)  # a hidden column's own row: nothing reads it
-        with copying(self.model, [shows]):
-            hidden = language_model(self.model)(
-                inputs_embeds=embeds[None],
-                position_ids=where,
-                attention_mask=self._masks(mask, shows),
-                use_cache=False,
-                **extra,
-            ).last_hidden_state[0]
-        return self.model.lm_head(hidden[shows == torch.arange(n)])
+        return {"inputs_embeds": embeds[None], "position_ids": where, "use_cache": False, **extra}, shows, mask
 
     def _masks(self, mask: Tensor, shows: Tensor) -> Any:
         """The mask of every kind of layer; a window counts the columns that are shown."""

@@ -16,10 +16,13 @@ from tests.families import configs
 from tests.families.prepared import prepared
 from tests.families.tiny import FAMILIES, TinyFamily, moving_block
 from vtoken.data.hold import HoldMap
+from vtoken.data.report import Report
 from vtoken.engine.hold import attention, support
 from vtoken.engine.hold.cache import HoldCache
 from vtoken.engine.hold.inputs import generate_inputs, hold_inputs
+from vtoken.engine.state.plans import held_rule
 from vtoken.errors import UnsupportedError
+from vtoken.methods.plan import Plan
 
 WINDOW = 11
 EVERY = "mistral"  # all layers of LLaVA with Mistral slide; in the Qwen families the last layers do
@@ -157,3 +160,9 @@ def test_plans_hold(name: str) -> None:
             alone["input_ids"] = inputs["input_ids"][b : b + 1, inputs["attention_mask"][b].bool()]
             row = model.generate(**alone, max_new_tokens=4, do_sample=False)
             assert torch.equal(made[b : b + 1], row[:, alone["input_ids"].shape[1] :])
+
+
+def test_a_video_that_grows_drops_and_says_so() -> None:
+    model, report = family_of("qwen2_5_vl").build(), Report()
+    plan, rule = held_rule(Plan.parse("grt"), model, report)
+    assert rule is None and plan.hold is None and "sliding window" in report.notes[0]

@@ -7,6 +7,7 @@ token types, and the tensors it adds to the model's inputs.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
+from transformers import VideoLlavaForConditionalGeneration
 
 from tests.families.configs import (
     BOS,
@@ -137,7 +139,9 @@ def next_video(config: Any, pixels: np.ndarray, images: int, fps: float) -> Visu
 
 def video_llava_image(config: Any, pixels: np.ndarray, images: int, fps: float) -> Visual:
     n = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-    return Visual([IMAGE] * n, [1] * n, {"pixel_values": square(config, pixels)})
+    taken = inspect.signature(VideoLlavaForConditionalGeneration.forward).parameters
+    name = "pixel_values" if "pixel_values" in taken else "pixel_values_images"  # older transformers
+    return Visual([IMAGE] * n, [1] * n, {name: square(config, pixels)})
 
 
 def video_llava_video(config: Any, pixels: np.ndarray, images: int, fps: float) -> Visual:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload, dispatch_model
+from transformers import DynamicCache
 
+import vtoken
 from tests.families.tiny import FAMILIES, LAYOUTS, model_of, moving_block, video_pixels
 from vtoken import families
 from vtoken.encoders import compat as towers
@@ -273,3 +275,48 @@ def test_files_of_a_checkpoint(tmp_path: Any) -> None:
     (tmp_path / "chat_template.jinja").write_text("x")
     assert compat.cached_file(str(tmp_path), "chat_template.jinja") == str(tmp_path / "chat_template.jinja")
     assert compat.cached_file(str(tmp_path), "chat_template.json") is None
+
+
+# the KV cache, which transformers 5.24 renames
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava_onevision", "qwen3_5"])
+@torch.no_grad()
+def test_the_cache_of_arguments_layers_and_outputs(name: str) -> None:
+    model, given = model_of(name), []
+    cache = DynamicCache(config=model.config.get_text_config())
+    layer = model.get_decoder().layers[-1]
+    hook = layer.register_forward_pre_hook(lambda m, args, kwargs: given.append(kwargs), with_kwargs=True)
+    arguments = compat.handed(model, {compat.CACHE: cache, "use_cache": True})
+    assert set(arguments) - {"use_cache"} <= set(inspect.signature(type(model).forward).parameters)
+    try:
+        out = model(input_ids=torch.tensor([[40, 41, 42]]), **arguments)
+    finally:
+        hook.remove()
+    assert compat.cache_of(out) is cache and compat.cache_of(given[0]) is cache and compat.cache_of(arguments) is cache
+    assert compat.received(model, arguments) == {compat.CACHE: cache, "use_cache": True}
+    assert compat.cache_of({"cache": None}) is None and compat.cache_of((1, 2)) is None
+
+
+@pytest.mark.filterwarnings("error:.*past_key_values.*deprecated")
+@pytest.mark.parametrize("plan", ["evs:keep=0.5", "grt", "fastv:layer=1,keep=0.5"])
+@torch.no_grad()
+def test_a_cut_cache_is_known_under_its_own_name(plan: str) -> None:
+    """A cache that was cut before the model is refused in later calls; others are continued. No old name is used."""
+    model = model_of("qwen2_5_vl")
+    layout = [[("text", 5), ("video", "moving"), ("text", 4)]]
+    inputs = FAMILIES["qwen2_5_vl"].inputs(model, layout)
+    greedy = {"max_new_tokens": 3, "do_sample": False}
+    with vtoken.wrapped(model, plan):
+        out = model.generate(**inputs, **greedy, return_dict_in_generate=True)
+        cache = compat.cache_of(out)
+        assert model.vtoken.report.tokens < model.vtoken.report.cells or model.vtoken.report.inside
+        more = torch.cat([out.sequences, out.sequences[:, -1:]], dim=1)
+        again = compat.handed(model, {"input_ids": more, compat.CACHE: cache, **greedy})
+        if plan.startswith("evs"):
+            with pytest.raises(UnsupportedError, match="cannot be continued"):
+                model.generate(**again)
+        else:
+            model.generate(**again)
+        with pytest.raises(UnsupportedError, match="filled KV cache|cannot be continued"):
+            model(**inputs, **compat.handed(model, {compat.CACHE: cache}))

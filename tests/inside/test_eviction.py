@@ -87,6 +87,8 @@ PLANS = [
     "value_norm:keep=0.5",
     "key_norm:tokens=3",
     "infinipot:keep=0.6",
+    "proxy:keep=0.5",
+    "pyramid:tokens=5",
     "fastv:layer=3,keep=0.5 | snapkv:keep=0.5",
 ]
 
@@ -140,7 +142,7 @@ def masked_logits(model, inputs, record, tokens):
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v"])
-@pytest.mark.parametrize("plan", PLANS[:5])
+@pytest.mark.parametrize("plan", PLANS[:7])
 def test_generation_sees_what_every_head_kept(name, plan):
     family, model = built(name)
     batch = prompts(family, model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,14 +13,25 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.catalogue import MERGERS, PRUNERS, Row, label
 from tests.tokens import context, sample
 from vtoken.data.budget import Budget
-from vtoken.errors import InputError
+from vtoken.errors import InputError, MissingExtraError
 from vtoken.kernels import attention, bipartite, cosine, coverage, dispatch, dpc_knn, dpp, kcenter, merge, precision
 from vtoken.kernels import varlen as varlen
+from vtoken.kernels.held import held_attention
+from vtoken.kernels.held_columns import HeldColumns
+from vtoken.kernels.warm import warm_up
 from vtoken.methods import registry
 from vtoken.methods.reducer import Reducer
 
 X = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
 ROWS = torch.arange(6)
+ANGLE = torch.zeros(1, 6)
+
+
+def held() -> Tensor:
+    columns = HeldColumns(ROWS[None], ROWS[None] * 0, ROWS[None] >= 0, ANGLE.cos(), ANGLE.sin(), 12, False)
+    return held_attention(X[None, None, :1], X[None, None], X[None, None], columns, 0.4)
+
+
 CALLS = {
     "attention.received_attention": lambda: attention.received_attention(X[:, None], X[:, None], 0.4),
     "attention.cls_attention": lambda: attention.cls_attention(X[:1, None], X[:, None], 0.4),
@@ -30,6 +42,7 @@ CALLS = {
     "dpc_knn.dpc_labels": lambda: dpc_knn._labels(X[None], X[None, :3]),
     "dpp.greedy_dpp": lambda: dpp.greedy_dpp(X, 4),
     "kcenter.kcenter": lambda: kcenter.kcenter(X, 4),
+    "held.held_attention": lambda: held(),
     "merge.merge_tokens": lambda: merge.merge_tokens([X], ROWS, ROWS[:4] * 2, torch.full((6,), 0.5), ROWS[:3] * 2)[0],
 }
 
@@ -68,6 +81,42 @@ def test_a_twin_that_fails_falls_back(
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with pytest.raises(RuntimeError, match="C compiler"):
         CALLS[twin]()
+
+
+@pytest.mark.parametrize("version", ["3.2.0", "2.1.0+git"])
+def test_an_old_triton_is_not_used(
+    version: str, gpu: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    triton = pytest.importorskip("triton")
+    monkeypatch.setattr(triton, "__version__", version)
+    monkeypatch.setattr("vtoken.kernels.gpu.cosine.paired_cosine", broken)
+    dispatch.too_old.cache_clear()
+    try:
+        for _ in range(2):
+            CALLS["cosine.paired_cosine"]()
+        (record,) = caplog.records
+        assert f"Triton {version} is older than 3.3" in record.message
+        monkeypatch.setenv("VTOKEN_KERNELS", "triton")
+        with pytest.raises(MissingExtraError, match=r"older than 3\.3.*vtoken\[kernels\]"):
+            CALLS["cosine.paired_cosine"]()
+    finally:
+        dispatch.too_old.cache_clear()
+
+
+def test_the_least_triton_is_that_of_the_extra() -> None:
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert f'"triton>={".".join(map(str, dispatch.LEAST))}"' in text
+
+
+def test_warm_up_names_what_fell_back(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for twin in CALLS:
+        monkeypatch.setattr(f"vtoken.kernels.gpu.{twin}", broken)
+    assert warm_up("cpu", torch.float32) == sorted(CALLS)
+    monkeypatch.setattr(dispatch, "on_gpu", lambda x: False)
+    monkeypatch.setattr(dispatch, "_failed", set())
+    assert warm_up("cpu") == []
+    with pytest.raises(InputError, match="device=cuda:97"):
+        warm_up("cuda:97")
 
 
 def test_several_twins_that_fail_give_one_line(

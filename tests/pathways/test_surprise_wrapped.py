@@ -97,10 +97,7 @@ def seen_and_sent(name: str, model: Any, inputs: dict[str, Tensor], plan: Plan) 
     sent, pixels = torch.from_numpy(clip.gate.sent), inputs.get("pixel_values_videos", inputs.get("pixel_values"))
     assert pixels is not None
     thw = inputs["video_grid_thw"][0] if "video_grid_thw" in inputs else None
-    pictures = model.vtoken.family.preprocess(model).denormalise(
-        pixels[0] if name in POOLED else pixels, thw, luma=False
-    )
-    frames = pictures.round().clamp(0, 255).byte().numpy()
+    frames = model.vtoken.family.preprocess(model).pictures(pixels[0] if name in POOLED else pixels, thw)
     seen = torch.from_numpy(plan.pathways[0].cells(frames, clip.grid)["surprise"]).clamp(max=1e9)
     if name not in POOLED:
         return seen.flatten(1), sent.flatten(1)

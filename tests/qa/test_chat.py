@@ -18,6 +18,8 @@ from vtoken.errors import InputError, UnsupportedError
 from vtoken.qa.cache import ClipMemory
 
 NAMES = ["llava", "llava_next_video", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"]
+FAST = {"llava_onevision", "qwen2_5_vl", "qwen3_5"}
+MOST = [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 QUESTIONS = ["what moves?", "where is it?", "why?"]
 OPTIONS: dict[str, Any] = {"native_fps": 4, "fps": "native", "max_new_tokens": 4, "system": "look"}
 
@@ -43,7 +45,7 @@ def watched(model: Any) -> Iterator[list[Tensor]]:
 
 
 @pytest.mark.parametrize("plan", ["none", "grt", "grt:hold=off | divprune:keep=0.5"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MOST)
 def test_each_turn_equals_one_prompt_of_the_whole_conversation(name: str, plan: str) -> None:
     model, chat = model_of(name), chat_of(name, plan=plan)
     history: list[dict[str, str]] = []
@@ -72,7 +74,8 @@ def test_later_turns_neither_read_nor_encode_nor_prefill() -> None:
 def test_without_memory_every_question_sees_the_video_alone() -> None:
     with_memory, without = chat_of("qwen2_5_vl"), chat_of("qwen2_5_vl", remember=False)
     alone = chat_of("qwen2_5_vl").ask("why?")
-    with_memory.ask("what moves?"), without.ask("what moves?")
+    with_memory.ask("what moves?")
+    without.ask("what moves?")
     last, own = with_memory.ask("why?"), without.ask("why?")
     assert own.tokens.tolist() == alone.tokens.tolist() and own.report.prompt == alone.report.prompt
     assert last.report.prompt > own.report.prompt

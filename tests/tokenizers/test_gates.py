@@ -76,16 +76,20 @@ def test_anchors_that_skip_the_encoder_are_repeated_not_kept() -> None:
     assert drifting.keep[:, 3, 5].sum() == drifting.keep[:, 0, 0].sum() > 1
 
 
-def test_timed_refresh_covers_every_cell_in_its_period_without_bursts() -> None:
-    clip, fps, period = static(blocks(np.random.default_rng(0), 56, 84), 81), 10.0, 2.0
+@pytest.mark.parametrize("period", [0.7, 2.0, 2.5])
+def test_timed_refresh_covers_every_cell_in_its_period_in_bursts(period: float) -> None:
+    clip, fps = static(blocks(np.random.default_rng(0), 56, 84), 81), 10.0
     keep = run(gate("grt", anchors=0, refresh_seconds=period), clip, GRID, fps).keep
     window = int(period * fps)
     for start in range(1, 81 - window):
         assert keep[start : start + window].any(axis=0).all()
-    per_step = keep[1:].sum(axis=(1, 2))
-    assert set(per_step) <= {1, 2} and per_step.sum() == 4 * GRID.cells
+    # a step about every second, and none between
+    per_step, bursts = keep[1:].sum(axis=(1, 2)), int(np.ceil(period))
+    assert set(per_step) == {0, GRID.cells // bursts}
+    assert np.count_nonzero(per_step) == int(8.0 / period * bursts + 1e-6)
     # by time, not by number of frames: the same turns at half the rate, and all of them after a long gap
-    assert run(gate("grt", anchors=0, refresh_seconds=period), clip[:41], GRID, fps / 2).keep[1:].sum() == 4 * 24
+    half = run(gate("grt", anchors=0, refresh_seconds=period), clip[:41], GRID, fps / 2).keep[1:]
+    assert half.sum() == keep[1:].sum()
     jump = gate("grt", anchors=0, refresh_seconds=period).gate_planes(clip[:2], np.array([0.0, 60.0]), GRID)
     assert jump.keep[1].all() and jump.forced[1].all() and jump.scene[1] == 0
 

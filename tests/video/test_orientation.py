@@ -54,7 +54,7 @@ def test_all_eight(tmp_path, plain, name, backend):
         assert reader.size == frames.size == right.shape[:2]
     assert np.abs(frames.rgb(2).astype(int) - right).mean() < 4
     grey = right.astype(float) @ (0.299, 0.587, 0.114)
-    assert np.abs(frames.luma[2] - (16 + grey * 219 / 255 if backend == "pyav" else grey)).mean() < 4
+    assert np.abs(frames.luma[2] - (16 + grey * 219 / 255)).mean() < 4
 
 
 def test_an_odd_angle_is_told_and_left(tmp_path, plain):

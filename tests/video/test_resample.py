@@ -1,4 +1,4 @@
-"""Regions resized alone against torch's resize of the whole image."""
+"""Patches resized alone against torch's resize of the whole image."""
 
 from __future__ import annotations
 
@@ -8,35 +8,52 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtoken.video.resample import resize_region
+from vtoken.video.resample import resize_patches, source_rows
 
 SIDES = st.integers(1, 90)
 
 
 @settings(max_examples=300, deadline=None)
 @given(SIDES, SIDES, SIDES, SIDES, st.sampled_from(["bicubic", "bilinear"]), st.integers(0, 9), st.data())
-def test_a_region_is_that_of_the_whole(
+def test_patches_are_those_of_the_whole(
     height: int, width: int, tall: int, wide: int, mode: str, seed: int, data: st.DataObject
 ) -> None:
-    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
     if seed % 3 == 0:
-        image = np.where(image > 127, 255, 0).astype(np.uint8)  # overshoot has to be clipped
-    y = sorted((data.draw(st.integers(0, tall)), data.draw(st.integers(0, tall))))
-    x = sorted((data.draw(st.integers(0, wide)), data.draw(st.integers(0, wide))))
-    if y[0] == y[1] or x[0] == x[1]:
-        y, x = [0, tall], [0, wide]
-    whole = whole_of(image, (tall, wide), mode)
-    part = resize_region(image, (tall, wide), (y[0], y[1]), (x[0], x[1]), mode)
-    assert np.array_equal(part, whole[y[0] : y[1], x[0] : x[1]])
+        images = np.where(images > 127, 255, 0).astype(np.uint8)  # overshoot has to be clipped
+    side = data.draw(st.integers(1, min(tall, wide)))
+    offset = data.draw(st.integers(0, tall - side)), data.draw(st.integers(0, wide - side))
+    keep = rng.random(((tall - offset[0]) // side, (wide - offset[1]) // side)) < 0.5
+    keep[-1, -1] = True
+    compare(images, (tall, wide), side, keep, offset, mode)
 
 
 @pytest.mark.parametrize("size", [(448, 448), (364, 644), (1080, 1920)])
-def test_real_sizes(size: tuple[int, int]) -> None:
-    image = np.random.default_rng(1).integers(0, 256, (720, 1280, 3), dtype=np.uint8)
-    whole = whole_of(image, size, "bicubic")
-    for y, x in ((0, 0), (size[0] - 28, size[1] - 28), (size[0] // 2, 3)):
-        part = resize_region(image, size, (y, y + 28), (x, x + 28))
-        assert np.array_equal(part, whole[y : y + 28, x : x + 28])
+@pytest.mark.parametrize("side", [14, 16])
+def test_real_sizes(size: tuple[int, int], side: int) -> None:
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 256, (1, 720, 1280, 3), dtype=np.uint8)
+    keep = rng.random((size[0] // side, size[1] // side)) < 0.02
+    keep[[0, 0, -1, -1], [0, -1, 0, -1]] = True
+    compare(images, size, side, keep, (0, 0), "bicubic")
+
+
+def compare(
+    images: np.ndarray, size: tuple[int, int], side: int, keep: np.ndarray, offset: tuple[int, int], mode: str
+) -> None:
+    """The patches of ``keep`` alone, from images that are black but for the rows that are said to be read."""
+    rows, columns = np.nonzero(keep)
+    needed = np.zeros_like(images)
+    for first, stop in source_rows(images.shape[1], size[0], side, rows, offset[0], mode):
+        needed[:, first:stop] = images[:, first:stop]
+    parts = resize_patches(list(needed), size, side, rows, columns, offset, mode)
+    assert parts.dtype == np.uint8 and parts.shape == (len(rows), 3, len(images), side, side)
+    for t, image in enumerate(images):
+        whole = whole_of(image, size, mode)
+        for part, row, column in zip(parts[:, :, t], rows, columns, strict=True):
+            y, x = offset[0] + row * side, offset[1] + column * side
+            assert np.array_equal(part, whole[y : y + side, x : x + side].transpose(2, 0, 1))
 
 
 def whole_of(image: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:

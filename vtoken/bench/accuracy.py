@@ -17,8 +17,11 @@ from vtoken.bench.accuracy_plans import BASELINES, Entry, entries
 from vtoken.bench.accuracy_plot import plot_fps, plot_tokens
 from vtoken.bench.accuracy_records import Record, Results
 from vtoken.bench.accuracy_summary import Line, summarise
+from vtoken.data.report import CellState
 from vtoken.engine.check import check
-from vtoken.errors import InputError, require
+from vtoken.engine.inner.costs import prompt_flops_share
+from vtoken.errors import InputError, UnsupportedError, require
+from vtoken.families.compat import core
 from vtoken.methods.plan import Plan
 from vtoken.output.files import folder, write_text
 from vtoken.output.progress import progress
@@ -157,11 +160,11 @@ def _clip(
                 ask_many(model, processor, source, asked, **given)
                 warm = True
             answers = ask_many(model, processor, source, asked, memory=memory, **given)
-            results.add(_records(clip, entry, plan, fps, answers))
+            results.add(_records(clip, entry, plan, fps, answers, model))
             yield f"{clip.name} at {fps:g} fps: {entry.name}"
 
 
-def _records(clip: Clip, entry: Entry, plan: Plan, fps: float, answers: list[Answer]) -> list[Record]:
+def _records(clip: Clip, entry: Entry, plan: Plan, fps: float, answers: list[Answer], model: Any) -> list[Record]:
     made = []
     for i, (q, a) in enumerate(zip(clip.questions, answers, strict=True)):
         scores = {n: round(f(a.text, q.answer), 6) for n, f in metrics.METRICS.items()}
@@ -185,9 +188,25 @@ def _records(clip: Clip, entry: Entry, plan: Plan, fps: float, answers: list[Ans
             frames=sum(map(len, a.report.frames)),
             milliseconds={s: round(ms, 3) for s, ms in a.report.milliseconds.items()},
             notes=a.report.notes,
+            layer_tokens=sum(a.report.inside) / len(a.report.inside) if a.report.inside else a.report.tokens,
+            flops=_flops_share(model, a),
+            cache=a.report.cache,
         )
         made.append(record)
     return made
+
+
+def _flops_share(model: Any, answer: Answer) -> float | None:
+    """FLOPs of the decoder layers in reading the prompt, of those with all tokens; None for layers of unknown kind."""
+    report = answer.report
+    if report.flops is not None:
+        return report.flops
+    held = sum(int((state == CellState.HELD).sum()) for state in answer.cell_states)
+    stock = report.prompt + report.cells - report.tokens
+    try:
+        return prompt_flops_share(core(model), report.prompt, report.prompt + held, stock)
+    except UnsupportedError:
+        return None
 
 
 def _same_questions(data: Data, results: Results) -> None:

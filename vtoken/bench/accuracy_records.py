@@ -30,6 +30,10 @@ class Record:
         milliseconds: wall time by stage for this question, its even share of what the questions of the clip took;
             what several plans read and encode alike was timed once and counts for each.
         notes: caps, fallbacks and warnings.
+        layer_tokens: visual tokens, mean over the layers of the language model; fewer than ``tokens`` where methods act
+            inside it.
+        flops: of the language model's decoder layers in reading the prompt, as a share of those with all tokens.
+        cache: bytes of the prompt's KV cache as a share of those with all tokens; None where the plan does not say.
     """
 
     clip: str
@@ -55,6 +59,9 @@ class Record:
     frames: int
     milliseconds: dict[str, float]
     notes: list[str] = field(default_factory=list)
+    layer_tokens: float | None = None
+    flops: float | None = None
+    cache: float | None = None
 
     @property
     def key(self) -> Key:

@@ -47,6 +47,8 @@ def sheets(lines: Sequence[Line], data: Data) -> list[Sheet]:
         Column("frames", "", lambda x: _count(x.frames), True),
         Column("tokens", "", lambda x: _count(x.tokens)),
         Column("share", "%", lambda x: _share(x.tokens, x.stock)),
+        Column("in layers", "%", lambda x: "-" if x.layer_tokens is None else _share(x.layer_tokens, x.stock)),
+        Column("FLOPs", "%", lambda x: "-" if x.flops is None else f"{100 * x.flops:.1f}"),
         Column("encoded", "%", lambda x: _share(x.encoded, x.stock)),
         Column("time", "ms", lambda x: f"{x.total_ms:,.1f}" if x.total_ms < 100 else f"{x.total_ms:,.0f}"),
         Column(score, "%", lambda x: _percent(x.score)),
@@ -97,6 +99,7 @@ def captions(lines: Sequence[Line], data: Data) -> list[str]:
         f"{data.name}: {x.clips} clips, {x.score.questions} questions ({counts})",
         "score: mean over the tasks; intervals: 95 % bootstrap over clips, paired where two plans are compared",
         "tokens, frames: mean over clips",
+        "in layers: visual tokens, mean over the layers of the language model; FLOPs: those of its layers for a prompt",
         "of none: share of the score with all tokens; worst: of the task that keeps the smallest share of its own",
         "time: mean for one question of a clip, which share its reading and prefill; plans share reading and encoding, "
         "timed once",

@@ -42,6 +42,7 @@ class Line:
         tokens, stock, encoded, frames: means over clips.
         milliseconds: mean by stage for one question.
         notes: caps, fallbacks and warnings, each once.
+        layer_tokens, flops: means over clips, see ``Record``; None where answers do not have them.
     """
 
     plan: str
@@ -63,6 +64,8 @@ class Line:
     frames: float
     milliseconds: dict[str, float]
     notes: list[str]
+    layer_tokens: float | None = None
+    flops: float | None = None
 
     @property
     def total_ms(self) -> float:
@@ -124,6 +127,8 @@ class _Sums:
                 if any(s in r.milliseconds for r in records)
             },
             notes=list(dict.fromkeys(n for r in clips for n in r.notes)),
+            layer_tokens=_clip_mean(records, "layer_tokens"),
+            flops=_clip_mean(records, "flops"),
         )
 
     def score(
@@ -165,6 +170,16 @@ class _Sums:
             sums[self.clip[r.clip], place[r.task]] += getattr(r, metric)
             counts[self.clip[r.clip], place[r.task]] += 1
         return sums, counts
+
+
+def _clip_mean(records: list[Record], name: str) -> float | None:
+    """Mean over clips of the mean over a clip's questions; None where any value is unknown."""
+    clips: dict[str, list[Any]] = {}
+    for r in records:
+        clips.setdefault(r.clip, []).append(getattr(r, name))
+    if any(v is None for values in clips.values() for v in values):
+        return None
+    return float(np.mean([np.mean(values) for values in clips.values()]))
 
 
 def _mean(sums: np.ndarray, counts: np.ndarray) -> float:

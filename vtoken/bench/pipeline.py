@@ -152,7 +152,9 @@ def _encode(
     hold: bool = False,
 ) -> Part:
     times = pts[:: grid.frames]
-    clip = Clip(rows, grid, gated, pts, float(pts[-1] - pts[0]), signals=signals)
+    clip = Clip(
+        rows, grid, gated, pts, float(pts[-1] - pts[0]), signals=signals, normalise=encoder.preprocessor.normalise
+    )
     with torch.no_grad():
         return encoder.family.encode_clips(encoder.model, [clip], wants, hold=hold), times
 

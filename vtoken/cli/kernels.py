@@ -20,8 +20,8 @@ def add(commands: Any, command: Any) -> None:
         "--op",
         action="append",
         metavar="NAME",
-        help="measure these operations only (repeat it, or separate them by commas); end_to_end is a random "
-        "Qwen2.5-VL at 30 frames a second, which a run on a GPU ends with",
+        help="measure these operations only (repeat it, or separate them by commas); end_to_end is random "
+        "Qwen models at 30 frames a second, with which a run on a GPU ends",
     )
     to.add_argument("--quick", action="store_true", help="small sizes, for a first look; targets are not checked")
     to.add_argument("--full", action="store_true", help="run published loops whole where they are scaled otherwise")

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 
 from vtoken.cli import accuracy as accuracy_cli
 from vtoken.cli import ask as ask_cli
-from vtoken.cli import demo, fidelity, jepa, kernels, search
+from vtoken.cli import batch, demo, fidelity, jepa, joint, kernels, search, serve, watch
 from vtoken.errors import InputError, VtokenError
 from vtoken.version import __version__
 
-SUBCOMMANDS = ("gate", kernels.NAME, fidelity.NAME, *accuracy_cli.NAMES)  # of bench
+SUBCOMMANDS = ("gate", kernels.NAME, fidelity.NAME, joint.NAME, *accuracy_cli.NAMES)  # of bench
 KEEP = 0.1  # budget of bench where none is given
 PLANS = "none; random; uniform; evs; grt; grt | divprune"
 ASK_EXAMPLE = 'vtoken ask lecture.mp4 "What is on the slide at 0:42?" --model Qwen/Qwen2.5-VL-3B-Instruct --fps 10'
@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
             "vtoken bench clip.mp4 --fps 1,2,5,10",
         )
     )
+    watch.add(commands, _command)
     told = "what gates keep of a video, and how true the rebuilt video is (PSNR); no model is run"
     gate = _command(commands, "bench gate", bench_gate, told, "vtoken bench gate clip.mp4")
     gate.add_argument("videos", metavar="VIDEO", nargs="+")
@@ -80,7 +81,10 @@ def parser() -> argparse.ArgumentParser:
     fidelity.add(commands, _command, _rates, _shared_arguments)
     search.add(commands, _command, _clip_arguments)
     kernels.add(commands, _command)
+    joint.add(commands, _command)
+    batch.add(commands, _command, _rate, _budget_arguments, _clip_arguments)
     demo.add(commands, _command)
+    serve.add(commands, _command)
     jepa.add(commands, _command)
     methods_ = _command(
         commands,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from vtoken.errors import InputError
+from vtoken.kernels import luma as luma_of
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,15 @@ class Grid:
         return -(-frames // self.frames)
 
 
+Spans = Sequence[tuple[int, int]]
+
+
 class Frames:
     """Consecutive frames of a clip with their presentation times.
 
     Attributes:
         pts: float64 [T], seconds.
-        luma: uint8 [T, H, W], the Y plane of the decoder where it gives one.
+        luma: uint8 [T, H, W], BT.601 in video range (16 to 235): the decoder's Y plane, or computed from RGB.
         pixels: uint8 [T, H, W, 3] RGB, converted when first asked for.
         source: file name or description, for messages.
 
@@ -70,10 +74,11 @@ class Frames:
         *,
         luma: np.ndarray | None = None,
         convert: Callable[[int], np.ndarray] | None = None,
+        part: Callable[[int, Spans], np.ndarray] | None = None,
     ) -> None:
         if pixels is None and (luma is None or convert is None):
             raise InputError("Frames needs pixels, or luma with a convert function")
-        self._pixels, self._luma, self._convert = pixels, luma, convert
+        self._pixels, self._luma, self._convert, self._part = pixels, luma, convert, part
         self.pts = np.asarray(pts, dtype=np.float64)
         self.source = source
         self._check("pixels", pixels, 4)
@@ -109,18 +114,23 @@ class Frames:
     @property
     def luma(self) -> np.ndarray:
         if self._luma is None:
-            import cv2
-
-            # BT.601, as the gate's thresholds were set on decoder luma
             whole = np.empty((len(self), *self.size), np.uint8)
-            for plane, picture in zip(whole, self.pixels, strict=True):
-                cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY, dst=plane)
+            for i, picture in enumerate(self.pixels):
+                whole[i] = luma_of.of_rgb(picture)
             self._luma = whole
         return self._luma
 
-    def rgb(self, index: int) -> np.ndarray:
-        """One frame as uint8 [H, W, 3]; converts that frame alone."""
-        return self._convert(index) if self._pixels is None else self._pixels[index]  # type: ignore[misc]
+    def rgb(self, index: int, rows: Spans | None = None) -> np.ndarray:
+        """One frame as uint8 [H, W, 3]; converts that frame alone.
+
+        Args:
+            rows: (first, last + 1) of the rows of pixels that are needed; the others may hold anything.
+        """
+        if self._pixels is not None:
+            return self._pixels[index]
+        if rows is not None and self._part is not None:
+            return self._part(index, rows)
+        return self._convert(index)  # type: ignore[misc]
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
@@ -78,15 +78,29 @@ class Report:
 
     @contextmanager
     def stage(self, name: str, device: Any = None) -> Iterator[None]:
-        """Add the wall time of the block to a stage, waiting for the GPU at both ends."""
-        wait = _synchronize(device)
-        wait()
-        start = time.perf_counter()
+        """Add the wall time of the block to a stage.
+
+        On a GPU the ends are marked in its queue, which nothing waits for until somebody reads ``milliseconds``.
+        """
+        start = _mark(device)
         try:
             yield
         finally:
-            wait()
-            self.add(name, (time.perf_counter() - start) * 1e3)
+            if isinstance(start, float):
+                self.add(name, (time.perf_counter() - start) * 1e3)
+            else:
+                self.__dict__.setdefault("_pending", []).append((name, start, _mark(device)))
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "milliseconds" and "_pending" in (own := object.__getattribute__(self, "__dict__")):
+            for stage, start, end in own.pop("_pending", ()):
+                end.synchronize()
+                self.add(stage, start.elapsed_time(end))
+        return object.__getattribute__(self, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        _ = self.milliseconds  # marks of a GPU cannot be copied
+        return self.__dict__.copy()
 
     def add(self, name: str, milliseconds: float) -> None:
         """Add milliseconds to a stage.
@@ -162,5 +176,10 @@ def _is_cuda(device: Any) -> bool:
     return device is not None and torch.device(device).type == "cuda"
 
 
-def _synchronize(device: Any) -> Callable[[], None]:
-    return (lambda: torch.cuda.synchronize(device)) if _is_cuda(device) else (lambda: None)
+def _mark(device: Any) -> Any:
+    """Now: seconds, or an event at the end of a GPU's queue."""
+    if not _is_cuda(device):
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event

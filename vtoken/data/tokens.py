@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -102,6 +103,26 @@ class Tokens:
             {name: value[start:stop] for name, value in self.signals.items()},
         )
 
+    def part(self, index: Tensor) -> Tokens:
+        """``take`` of rows that are known to be different rows of the only sample; no device is waited for."""
+        ends = [0, len(index)]
+        return self._rows(index, torch.tensor(ends, device=self.batch.device), ends)
+
+    def on_cpu(self, signals: Collection[str] = ()) -> Tokens:
+        """A copy on the CPU without features and source cells, and with some signals; itself where it is there."""
+        if self.x.device.type == "cpu":
+            return self
+        return _unchecked(
+            self.ends,
+            torch.empty(len(self), 0),
+            self.position.cpu(),
+            self.time.cpu(),
+            self.size.cpu(),
+            torch.arange(0),
+            torch.tensor(self.ends),
+            {name: value.cpu() for name, value in self.signals.items() if name in signals},
+        )
+
     def take(self, index: Tensor) -> Tokens:
         """Keep the rows of ``index`` (int64 [k], samples in order) and drop the others, signals included.
 
@@ -172,11 +193,12 @@ class Tokens:
         signals = {n: done[n] for n in self.signals}
         return Tokens(x, position, time, fold.size.to(self.size.dtype), moved, _offsets(owner, self.samples), signals)
 
-    def _rows(self, index: Tensor, batch: Tensor) -> Tokens:
+    def _rows(self, index: Tensor, batch: Tensor, ends: list[int] | None = None) -> Tokens:
         inverse = torch.full((len(self) + 1,), -1, dtype=torch.long, device=self.x.device)
         inverse[index] = torch.arange(len(index), device=self.x.device)
         signals = {name: value[index] for name, value in self.signals.items()}
-        return Tokens(
+        return _unchecked(
+            ends or batch.tolist(),
             self.x[index],
             self.position[index],
             self.time[index],

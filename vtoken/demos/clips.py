@@ -1,4 +1,4 @@
-"""Clips of the page: uploads that may be read, what is known of them, and rendered samples with questions."""
+"""Clips of the page: uploads that may be read, and rendered samples with questions."""
 
 from __future__ import annotations
 
@@ -12,23 +12,9 @@ import numpy as np
 
 from vtoken.demos.settings import Settings
 from vtoken.errors import InputError
+from vtoken.qa.limits import check_size, file_within
 from vtoken.reference.synthetic import SyntheticClip, Truth, render
-from vtoken.video import open_video
 from vtoken.video.write import write_video
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of a clip: file name, seconds (None where the file does not say), frames a second, size."""
-
-    name: str
-    seconds: float | None
-    fps: float
-    size: tuple[int, int]
-
-    def __str__(self) -> str:
-        length = "length unknown" if self.seconds is None else f"{self.seconds:.1f} s"
-        return f"{self.name} · {self.size[1]}×{self.size[0]} · {self.fps:.4g} frames/s · {length}"
 
 
 def allowed(video: str | None, root: Path, settings: Settings) -> Path:
@@ -39,47 +25,11 @@ def allowed(video: str | None, root: Path, settings: Settings) -> Path:
     """
     if not video:
         raise InputError("there is no clip yet; upload one, record one, or take a sample")
-    path = Path(video).resolve()
-    if not path.is_relative_to(root.resolve()) or not path.is_file():
+    path = file_within(video, [root])
+    if path is None:
         raise InputError("this clip is not among the uploads; upload it again")
-    size = path.stat().st_size / 2**20
-    if size > settings.max_upload:
-        raise InputError(
-            f"{path.name} has {size:.0f} MB; this page takes {settings.max_upload:g} MB at most. Shorten it, or start "
-            "the page with a larger --max-upload"
-        )
+    check_size(path, settings.max_upload, "page")
     return path
-
-
-def facts(path: Path) -> Facts:
-    """Open a clip and tell what it is.
-
-    Raises:
-        VideoError: it cannot be read.
-    """
-    with open_video(path) as reader:
-        return Facts(path.name, reader.duration, reader.native_fps or 30.0, reader.size)
-
-
-def part(known: Facts, start: float | None, end: float | None, settings: Settings) -> dict[str, float | None]:
-    """``start`` and ``end`` for ``vtoken.ask``; None at the ends of the clip.
-
-    Raises:
-        InputError: nothing between them, or more than the page reads.
-    """
-    first = start if start and start > 0 else None
-    last = end if end and (known.seconds is None or end < known.seconds - 1e-3) else None
-    if last is not None and last <= (first or 0.0):
-        raise InputError(f"the part from {first or 0:g} s to {last:g} s is empty; move the end behind the start")
-    stop = last if last is not None else known.seconds
-    if stop is None:  # a recording without a length: read up to the limit
-        last = stop = (first or 0.0) + settings.max_seconds
-    if stop - (first or 0.0) > settings.max_seconds + 1e-6:
-        raise InputError(
-            f"this part of {known.name} lasts {stop - (first or 0):.0f} s; the page reads {settings.max_seconds:g} s "
-            "at most. Trim it, or start the page with a larger --max-seconds"
-        )
-    return {"start": first, "end": last}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from vtoken.demos.parts import Parts, ideas, plan_line
 from vtoken.demos.runner import Runner, readable
 from vtoken.demos.settings import REFERENCE
 from vtoken.errors import VtokenError
+from vtoken.qa.limits import facts
 from vtoken.reference.questions import WORLD
 
 BEYOND = (
@@ -48,7 +49,7 @@ def _clip(p: Parts, runner: Runner, quick: dict[str, Any]) -> None:
             return {p["facts"]: "", p["ideas"]: ideas([]), p["notice"]: ""}
         try:
             path = clips.allowed(video, runner.root, runner.settings)
-            known = clips.facts(path)
+            known = facts(path)
         except Exception as error:
             return {p["facts"]: "", p["notice"]: views.notice(readable(error, runner.root))}
         sample = clips.sample_of(path, runner.samples)
@@ -82,7 +83,7 @@ def _plan(p: Parts, runner: Runner, quick: dict[str, Any]) -> None:
     def preset(name: str, video: str | None) -> dict[Any, Any]:
         chosen = choices.PRESETS[name]
         try:
-            rate = _rate(name, math.ceil(clips.facts(clips.allowed(video, runner.root, runner.settings)).fps - 1e-3))
+            rate = _rate(name, math.ceil(facts(clips.allowed(video, runner.root, runner.settings)).fps - 1e-3))
         except VtokenError:
             rate = gr.skip()
         return {

@@ -11,7 +11,7 @@ from vtoken.demos import choices, controls, views
 from vtoken.demos.handlers import CONTROLS, Handlers
 from vtoken.demos.parts import Parts, model_line
 from vtoken.demos.runner import Runner, readable
-from vtoken.demos.work import Step
+from vtoken.qa.steps import Step
 
 QUEUE = "model"  # runs of this queue wait for one another
 FILES = ("script", "report", "script_file", "report_file", "csv_file")

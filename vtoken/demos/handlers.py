@@ -12,8 +12,8 @@ from vtoken.demos.overlay import overlay
 from vtoken.demos.records import Run
 from vtoken.demos.runner import Asked, Runner, readable
 from vtoken.demos.visitors import Visitor
-from vtoken.demos.work import Step
 from vtoken.errors import InputError
+from vtoken.qa.steps import Step
 
 Updates = Iterator[dict[str, Any]]
 CONTROLS = ("video", "question", "start", "end", "fps", "gate", "reducer", "kind", "amount", "threshold", "written")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,13 @@ from vtoken.demos.models import Models
 from vtoken.demos.records import Run
 from vtoken.demos.settings import MOST_TOKENS, NEW_TOKENS, Settings
 from vtoken.demos.visitors import Visitor, Visitors
-from vtoken.demos.work import Step, Stopped, answering
-from vtoken.errors import InputError, VtokenError
+from vtoken.errors import InputError
 from vtoken.methods.plan import Plan
+from vtoken.qa import limits
 from vtoken.qa.api import Answer
+from vtoken.qa.steps import Step, Stopped, answering
 
 log = logging.getLogger("vtoken.demo")
-STOPPED = "stopped; nothing was answered"
-LONGEST = 4000  # characters of a question
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Asked:
     """The controls of the page as ``vtoken.ask`` takes them."""
 
     path: Path
-    facts: clips.Facts
+    facts: limits.Facts
     question: str
     options: dict[str, Any]
 
@@ -67,21 +65,17 @@ class Runner:
             InputError, VideoError: what ``vtoken.ask`` would refuse, and what is above the page's limits.
         """
         path = clips.allowed(video, self.root, self.settings)
-        if not (question or "").strip():
-            raise InputError("there is no question; write one, or take an example")
+        question = limits.question_text(question, "page")
         Plan.parse(plan, **budget)
-        known = clips.facts(path)
-        if len(question) > LONGEST:
-            raise InputError(f"the question has {len(question):,} characters; this page takes {LONGEST:,} at most")
-        if not 1 <= new_tokens <= MOST_TOKENS:
-            raise InputError(f"max_new_tokens={new_tokens} must be from 1 to {MOST_TOKENS}")
+        known = limits.facts(path)
+        longest = limits.answer_length(new_tokens, MOST_TOKENS)
         if not fps > 0:
             raise InputError(f"fps={fps:g} must be above 0")
         rate = "native" if fps >= known.fps * 0.999 else float(fps)
-        trimmed = clips.part(known, start, end, self.settings)
+        trimmed = limits.part(known, start, end, self.settings.max_seconds, "page")
         options = {"fps": rate, "plan": plan, **budget, **trimmed, "max_frames": self.settings.max_frames}
-        options["max_new_tokens"] = int(new_tokens)
-        return Asked(path, known, question.strip(), {n: v for n, v in options.items() if v is not None})
+        options["max_new_tokens"] = longest
+        return Asked(path, known, question, {n: v for n, v in options.items() if v is not None})
 
     def run(self, visitor: Visitor, asked: Asked, stop: Any, **changes: Any) -> Iterator[Step | Run]:
         """Steps of one call, then the run; ``changes`` replace options, None removes one.
@@ -113,20 +107,4 @@ class Runner:
 
 def readable(error: BaseException, root: Path) -> str:
     """An error as one sentence for the page, without a path of the server."""
-    import torch
-
-    if isinstance(error, Stopped):
-        return STOPPED
-    if isinstance(error, VtokenError):
-        return _without_paths(str(error), root)
-    told = str(error).lower()
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in told or "alloc" in told:
-        return "the machine ran out of memory; lower the frame rate, trim the clip, or keep fewer tokens"
-    log.error("a run failed", exc_info=error)
-    return f"something went wrong on the server ({type(error).__name__}); its log has the details"
-
-
-def _without_paths(text: str, root: Path) -> str:
-    for folder in {str(root), str(root.resolve())}:
-        text = re.sub(re.escape(folder) + r"/(?:[^/\s]+/)*", "", text)
-    return text
+    return limits.readable(error, [root], log)

@@ -7,7 +7,7 @@ from html import escape
 
 from vtoken.data.report import STAGES
 from vtoken.demos.records import Run
-from vtoken.demos.work import Step
+from vtoken.qa.steps import Step
 
 STEPS = {
     "wait": "Waiting for its turn",

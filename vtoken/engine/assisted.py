@@ -10,6 +10,7 @@ from torch import Tensor
 from vtoken.engine.cache import STATIC
 from vtoken.engine.positions import counted, rope_positions
 from vtoken.errors import InputError
+from vtoken.families.compat import CACHE_NAMES, cache_of
 
 COLUMNS = ("attention_mask", "token_type_ids", "mm_token_type_ids")
 MODE = ("streamer", "assistant_model", "assistant_tokenizer", "tokenizer", "synced_gpus")
@@ -22,7 +23,7 @@ def is_assisted(config: Any, inputs: dict[str, Any]) -> bool:
         InputError: beside a static cache, which cannot take tokens back.
     """
     assisted = config.get_generation_mode(inputs.get("assistant_model")).value == "assisted_generation"
-    cache = inputs.get("past_key_values")
+    cache = cache_of(inputs)
     if assisted and (config.cache_implementation in STATIC or "Static" in type(cache).__name__):
         raise InputError(
             "a static cache cannot take back tokens of a draft; leave out cache_implementation= and past_key_values=, "
@@ -76,7 +77,7 @@ class _Prefilled:
     def prepare_inputs_for_generation(self, input_ids: Tensor, **options: Any) -> dict[str, Any]:
         """Arguments of ``forward`` for the columns behind the cache."""
         if options.get("is_first_iteration"):
-            options["next_sequence_length"] = input_ids.shape[1] - options["past_key_values"].get_seq_length()
+            options["next_sequence_length"] = input_ids.shape[1] - cache_of(options).get_seq_length()
         return self._model.prepare_inputs_for_generation(input_ids, **options)
 
     def _get_candidate_generator(self, **options: Any) -> Any:
@@ -85,6 +86,6 @@ class _Prefilled:
         positions, _ = rope_positions(self._model, given, generating=True)
         if positions is None:
             positions = counted(given.get("attention_mask"), given["input_ids"])
-        own = {n: v for n, v in options["model_kwargs"].items() if n not in ("mm_encoder_outputs", "past_key_values")}
+        own = {n: v for n, v in options["model_kwargs"].items() if n not in ("mm_encoder_outputs", *CACHE_NAMES)}
         own |= {n: given[n] for n in COLUMNS if given.get(n) is not None} | {"position_ids": positions}
         return self._model._get_candidate_generator(**options | {"model_kwargs": own})

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from functools import lru_cache
 from typing import Any
 
 from vtoken.errors import UnsupportedError
+from vtoken.families.compat import cache_of
 
 DYNAMIC = (None, "dynamic", "dynamic_full", "offloaded")
 STATIC = ("static", "offloaded_static")
+QUANTISED = "quantized"
 
 
 def new_cache(model: Any, config: Any, length: int) -> Any:
@@ -30,7 +33,16 @@ def new_cache(model: Any, config: Any, length: int) -> Any:
     if kind in STATIC:
         length = max(length, config.max_cache_len or 0)
         return StaticCache(config=text, max_cache_len=length, offloading=kind == "offloaded_static")
-    known = ", ".join(str(k) for k in (*DYNAMIC[1:], *STATIC))
+    if kind == QUANTISED:
+        from transformers.cache_utils import QuantizedCache
+
+        options = {"config": text} | copy.deepcopy(config.cache_config or {})
+        try:
+            return QuantizedCache(backend=options.pop("backend", "quanto"), **options)
+        except (ImportError, ValueError, TypeError) as error:  # a package or a kind of layer
+            why = str(error).strip().splitlines()[0]
+            raise UnsupportedError(f"cache_implementation='quantized' cannot be had here: {why}") from error
+    known = ", ".join(str(k) for k in (*DYNAMIC[1:], *STATIC, QUANTISED))
     raise UnsupportedError(f"cache_implementation={kind!r} cannot hold a prompt that vtoken cut; use one of {known}")
 
 
@@ -78,7 +90,7 @@ def mark(cache: Any, dropped: int) -> None:
 
 def refuse_cut(inputs: dict[str, Any]) -> None:
     """Raises UnsupportedError: the cache in a call's arguments was made from a cut prompt."""
-    cache = inputs.get("past_key_values")
+    cache = cache_of(inputs)
     dropped = getattr(cache, "vtoken_dropped", 0)
     if dropped and cache is not None and int(cache.get_seq_length()) > 0:  # an emptied cache is like a new one
         raise UnsupportedError(

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from vtoken.data.report import Report
-from vtoken.engine.hold.support import MASKED, supports
+from vtoken.engine.hold.support import MASKED, supports, window
 from vtoken.engine.inner import check_layers
 from vtoken.errors import UnsupportedError
 from vtoken.families.compat import attention_of
@@ -76,10 +76,24 @@ def on_model(plan: Plan, model: Any, report: Report) -> Plan:
     return plan.without_hold()
 
 
+def _why_not_inside(model: Any, plan: Plan) -> str | None:
+    """Why a plan's methods inside the language model cannot run on held cells; None where they can, or are none."""
+    if plan.evictions or any(method.cuts_cache for method in plan.inner):
+        return "it does not run together with methods that take rows out of the cache"
+    if any(method.positions != "keep" for method in plan.inner):
+        return "it does not run together with positions counted anew (exact=True)"
+    if plan.acts_inside and window(model.config.get_text_config(decoder=True)) is not None:
+        return "layers with a sliding window do not hold together with methods inside the language model"
+    layers = getattr(model.config.get_text_config(decoder=True), "layer_types", None) or ()
+    if plan.acts_inside and "linear_attention" in layers:
+        return "linear attention layers cannot take back the row at which methods inside the language model look"
+    return None
+
+
 def why_not_held(model: Any, plan: Plan) -> str | None:
     """Why a model cannot hold cells that are not computed, or None where it can."""
-    if plan.acts_inside:
-        return "it does not run together with methods inside the language model yet"
+    if why := _why_not_inside(model, plan):
+        return why
     if plan.thinner is not None:
         return "it does not run together with methods inside the encoder"
     why = supports(model.config)

@@ -45,14 +45,15 @@ def visual_of(plan: Plan, ready: Prepared) -> Visual:
     units, left, ids = ready.reduced.units, ready.reduced.left, ready.inputs["input_ids"]
     carried = frozenset().union(*(s.carried for s in plan.inner)) & set(left.signals)
     shift = _line_shift(units)
-    order, column, lines = [], [], []
+    order, column, lines, position = [], [], [], []
     structural = [torch.zeros(0, 3, dtype=torch.long)]
     for u, unit in enumerate(units):
-        place, moved = in_order(unit, left.sample(u))
+        place, moved, own = _placed(ready, u, left.sample(u))
         line = unit.rows.features.layout.line.cpu()
         line = torch.where(line >= 0, line + shift[id(unit.rows)], -1)
         columns = unit.rows.column.cpu()
         order.append(moved.cpu() + int(left.batch[u]))
+        position.append(own)
         column.append(_columns(ready, unit.sample, columns[place].sort().values))
         lines.append(line[place])
         rows = structural_rows(unit, None)
@@ -61,13 +62,14 @@ def visual_of(plan: Plan, ready: Prepared) -> Visual:
         structural.append(torch.stack([torch.full_like(at, unit.sample), at, line[rows]], 1))
     none, device = torch.zeros(0, dtype=torch.long), ids.device
     take = torch.cat([none, *order]).to(left.x.device)
+    counts = torch.tensor([0, *map(len, order)], device=device).cumsum(0)
     tokens = Tokens(
         left.x[take, :0].detach(),
-        left.position[take],
+        torch.cat([left.position[:0].cpu(), *position]).to(left.position.device),
         left.time[take],
         left.size[take],
         torch.arange(len(take), device=device),
-        left.batch,
+        counts,
         {n: left.signals[n][take] for n in carried} | {LINE: torch.cat([none, *lines]).to(device)},
     )
     owner = torch.tensor([u.sample for u in units], dtype=torch.long, device=device)
@@ -76,6 +78,25 @@ def visual_of(plan: Plan, ready: Prepared) -> Visual:
     if ready.inputs.get("labels") is not None:
         visual.last = _before_answer(ready.inputs["labels"], visual.ends())
     return visual
+
+
+def _placed(ready: Prepared, u: int, kept: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows of one unit that are visual content.
+
+    Returns:
+        int64 [n], the placeholder rows whose columns they have; int64 [n], which kept token each is; and int32 [n, 3],
+        their (t, h, w).
+    """
+    unit, filled = ready.reduced.units[u], ready.reduced.filled[u]
+    if ready.hold is None or filled.home is None or filled.token is None:
+        place, moved = in_order(unit, kept)
+        return place, moved, kept.position[moved.to(kept.position.device)].cpu()
+    place, order = filled.home.sort()
+    layout = unit.rows.features.layout
+    where = layout.position[place].cpu().clone()
+    content = ~layout.structural[unit.start : unit.stop]
+    where[:, 0] -= layout.position[unit.start : unit.stop][content][:, 0].min().cpu()
+    return place, filled.token[order], where.to(kept.position.dtype)
 
 
 def _columns(ready: Prepared, sample: int, column: Tensor) -> Tensor:

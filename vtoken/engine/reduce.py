@@ -57,6 +57,7 @@ class Reduced:
         kept: the features of each modality.
         hold: which column every column shows; None where skipped cells are dropped.
         units, left, context: every image and video, the tokens that are left of each, and what the methods knew.
+        filled: what each of them puts into the language model.
     """
 
     cut: Cut
@@ -65,6 +66,7 @@ class Reduced:
     units: list[Unit]
     left: Tokens
     context: Context
+    filled: list[Filled]
 
 
 def reduce(call: Call, inputs: dict[str, Any], rows: list[Rows], hold: Hold | None = None) -> Reduced:
@@ -88,6 +90,7 @@ def reduce(call: Call, inputs: dict[str, Any], rows: list[Rows], hold: Hold | No
     slots: list[list[Tensor]] = [[] for _ in ids]
     content: list[list[Tensor]] = [[] for _ in ids]
     shows = torch.arange(ids.shape[1]).repeat(len(ids), 1)
+    every: dict[int, Filled] = {}
     found, ends, first = [], tokens.batch.tolist(), left.batch.tolist()
     for r in rows:
         filled: list[list[Filled]] = [[] for _ in ids]
@@ -97,6 +100,7 @@ def reduce(call: Call, inputs: dict[str, Any], rows: list[Rows], hold: Hold | No
             kept, target = left.sample(u), left.source[ends[u] : ends[u + 1]]
             target = torch.where(target >= 0, target - first[u], -1)
             one = dropped(unit, kept) if hold is None else held(unit, kept, target, hold)
+            every[u] = one
             report.tokens += one.tokens
             if r.gated:
                 report.cell_states.append(_cell_states(unit, kept, target, one))
@@ -106,13 +110,13 @@ def reduce(call: Call, inputs: dict[str, Any], rows: list[Rows], hold: Hold | No
             if one.shows is not None:
                 shows[unit.sample, r.column[unit.start : unit.stop].cpu()] = one.shows
         found.append(_kept(r, filled))
-    mask = padding(inputs)
+    mask, placed = padding(inputs), [every[u] for u in range(len(units))]
     cut = cut_of(slots, content, visual, mask)
     if hold is None or not cut.drops(ids.shape[1]):
-        return Reduced(cut, found, None, units, left, context)
+        return Reduced(cut, found, None, units, left, context, placed)
     if mask is not None:
         shows[mask.cpu() == 0] = HIDDEN
-    return Reduced(cut, found, HoldMap(shows.to(ids.device)), units, left, context)
+    return Reduced(cut, found, HoldMap(shows.to(ids.device)), units, left, context, placed)
 
 
 def _units(rows: list[Rows]) -> list[Unit]:

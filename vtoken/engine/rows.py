@@ -47,6 +47,8 @@ class Filled:
         tokens: rows that are visual content, second rows included.
         shows: int64 [stop - start], for every placeholder row of the unit the column that it shows, or -1; None where
             skipped cells are dropped.
+        home: int64 [m], the placeholder rows at which visual content is computed, and ``token``, int64 [m], which kept
+            token each of them is; given with ``shows``.
     """
 
     slot: Tensor
@@ -55,6 +57,8 @@ class Filled:
     stack: dict[str, Tensor]
     tokens: int
     shows: Tensor | None = None
+    home: Tensor | None = None
+    token: Tensor | None = None
 
 
 def dropped(unit: Unit, kept: Tokens) -> Filled:
@@ -114,7 +118,7 @@ def held(unit: Unit, kept: Tokens, target: Tensor, rule: Hold) -> Filled:
     shows[content - unit.start] = torch.where(seen >= 0, home[seen.clamp(min=0)], -1) if len(home) else seen
     shows[structural - unit.start] = columns[structural]
     x, stack = _features(unit, kept, found.source, structural, order)
-    return Filled(slot[order], slot[order], x, stack, len(found.home), shows)
+    return Filled(slot[order], slot[order], x, stack, len(found.home), shows, place_of[found.home], found.source)
 
 
 def held_rows(slots: Tensor, target: Tensor, own: Tensor, kept: Tokens, shape: tuple[int, ...], rule: Hold) -> Held:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vtoken.engine.assisted import is_assisted, with_prefilled
-from vtoken.engine.cache import DYNAMIC, counting_dropped, mark, new_cache
+from vtoken.engine.cache import DYNAMIC, QUANTISED, counting_dropped, mark, new_cache
 from vtoken.engine.call import Call
 from vtoken.engine.clock import Clock
 from vtoken.engine.columns import columns_of, moved
@@ -23,6 +23,7 @@ from vtoken.engine.reduce import Kept
 from vtoken.engine.splice import Cut, cut_inputs
 from vtoken.engine.uncut import as_uncut, fill_padding
 from vtoken.errors import UnsupportedError
+from vtoken.families.compat import cache_of, handed, handing, received
 
 PER_COLUMN = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
 
@@ -36,8 +37,8 @@ def forward(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> An
         inputs: arguments of ``forward`` with pixels, or with ids whose clips are in ``call``.
         stock: the model's own ``forward``.
     """
-    given = dict(inputs)
-    ready = prepare(call, inputs, generating=False)
+    given, stock = received(call.model, dict(inputs)), handing(call.model, stock)
+    ready = prepare(call, given, generating=False)
     if ready.drops and isinstance(ready.inputs.get("logits_to_keep"), Tensor):
         ready.inputs["logits_to_keep"] = moved(ready, ready.inputs["logits_to_keep"])
     arguments = ready.inputs
@@ -48,7 +49,7 @@ def forward(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> An
     _leave_state(call, ready)
     call.report.measure_memory(ready.inputs["input_ids"].device)
     if ready.drops and ready.hold is None:
-        made = out if isinstance(out, tuple) else [getattr(out, "past_key_values", None)]
+        made = out if isinstance(out, tuple) else [cache_of(out)]
         caches = [value for value in made if hasattr(value, "get_seq_length")]
         _mark_dropped(ready, *caches, given.get("past_key_values"))
     labels = ready.inputs.get("labels")
@@ -71,14 +72,14 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
         inputs: arguments of ``generate`` by name, with ``input_ids`` [B, N].
         stock: the model's own ``generate``.
     """
-    inputs = _with_mask(call.model, dict(inputs))
+    inputs, stock = _with_mask(call.model, received(call.model, dict(inputs))), handing(call.model, stock)
     prompt = {n: inputs.pop(n) for n in list(inputs) if _of_prompt(call, n)}
     call.answer = _new_tokens(_settings(call.model, inputs), prompt["input_ids"].shape[1])
     encoder = {n: inputs[n] for n in ("past_key_values", *ENCODER) if inputs.get(n) is not None}
     ready = prepare(call, prompt | encoder, generating=True)
     device = ready.inputs["input_ids"].device
     whole = not ready.drops and not _cannot_repeat(call, ready, inputs)
-    if whole or call.plan.acts_inside or _repeats_visual_end(call, ready, inputs):
+    if whole or (call.plan.acts_inside and ready.hold is None) or _repeats_visual_end(call, ready, inputs):
         _refuse_beams(call, ready, inputs)
         clock = Clock(call.report)
         inputs["logits_processor"] = [*(inputs.get("logits_processor") or []), clock]
@@ -92,22 +93,23 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
             out = as_uncut(stock, inputs, prompt["input_ids"], _settings(call.model, inputs))
         clock.stop(device)
         if ready.drops:
-            _mark_dropped(ready, getattr(out, "past_key_values", None), inputs.get("past_key_values"))
+            _mark_dropped(ready, cache_of(out), inputs.get("past_key_values"))
     else:
         config = _settings(call.model, inputs)
         assisted = is_assisted(config, inputs)
         given = inputs.pop("past_key_values", None)
-        with call.report.stage("prefill", device):
-            if ready.hold is not None:
-                behind = _held(call, ready, config, given)
-            else:
-                behind = _behind(call, ready, prompt) | {"past_key_values": _prefill(call, ready, config, given)}
-        _drop_cache_kind(call.model, inputs)
-        inputs |= behind | {"use_cache": True}
-        if assisted:
-            inputs = with_prefilled(config, inputs, prompt)
-        with call.report.stage("generate", device):
-            out = stock(**inputs)
+        with inside(call, ready):
+            with call.report.stage("prefill", device):
+                if ready.hold is not None:
+                    behind = _held(call, ready, config, given)
+                else:
+                    behind = _behind(call, ready, prompt) | {"past_key_values": _prefill(call, ready, config, given)}
+            _drop_cache_kind(call.model, inputs)
+            inputs |= behind | {"use_cache": True}
+            if assisted:
+                inputs = with_prefilled(config, inputs, prompt)
+            with call.report.stage("generate", device):
+                out = stock(**inputs)
         if ready.hold is None:
             _mark_dropped(ready, behind["past_key_values"], given)
     _leave_state(call, ready)
@@ -143,7 +145,7 @@ def _held(call: Call, ready: Prepared, config: Any, given: Any) -> dict[str, Any
         )
     assert ready.hold is not None
     first = {n: v for n, v in ready.inputs.items() if n not in ("position_ids", "labels")}
-    found = generate_inputs(call.model, first, ready.hold, ready.stock)
+    found = generate_inputs(call.model, first, ready.hold, ready.stock, whole=call.plan.acts_inside)
     _repeat(found["past_key_values"], config, len(found["input_ids"]))
     return found
 
@@ -166,6 +168,11 @@ def _prefill(call: Call, ready: Prepared, config: Any, given: Any) -> Any:
         )
     cache = new_cache(model, config, kept + _new_tokens(config, ready.width)) if given is None else given
     mark(cache, 0)  # one that was emptied
+    if call.family.prefix and config.cache_implementation == QUANTISED:
+        raise UnsupportedError(
+            f"{call.family.title} attends to the whole prompt, whose last column a quantised cache cannot take back; "
+            "leave out kv= and cache_implementation="
+        )
     if call.family.prefix and not all(hasattr(layer, "crop") for layer in cache.layers):
         raise UnsupportedError(
             f"{call.family.title} attends to the whole prompt, whose last column a static cache cannot take back; "
@@ -187,7 +194,8 @@ def _prefill(call: Call, ready: Prepared, config: Any, given: Any) -> Any:
     if takes(model, "logits_to_keep"):
         head["logits_to_keep"] = 1
     head = {n: v for n, v in head.items() if n == "mm_encoder_outputs" or takes(model, n)}
-    arguments = model.prepare_inputs_for_generation(ids, past_key_values=cache, is_first_iteration=True, **head)
+    head = handed(model, head | {"past_key_values": cache})
+    arguments = model.prepare_inputs_for_generation(ids, is_first_iteration=True, **head)
     model(**arguments, return_dict=True)
     if call.family.prefix:
         cache.crop(-1)

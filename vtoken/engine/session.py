@@ -8,6 +8,7 @@ from typing import Any
 from vtoken.data.report import Report
 from vtoken.engine.call import Call
 from vtoken.engine.check import check, on_model
+from vtoken.engine.kv import Kv
 from vtoken.families.family import Family
 from vtoken.methods.plan import Plan, PlanLike
 from vtoken.video.preprocess import Preprocessor
@@ -23,6 +24,7 @@ class Session:
         preprocess: how that processor resizes and normalises; None for the family's preset.
         positions: "stock" or "trained", see ``wrap``.
         signals: those that only the user can give, by name.
+        kv: what becomes of the cache; its method stands behind every plan that is assigned.
         report: tokens and milliseconds of the last call.
     """
 
@@ -34,7 +36,9 @@ class Session:
         preprocess: Preprocessor | None = None,
         positions: str = "stock",
         signals: Mapping[str, Any] | None = None,
+        kv: Kv | None = None,
     ) -> None:
+        self.kv = kv or Kv()
         self.signals = dict(signals or {})
         self.family, self.fps, self.preprocess, self.positions = family, fps, preprocess, positions
         self.plan = plan
@@ -48,7 +52,7 @@ class Session:
 
     @plan.setter
     def plan(self, plan: PlanLike) -> None:
-        self._plan = check(Plan.parse(plan), self.family, self.signals)
+        self._plan = check(self.kv.added(Plan.parse(plan)), self.family, self.signals)
 
     def call(self, model: Any) -> Call:
         """One call of the model under the plan in force."""

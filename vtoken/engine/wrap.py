@@ -13,15 +13,18 @@ from vtoken.engine import run
 from vtoken.engine.cache import refuse_cut
 from vtoken.engine.encode import MODALITIES
 from vtoken.engine.inner import check_layers, continues, installed
+from vtoken.engine.kv import Kv
 from vtoken.engine.labelled import labelled
 from vtoken.engine.session import Session
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.families.compat import accepts_outputs, core
 from vtoken.families.family import has_pixels
+from vtoken.methods.eviction import Eviction
 from vtoken.methods.plan import DEFAULT, Plan, PlanLike
 from vtoken.video.processors import read_processor
 
 METHODS = ("forward", "generate")
+BATCHED = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 
 
 def wrap(
@@ -35,6 +38,7 @@ def wrap(
     processor: Any = None,
     positions: str = "stock",
     signals: Mapping[str, Any] | None = None,
+    kv: str | Eviction | None = None,
 ) -> Any:
     """Run a plan inside a model's ``forward`` and ``generate``, in place; ``unwrap`` takes it back.
 
@@ -52,13 +56,17 @@ def wrap(
             as their checkpoints were trained, where text behind a video comes after the video's time.
         signals: what only you can give to a method, by name: a tensor, a list with one for each sample, or a function
             ``(tokens, question) -> tensor``; ``vtoken methods`` lists what each method takes.
+        kv: what becomes of the KV cache of ``generate``. A method of the kind "cache", such as "value_norm",
+            "key_norm", "tar_van" or "snapkv:keep=0.25", takes visual rows out of it once the prompt has been read, as
+            at the end of the plan; "fp8", "int8" and "int4" store its rows quantised, where transformers can.
 
     Returns:
         The same model, with ``model.vtoken`` (see ``Session``).
 
     Raises:
         InputError: no known family, already wrapped, unknown method, or a budget that makes no sense.
-        UnsupportedError: the plan cannot run on this family.
+        UnsupportedError: the plan cannot run on this family, or not with this ``kv``.
+        MissingExtraError: the package that quantises is not installed.
     """
     inner = core(model)
     family = families.of(inner)
@@ -73,12 +81,14 @@ def wrap(
     if positions not in ("trained", "stock"):
         raise InputError(f"positions={positions!r} must be 'trained' or 'stock'")
     preprocess = None if processor is None else read_processor(processor)
-    session = Session(family, Plan.parse(plan, keep, tokens, per_second), fps, preprocess, positions, signals)
+    own = Kv.of(kv, inner)
+    session = Session(family, Plan.parse(plan, keep, tokens, per_second), fps, preprocess, positions, signals, own)
     if session.plan.acts_inside:
         check_layers(inner, session.plan)
     stock = {name: getattr(model, name) for name in METHODS}
-    session.before = {name: vars(model).get(name) for name in METHODS}
     session.placed = {name: Placed(inner, session, stock[name], name) for name in METHODS}
+    session.placed |= {name: Bypass(name) for name in BATCHED if hasattr(model, name)}
+    session.before = {name: vars(model).get(name) for name in session.placed}
     vars(model).update(session.placed, vtoken=session)  # past the __setattr__ of wrappers
     return model
 
@@ -92,7 +102,7 @@ def unwrap(model: Any) -> Any:
     session = session_of(model)
     if session is None:
         raise InputError(f"this {type(model).__name__} is not wrapped")
-    for name in METHODS:
+    for name in session.placed:
         if vars(model).get(name) is not session.placed[name]:
             raise InputError(
                 f"model.{name} is no longer what vtoken.wrap put there: {vars(model).get(name)!r} replaced it; take "
@@ -154,6 +164,8 @@ class Placed:
         if self.name == "generate" and inputs.get("inputs") is not None:
             inputs["input_ids"] = inputs.pop("inputs")
         refuse_cut(inputs)
+        if self.name == "generate":
+            self.session.kv.fill(inputs)
         if not any(has_pixels(inputs, m) for m in MODALITIES):
             with installed(self.model) if continues(self.model, inputs) else nullcontext():
                 out = self.stock(**inputs)  # text, or a step of generate, whose pixels were encoded before
@@ -163,6 +175,19 @@ class Placed:
         out = getattr(run, self.name)(call, inputs, self.stock)
         self.session.report = call.report
         return out
+
+
+class Bypass:
+    """In place of a method that would run the model past its plan."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise UnsupportedError(
+            f"model.{self.name} takes ids alone and makes positions of its own, so it would run past the plan of a "
+            "wrapped model; call model.generate with a batch, vtoken.ask_many, or vtoken.unwrap first"
+        )
 
 
 def _bind(function: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

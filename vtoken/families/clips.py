@@ -20,7 +20,7 @@ from vtoken.families.layout import Layout
 from vtoken.families.rows import join
 from vtoken.families.runs import run_lengths
 from vtoken.kernels.merge import Merge
-from vtoken.methods.gate import Gate, as_bytes
+from vtoken.methods.gate import Gate
 from vtoken.methods.pathway import Cells, Pathway
 from vtoken.video.preprocess import Preprocessor
 
@@ -48,7 +48,7 @@ def gated(
     """
 
     def pictures(luma: bool) -> np.ndarray:
-        return preprocess.denormalise(pixels, grid_thw, luma=luma).cpu().numpy()
+        return preprocess.pictures(pixels, grid_thw, luma)
 
     planes = pictures(gate is not None and gate.signal == "luma")
     frames, height, width = planes.shape[:3]
@@ -60,7 +60,7 @@ def gated(
         gate_map = gate.gate_planes(planes, pts, grid)
     signals: Cells = {}
     if pathways:
-        colour = as_bytes(planes if planes.ndim == 4 else pictures(False))
+        colour = planes if planes.ndim == 4 else pictures(False)
         for pathway in pathways:
             signals |= pathway.cells(colour, grid)
     seconds = math.nan if seconds_per_frame is None else frames * seconds_per_frame

@@ -7,7 +7,8 @@ The calls about vision towers are in ``vtoken.encoders.compat``. Each function h
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from vtoken.encoders.compat import device_of, dtype_of, present
 from vtoken.errors import UnsupportedError
 
 __all__ = ["base", "core", "device_of", "dtype_of", "input_device", "present"]
+
+CACHE = "past_key_values"  # the KV cache among arguments inside vtoken, and of transformers before 5.24
+CACHE_NAMES = (CACHE, "cache")  # transformers 5.24 renames it, also for layers and outputs
 
 
 def core(model: Any) -> Any:
@@ -66,6 +70,9 @@ def features(model: Any, modality: str, inputs: dict[str, Any]) -> Any:
     function = getattr(owner, f"get_{modality}_features")
     accepted = inspect.signature(function).parameters
     call = {k: v for k, v in inputs.items() if k in accepted and v is not None}
+    for old, new in (_IMAGES, _IMAGES[::-1]):
+        if modality == "image" and new in accepted and call.keys().isdisjoint(_IMAGES) and inputs.get(old) is not None:
+            call[new] = inputs[old]
     with present(owner):  # newline rows and the like are weights of the model itself
         return function(**call, return_dict=True)
 
@@ -101,11 +108,47 @@ def positions(model: Any, inputs: dict[str, Any], generating: bool) -> Tensor | 
     if inputs.get("position_ids") is not None or not hasattr(own.base_model, "get_rope_index"):
         return None
     if generating:
-        known = {k: v for k, v in inputs.items() if k != "past_key_values"}
+        known = {k: v for k, v in inputs.items() if k not in CACHE_NAMES}
         return own._prepare_position_ids_for_generation(inputs["input_ids"], known)
     function = own.base_model.compute_3d_position_ids
     accepted = inspect.signature(function).parameters
-    return function(**{name: None if name == "past_key_values" else inputs.get(name) for name in accepted})
+    return function(**{name: None if name in CACHE_NAMES else inputs.get(name) for name in accepted})
+
+
+_IMAGES = ("pixel_values_images", "pixel_values")  # of Video-LLaVA, in older versions of transformers and in newer
+
+
+@lru_cache
+def _cache_name(kind: type) -> str:
+    return next((n for n in reversed(CACHE_NAMES) if n in inspect.signature(kind.forward).parameters), CACHE)
+
+
+def cache_of(found: Any) -> Any:
+    """The KV cache among arguments of a model or layer (a mapping), or in its output; None where there is none."""
+    if not isinstance(found, Mapping):
+        return next((c for n in reversed(CACHE_NAMES) if (c := getattr(found, n, None)) is not None), None)
+    return next((found[n] for n in CACHE_NAMES if found.get(n) is not None), None)
+
+
+def received(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments that a user gave to a model, with the cache under the name that vtoken uses."""
+    name = _cache_name(type(core(model)))
+    if name not in inputs or name == CACHE:
+        return inputs
+    return {n: v for n, v in inputs.items() if n not in CACHE_NAMES} | {CACHE: inputs[name]}
+
+
+def handed(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The same arguments with the cache under the name that a model takes."""
+    name = _cache_name(type(core(model)))
+    if CACHE not in inputs or name == CACHE:
+        return inputs
+    return {n: v for n, v in inputs.items() if n != CACHE} | {name: inputs[CACHE]}
+
+
+def handing(model: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of a model that takes arguments under vtoken's names."""
+    return lambda **inputs: function(**handed(model, inputs))
 
 
 def attention_of(model: Any) -> str:

@@ -6,10 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from vtoken.data.frames import GateMap, Grid
 from vtoken.families.layout import Layout
+from vtoken.video.levels import Normalise
+
+AT_ONCE = 8192  # rows that are normalised together: their float32 copy stays small
 
 
 @dataclass
@@ -17,7 +21,7 @@ class Clip:
     """One video after the gate: the pixels of its kept cells and what the gate decided.
 
     Attributes:
-        rows: pixel rows of the kept patches, in the layout of the family's encoder.
+        rows: pixel rows of the kept patches, in the layout of the family's encoder: values, or uint8 levels.
         grid: how the family cuts frames into cells.
         gate: which cells are kept, [T, h, w].
         pts: float64 [frames], seconds of every sampled frame.
@@ -25,6 +29,7 @@ class Clip:
         crop: whether the grid covers the centre of the frame only, for overlays.
         signals: pathway signals of every cell, [T, h, w, ...] by name.
         spacing: seconds from one sampled frame to the next, None where only ``seconds`` is known.
+        normalise: from levels to values; None where ``rows`` are values.
     """
 
     rows: Tensor
@@ -35,6 +40,14 @@ class Clip:
     crop: bool = False
     signals: dict[str, np.ndarray] = field(default_factory=dict)
     spacing: float | None = None
+    normalise: Normalise | None = None
+
+    def values(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """The rows as the encoder takes them; levels go to the device and are normalised there in float32."""
+        if self.normalise is None:
+            return self.rows.to(device, dtype)
+        parts = self.rows.split(AT_ONCE)
+        return torch.cat([self.normalise.rows(part.to(device)).to(dtype) for part in parts])
 
     @property
     def step(self) -> float:

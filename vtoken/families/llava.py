@@ -177,7 +177,7 @@ class Llava(Family):
                 f"vision_feature_select_strategy={model.config.vision_feature_select_strategy!r}"
             )
         keep = np.concatenate([c.gate.keep.reshape(len(c.gate.keep), -1) for c in clips])
-        rows = torch.cat([c.rows for c in clips]).to(device_of(tower), dtype_of(tower))
+        rows = torch.cat([c.values(device_of(tower), dtype_of(tower)) for c in clips])
         wants, steps = self.available(tower, wants), held_steps(clips, hold, reuse)
         if reuse:
             return encoder.encode_reuse(tower, rows, keep, self.layer(model), wants)

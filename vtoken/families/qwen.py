@@ -122,7 +122,7 @@ class Qwen(Family):
         merge = visual.spatial_merge_size
         keeps = [c.gate.keep for c in clips]
         grids = torch.tensor([[k.shape[0], k.shape[1] * merge, k.shape[2] * merge] for k in keeps])
-        rows = torch.cat([c.rows for c in clips]).to(device_of(visual), dtype_of(visual))
+        rows = torch.cat([c.values(device_of(visual), dtype_of(visual)) for c in clips])
         grids, wants = grids.to(rows.device), self.available(visual, wants)
         steps = held_steps(clips, hold, reuse)
         if reuse:

@@ -24,7 +24,7 @@ class InfiniPot(Eviction):
 
     Attributes:
         tar_ratio: share of the budget for the latest frames and what is unlike them; the rest goes by value norm.
-        query_ratio: share of the frames that are the latest.
+        query_ratio: share of the frames that are the latest; the latest row at each place counts as one of theirs.
         pooled: value norms are averaged over neighbours: over 7 x 7 x 7 cells in the first quarter of the layers, 5 x 5
             cells of a frame in the second, 3 tokens of the sequence in the third; zeros beyond the ends count.
 
@@ -48,6 +48,7 @@ class InfiniPot(Eviction):
         frames = held.position[:, 0].unique(return_inverse=True)[1]
         count = int(frames.max()) + 1
         late = frames >= count - max(1, int(count * self.query_ratio))
+        late |= newest(held.position)
         unlike = self._unlike(held, late)
         norm = held.values.float().norm(dim=-1)
         norm = neighbourhood(norm, held) if self.pooled else norm
@@ -69,14 +70,25 @@ class InfiniPot(Eviction):
         return -((unit * total[:, place]).sum(-1) / count[place])
 
 
+def newest(position: Tensor) -> Tensor:
+    """bool [N], the latest row at each place: where a gate left out what did not change, it shows what is there now."""
+    place, step = cells(position), position[:, 0].long()
+    last = step.new_full((int(place.max()) + 1,), -1).scatter_reduce(0, place, step, "amax")
+    return step == last[place]
+
+
 def neighbourhood(value: Tensor, held: Held) -> Tensor:
-    """Values [G, N] averaged over neighbours, by the quarter of the depth in which the layer lies."""
+    """Values [G, N] averaged over neighbours, by the quarter of the depth in which the layer lies.
+
+    Frames that follow each other among the rows are neighbours, also where those between them have left.
+    """
     quarter = held.layer * 4 // held.depth
     if quarter == 3:
         return value
     if quarter == 2:
         return avg_pool1d(value, 3, stride=1, padding=1)
     t, h, w = (held.position - held.position.amin(0)).long().unbind(1)
+    t = t.unique(return_inverse=True)[1]
     grid = value.new_zeros(len(value), int(t.max()) + 1, int(h.max()) + 1, int(w.max()) + 1)
     grid[:, t, h, w] = value
     if quarter == 0:  # padded by hand: the pooling refuses a grid smaller than its kernel

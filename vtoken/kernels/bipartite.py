@@ -81,7 +81,7 @@ def _nearest(metric: Tensor) -> tuple[Tensor, Tensor]:
     Blocks of whole segments where they are short, of rows where they are long; on a CPU a block stays in the cache.
     """
     segments, n, _ = metric.shape
-    block = BLOCK if metric.is_cuda else CACHED
+    block = CACHED if metric.device.type == "cpu" else BLOCK
     rows, odds = n - n // 2, n // 2
     some = min(segments, max(1, block // (rows * odds)))
     step = rows if some > 1 else min(rows, max(1, block // odds))
@@ -97,7 +97,7 @@ def _nearest(metric: Tensor) -> tuple[Tensor, Tensor]:
             score = memory[: even.shape[0] * even.shape[1] * odds].view(*even.shape[:2], odds)
             torch.bmm(even, unit[:, 1::2].transpose(1, 2), out=score)
             at = slice(s, s + some), slice(i, i + step)
-            if score.is_cuda:
+            if score.device.type != "cpu":
                 best[at], partner[at] = score.max(dim=-1)
             else:  # NumPy's argmax is five times as fast as torch's
                 partner[at] = torch.from_numpy(score.numpy().argmax(-1))
@@ -162,22 +162,28 @@ def _blocks(metric: Tensor, r: Tensor, n: int) -> tuple[tuple[Tensor, ...], tupl
     return metric.split(segments), r.split(segments)
 
 
-def groups(match: Match, exact: bool = False) -> Tensor:
+def groups(match: Match, exact: bool = False, left: int | None = None) -> Tensor:
     """Numbers of the merged rows, counted over all segments: int64 [S, n].
 
     Args:
         exact: number them in the published order instead of by the rows that others are merged into.
+        left: rows left of each segment, where it is known; a device is then not waited for.
     """
     into, rank = match
     segments, n = into.shape
     start = torch.arange(segments, device=into.device)[:, None] * n
     key = 2 * start + (rank if exact else into)  # a rank is below 2 n
-    return numbered((start + into).flatten(), key.flatten()).view(segments, n)
+    count = None if left is None else segments * left
+    return numbered((start + into).flatten(), key.flatten(), count).view(segments, n)
 
 
-def numbered(into: Tensor, key: Tensor) -> Tensor:
-    """Numbers of the merged rows from the row each is merged into, in the order of the keys of those: int64 [N]."""
-    roots = (into == torch.arange(len(into), device=into.device)).nonzero().squeeze(1)
+def numbered(into: Tensor, key: Tensor, count: int | None = None) -> Tensor:
+    """Numbers of the merged rows from the row each is merged into, in the order of the keys of those: int64 [N].
+
+    ``count`` is how many rows are left, where it is known.
+    """
+    stays = into == torch.arange(len(into), device=into.device)
+    roots = stays.nonzero().squeeze(1) if count is None else (~stays).byte().argsort(stable=True)[:count]
     roots = roots[key[roots].argsort()]
     number = torch.empty_like(into)
     number[roots] = torch.arange(len(roots), device=into.device)

@@ -62,10 +62,12 @@ def cell_max(blocks: np.ndarray, n: int) -> np.ndarray:
     """
     if n == 1:
         return blocks
-    out = blocks[::n, ::n].copy()
-    for i in range(n):
-        for j in range(n):
-            np.maximum(out, blocks[i::n, j::n], out=out)
+    lines = blocks[::n].copy()
+    for i in range(1, n):
+        np.maximum(lines, blocks[i::n], out=lines)
+    out = lines[:, ::n].copy()
+    for j in range(1, n):
+        np.maximum(out, lines[:, j::n], out=out)
     return out
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -34,20 +36,34 @@ def greedy_coverage(cover: Tensor, k: int, bonus: Tensor | None = None) -> Tenso
     found = by_triton(cover, "coverage.greedy_coverage", cover, k) if bonus is None else None
     if found is not None:
         return found
-    best = cover.new_zeros(cover.shape[1])
-    more = cover.new_zeros(len(cover)) if bonus is None else bonus
-    gain = cover.sum(1) + more
-    fresh = torch.ones(len(cover), dtype=torch.bool, device=cover.device)
+    there, cover = cover.device, cover.cpu()  # one copy; every pick depends on the one before
+    more = None if bonus is None else bonus.cpu()
+    return lazy_coverage(cover.__getitem__, cover.sum(1), k, more).to(there)
+
+
+def lazy_coverage(cover: Callable[[Tensor], Tensor], gain: Tensor, k: int, bonus: Tensor | None = None) -> Tensor:
+    """``greedy_coverage`` of rows that are made when they are asked for, so that no [N, R] is in memory.
+
+    Args:
+        cover: rows int64 [m] -> float32 [m, R].
+        gain: float32 [N], the sum of every row.
+        bonus: float32 [N], see ``greedy_coverage``.
+        k: rows to pick, at most N.
+    """
+    more = torch.zeros_like(gain) if bonus is None else bonus
+    gain, best = gain + more, gain.new_zeros(())  # every coverage is at least 0
+    fresh = torch.ones(len(gain), dtype=torch.bool, device=gain.device)
     picks = []
     for _ in range(k):
         while not fresh[pick := int(gain.argmax())]:
             stale = torch.where(fresh, -torch.inf, gain)
             rows = stale.topk(min(BATCH, len(gain))).indices
             rows = torch.cat([rows.new_tensor([pick]), rows[(rows != pick) & (stale[rows] > -torch.inf)]])
-            gain[rows] = (cover[rows] - best).clamp_(min=0).sum(1) + more[rows]
+            assert best is not None  # every row is fresh before the first pick
+            gain[rows] = (cover(rows) - best).clamp_(min=0).sum(1) + more[rows]
             fresh[rows] = True
         picks.append(pick)
-        best = torch.maximum(best, cover[pick])
+        best = torch.maximum(best, cover(torch.tensor([pick], device=gain.device))[0])
         fresh[:] = False
         gain[pick], fresh[pick] = -torch.inf, True
-    return torch.tensor(picks, dtype=torch.long, device=cover.device)
+    return torch.tensor(picks, dtype=torch.long, device=gain.device)

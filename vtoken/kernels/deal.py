@@ -18,7 +18,8 @@ def deal(weight: Tensor, limit: Tensor, k: int) -> Tensor:
         weight: [G], at least 0; where all open parts weigh 0 they share equally.
         limit: int64 [G], at least 0.
     """
-    weight, quota = wide(weight), torch.zeros_like(limit)
+    device, weight, limit = limit.device, wide(weight.cpu()), limit.cpu()  # a few numbers and many questions about them
+    quota = torch.zeros_like(limit)
     k = min(k, int(limit.sum()))
     while (left := k - int(quota.sum())) > 0:
         free = quota < limit
@@ -31,4 +32,4 @@ def deal(weight: Tensor, limit: Tensor, k: int) -> Tensor:
             short = torch.where(free, want, -torch.inf).argsort(descending=True, stable=True)
             step[short[: min(left, int(free.sum()))]] = 1
         quota = quota + step
-    return quota
+    return quota.to(device)

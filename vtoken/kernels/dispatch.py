@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vtoken.errors import InputError, require
+from vtoken.errors import InputError, MissingExtraError, require
 
 CHOICES = ("auto", "torch", "triton")
+LEAST = (3, 3)  # the oldest Triton that the twins are written for, as in the extra "kernels"
 INSTALLED = importlib.util.find_spec("triton") is not None  # found out once, and not where a compiler traces
 log = logging.getLogger("vtoken")
 _failed: set[tuple[str, str]] = set()  # twins and devices; none is tried twice
@@ -23,12 +26,12 @@ _logged: list[str] = []
 def use_triton(x: Tensor) -> bool:
     """Whether Triton twins run on ``x``, by its device and ``VTOKEN_KERNELS`` (auto, torch or triton).
 
-    ``auto`` takes Triton for tensors on a GPU where it can be imported, and logs once where it cannot. ``triton`` runs
+    ``auto`` takes Triton 3.3 or newer for tensors on a GPU, and logs once where it is missing or older. ``triton`` runs
     on a CPU too where Triton's interpreter is on (``TRITON_INTERPRET=1`` before the first import).
 
     Raises:
         InputError: an unknown value, or ``triton`` for a tensor that it cannot run on.
-        MissingExtraError: ``triton`` where it is not installed.
+        MissingExtraError: ``triton`` where it is not installed, or too old.
     """
     choice = _choice()
     if choice == "torch" or (choice == "auto" and not on_gpu(x)):
@@ -37,6 +40,11 @@ def use_triton(x: Tensor) -> bool:
         if choice == "triton":
             require("triton", "kernels", "VTOKEN_KERNELS=triton")
         _log_once("Triton is not installed, so the plain torch kernels run; pip install 'vtoken[kernels]' is faster")
+        return False
+    if not torch.compiler.is_compiling() and (old := too_old()):
+        if choice == "triton":
+            raise MissingExtraError(f"VTOKEN_KERNELS=triton: {old}")
+        _log_once(f"{old}; the plain torch kernels run")
         return False
     if choice == "triton" and not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         raise InputError(
@@ -86,6 +94,27 @@ def by_triton(x: Tensor, twin: str, *args: Any) -> Any:
         return None
 
 
+@cache
+def too_old() -> str:
+    """What is wrong with the version of Triton that is installed; empty where nothing is."""
+    try:
+        import triton
+
+        version = triton.__version__
+    except Exception as error:  # an installation for another system or torch
+        return f"Triton cannot be imported ({type(error).__name__}: {error})"
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if numbers >= LEAST:
+        return ""
+    least = ".".join(map(str, LEAST))
+    return f"Triton {version} is older than {least}; pip install 'vtoken[kernels]' installs a newer one"
+
+
+def failed_on(device: torch.device) -> list[str]:
+    """Names of the twins that could not be compiled or launched on a device, so that plain torch runs there."""
+    return sorted(twin for twin, where in _failed if where == str(device))
+
+
 def on_gpu(x: Tensor) -> bool:
     """Whether Triton is the default for a tensor."""
     return x.is_cuda
@@ -100,9 +129,9 @@ def _choice() -> str:
 
 def _load(twin: str) -> Callable[..., Any]:
     # one plain statement: torch.compile cannot trace importlib
-    from vtoken.kernels.gpu import attention, bipartite, cosine, coverage, dpc_knn, dpp, kcenter, merge
+    from vtoken.kernels.gpu import attention, bipartite, cosine, coverage, dpc_knn, dpp, held, kcenter, merge
 
-    modules = (attention, bipartite, cosine, coverage, dpc_knn, dpp, kcenter, merge)
+    modules = (attention, bipartite, cosine, coverage, dpc_knn, dpp, held, kcenter, merge)
     name, function = twin.split(".")
     return next(getattr(module, function) for module in modules if module.__name__.endswith(f".{name}"))
 

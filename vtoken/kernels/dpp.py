@@ -36,6 +36,8 @@ def greedy_dpp(v: Tensor, k: int) -> Tensor:
     if found is not None:
         return found[0][: int(found[1])]
     v = v.float()
+    if v.device.type != "cpu":
+        return _without_waiting(v, k)
     n = len(v)
     residual = v.square().sum(1)
     floor = residual * DEPENDENT
@@ -61,6 +63,24 @@ def greedy_dpp(v: Tensor, k: int) -> Tensor:
         picks = torch.cat([picks, rows])
         residual[picks] = -torch.inf
     return picks
+
+
+def _without_waiting(v: Tensor, k: int) -> Tensor:
+    """The same picks, one step of Cholesky each; the device is asked once, at the end, how many there are."""
+    residual = v.square().sum(1)
+    floor = residual * DEPENDENT
+    factor = v.new_zeros(min(k, v.shape[1]), len(v))
+    picks = torch.zeros(len(factor), dtype=torch.long, device=v.device)
+    good = torch.zeros(len(factor), dtype=torch.bool, device=v.device)
+    for i in range(len(factor)):
+        left = torch.where(residual > floor, residual, -torch.inf)
+        pick = picks[i : i + 1].copy_(left.argmax(0, keepdim=True))
+        pivot = left.index_select(0, pick)
+        good[i : i + 1] = pivot > -torch.inf
+        cross = v @ v.index_select(0, pick)[0] - factor[:i].index_select(1, pick)[:, 0] @ factor[:i]
+        factor[i] = torch.where(good[i], cross / pivot.clamp(min=torch.finfo(torch.float32).tiny).sqrt(), 0.0)
+        residual = (residual - factor[i].square()).index_fill(0, pick, -torch.inf)
+    return picks[: int(good.sum())]
 
 
 def _pick(gram: Tensor, floor: Tensor, bound: float, most: int) -> tuple[Tensor, Tensor]:

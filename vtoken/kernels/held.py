@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vtoken.errors import InputError
-from vtoken.kernels.dispatch import use_triton
+from vtoken.kernels.dispatch import by_triton
 from vtoken.kernels.held_columns import Blocks, HeldColumns
 
 
@@ -35,10 +35,9 @@ def held_attention(
         InputError: shapes that do not match.
     """
     _check(q, k, v, columns, tail)
-    if use_triton(q):
-        from vtoken.kernels.gpu import held as gpu
-
-        return gpu.held_attention(q, k, v, columns, scale, tail)
+    found = by_triton(q, "held.held_attention", q, k, v, columns, scale, tail)
+    if found is not None:
+        return found
     if columns.blocks is None:
         columns.blocks = Blocks.of(columns)
     blocks, rows = columns.blocks, columns.rows

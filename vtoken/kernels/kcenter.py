@@ -55,7 +55,8 @@ def _select(x: Tensor, k: int | Sequence[int], first: Tensor | None, cu_seqlens:
         if count:
             unit = normalize(x[start:stop].float(), dim=1)
             score = 1 - _nearest(unit) if first is None else first[start:stop].float()
-            picks.append(_greedy(unit, score, count, torch.add if add else torch.minimum) + start)
+            greedy = _greedy if x.device.type == "cpu" else _greedy_without_waiting
+            picks.append(greedy(unit, score, count, torch.add if add else torch.minimum) + start)
     return torch.cat(picks)
 
 
@@ -106,6 +107,16 @@ def _greedy(unit: Tensor, score: Tensor, k: int, join: Callable[[Tensor, Tensor]
         score[pick] = -torch.inf  # never twice, also where only copies are left; it stays so
         picks[i] = pick
     return picks.to(unit.device)
+
+
+def _greedy_without_waiting(unit: Tensor, score: Tensor, k: int, join: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """``_greedy`` one product a pick, which never asks the device what it picked."""
+    picks = torch.empty(k, dtype=torch.long, device=unit.device)
+    for i in range(k):
+        pick = picks[i : i + 1].copy_(score.argmax(0, keepdim=True))
+        distance = 1 - unit @ unit.index_select(0, pick)[0]
+        score = (join(score, distance) if i else distance).index_fill(0, pick, -torch.inf)
+    return picks
 
 
 def _likely(unit: Tensor, score: Tensor, pick: int, count: int, join: Callable[[Tensor, Tensor], Tensor]) -> list[int]:

@@ -21,7 +21,7 @@ def top_of_groups(score: Tensor, group: Tensor, quota: Tensor) -> Tensor:
     """
     order = score.argsort(descending=True, stable=True)
     order = order[group[order].argsort(stable=True)]
-    sizes = torch.bincount(group, minlength=len(quota))
+    sizes = counts(group, len(quota))
     start = sizes.cumsum(0) - sizes
     rank = torch.arange(len(score), device=score.device) - start[group[order]]
     return order[rank < quota[group[order]]].sort().values
@@ -40,10 +40,14 @@ def spread(n: int, k: int, device: torch.device | None = None) -> Tensor:
 
 
 def others(index: Tensor, n: int) -> Tensor:
-    """Indices of 0..n-1 that are not in ``index``, int64 ascending."""
-    free = torch.ones(n, dtype=torch.bool, device=index.device)
-    free[index] = False
-    return free.nonzero().squeeze(1)
+    """Indices of 0..n-1 that are not in ``index`` (int64, each once), int64 ascending."""
+    taken = torch.zeros(n, dtype=torch.uint8, device=index.device).index_fill_(0, index, 1)
+    return taken.argsort(stable=True)[: n - len(index)]  # the length is known, so no device is waited for
+
+
+def counts(number: Tensor, size: int) -> Tensor:
+    """How often each of 0..size-1 is in ``number`` (int64 [N]): int64 [size]; unlike ``bincount`` without waiting."""
+    return torch.zeros(size, dtype=torch.long, device=number.device).index_add_(0, number, torch.ones_like(number))
 
 
 def last_of_steps(position: Tensor, count: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vtoken.kernels.topk import shares
+from vtoken.kernels.topk import counts, shares
 
 BLOCK = 1 << 24  # similarities held at a time
 
@@ -44,7 +44,7 @@ def frames(position: Tensor, k: int) -> tuple[Tensor, Tensor]:
     steps, unit = position[:, 0].unique(return_inverse=True)
     if len(steps) > k:
         unit = unit * k // len(steps)
-    return unit, dealt(torch.bincount(unit), k)
+    return unit, dealt(counts(unit, min(len(steps), k)), k)
 
 
 def dealt(sizes: Tensor, k: int) -> Tensor:
@@ -52,32 +52,36 @@ def dealt(sizes: Tensor, k: int) -> Tensor:
 
     Parts whose share is below one get one, and the others share what is left; U is at most k, k at most their sum.
     """
+    device, sizes = sizes.device, sizes.cpu()  # a few numbers and many questions about them
     quota, large = torch.ones_like(sizes), torch.ones_like(sizes, dtype=torch.bool)
     while True:
         left = k - int((~large).sum())
         small = large & (sizes * left < sizes[large].sum())
         if not bool(small.any()):
             quota[large] = shares(sizes[large], left)
-            return quota
+            return quota.to(device)
         large &= ~small
 
 
 def batches(unit: Tensor, quota: Tensor) -> Iterator[Batch]:
-    """The parts, batched by length and quota; parts without rows are left out.
+    """The parts, batched by length and quota; parts without rows are left out. The device is waited for once.
 
     Args:
         unit: int64 [N], numbers 0..U-1; -1 for rows that belong to no part.
         quota: int64 [U].
     """
     order = unit.argsort(stable=True)
-    order = order[int((unit < 0).sum()) :]
-    sizes = torch.bincount(unit[order], minlength=len(quota))
-    start = sizes.cumsum(0) - sizes
-    kinds = torch.stack([sizes, quota], dim=1)
-    for size, count in kinds[sizes > 0].unique(dim=0).tolist():
-        mine = ((sizes == size) & (quota == count)).nonzero().squeeze(1)
-        rows = order[start[mine][:, None] + torch.arange(size, device=unit.device)]
-        yield Batch(rows, mine, count)
+    sizes = counts(unit + 1, len(quota) + 1)  # rows that belong to no part come first
+    start = (sizes.cumsum(0) - sizes)[1:]
+    kinds = torch.stack([sizes[1:], quota], dim=1).cpu()
+    _, kind = kinds.unique(dim=0, return_inverse=True)
+    by_kind = kind.argsort(stable=True)
+    there = unit.device
+    for mine in by_kind.split(kind.bincount().tolist()) if len(kind) else ():
+        size, count = kinds[mine[0]].tolist()
+        if size:
+            mine = mine.to(there, non_blocking=True)
+            yield Batch(order[start[mine][:, None] + torch.arange(size, device=there)], mine, count)
 
 
 def first(score: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -95,13 +95,16 @@ def _partners(position: Tensor, frame: Tensor, against: Tensor) -> Tensor:
 
 def _kept(frame: Tensor, sizes: Tensor, level: Tensor, likeness: Tensor, k: int) -> Tensor:
     """The k rows that stay, ascending: whole levels go first, the one that fits in part is thinned in every frame."""
+    sizes, level = sizes.cpu(), level.cpu()  # a few numbers and many questions about them
     quota, excess = sizes.clone(), len(frame) - k
     for depth in range(int(level.max())):
+        if not excess:
+            break
         mine = level == depth
         room = int(sizes[mine].sum())
         quota[mine] = shares(sizes[mine], max(0, room - excess))
         excess -= min(room, excess)
-    kept = top_of_groups(-likeness, frame, quota)
+    kept = top_of_groups(-likeness, frame, quota.to(frame.device))
     return kept[spread(len(kept), k, kept.device)] if excess else kept
 
 

@@ -185,12 +185,16 @@ def _repeated(
 
 def _pools(part: Tensor, salient: Tensor, anchor: Tensor):
     """Rows [B, S] that are not salient, part by part, and what they join [B, C]: its anchors, or else its salient."""
-    anchors = torch.zeros(int(part.max()) + 1, dtype=torch.long, device=part.device).index_add_(0, part, anchor.long())
+    parts = int(part.max()) + 1
+    anchors = torch.zeros(parts, dtype=torch.long, device=part.device).index_add_(0, part, anchor.long())
     bare = torch.zeros_like(anchors).index_add_(0, part, salient.long())
-    for rows, units, count in batches(torch.where(salient, -1, part), anchors):
-        if count:
-            yield rows, rows[anchor[rows]].view(len(rows), count)
-            continue
-        for row, unit in zip(rows, units, strict=True):  # a budget so small that the part has no anchor
-            if bare[unit]:
-                yield row[None], (salient & (part == unit)).nonzero().T
+    lead = salient.nonzero().squeeze(1)
+    lead = lead[part[lead].argsort(stable=True)]
+    start = bare.cumsum(0) - bare
+    # a budget so small that a part has no anchor: its salient tokens, counted below zero
+    for rows, units, count in batches(torch.where(salient, -1, part), torch.where(anchors > 0, anchors, -bare)):
+        if count > 0:
+            mine = (~anchor[rows]).byte().argsort(dim=1, stable=True)[:, :count]
+            yield rows, rows.gather(1, mine)
+        elif count < 0:
+            yield rows, lead[start[units][:, None] + torch.arange(-count, device=part.device)]

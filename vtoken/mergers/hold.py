@@ -80,11 +80,8 @@ class HoldStage(Merger):
             step = position[:, 0]
             first = torch.full((shape[0],), -1, dtype=torch.long, device=position.device)
             first[step] = scene.long()
-            known = first >= 0
-            before = first.clone()
-            for t in range(1, shape[0]):
-                if not known[t]:
-                    before[t] = before[t - 1]
+            known = torch.where(first >= 0, torch.arange(shape[0], device=first.device), 0).cummax(0).values
+            before = first[known]
             starts[1:] = before[1:] != before[:-1]
         found = self._gate()(tokens.x, position, shape, None if self.tau is not None else k, starts)
         run = found.source  # a token's rows are neighbours in source; its group is the token

@@ -73,15 +73,16 @@ class PruMerge(Merger):
         own = torch.ones_like(score) if self.exact else tokens.size.float()
         weight = score if self.exact else score.clamp(min=torch.finfo(torch.float32).tiny) * own
         x = tokens.x.float()
-        fused = x.new_zeros(int(group.max()) + 1, x.shape[1])
-        for rows, kept in self._kept(tokens, score, int(group.max()) + 1):
+        count = int(group.max()) + 1
+        fused = x.new_zeros(count, x.shape[1])
+        for rows, kept in self._kept(tokens, score, count):
             free = torch.ones_like(rows, dtype=torch.bool).scatter_(1, kept, False)
             near = torch.cat([kept[:, :, None], _neighbours(keys[rows], kept, self.neighbours)], dim=2)
             near = rows.gather(1, near.flatten(1)).view(-1, near.shape[2])
             share = torch.cat([own[near[:, :1]], weight[near[:, 1:]]], dim=1)
             fused = fused.index_add(0, group[near[:, 0]], self._sum(x, near, share))
-            if bool(free.any()):  # every frame of a batch has as many
-                rest = rows[free].view(len(rows), -1)
+            if kept.shape[1] < rows.shape[1]:
+                rest = rows.gather(1, free.byte().argsort(dim=1, stable=True)[:, kept.shape[1] :])
                 fused = fused.index_add(0, group[rest[:, 0]], self._sum(x, rest, weight[rest]))
         return fused
 
@@ -91,14 +92,21 @@ class PruMerge(Merger):
         return embedding_bag(rows, x, per_sample_weights=weight, mode="sum")
 
     def _kept(self, tokens: Tokens, score: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows [B, S] of every frame, in batches, and which columns [B, K] are kept, by falling attention."""
+        """Rows [B, S] of every frame, in batches, and which columns [B, K] are kept, by falling attention.
+
+        Found on the CPU, from one copy of the attention and the positions.
+        """
+        for rows, kept in self._kept_on_cpu(tokens.position.cpu(), score.cpu(), k):
+            yield rows.to(score.device), kept.to(score.device)
+
+    def _kept_on_cpu(self, position: Tensor, score: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
         if self.exact:
-            unit = tokens.position[:, 0].unique(return_inverse=True)[1]
+            unit = position[:, 0].unique(return_inverse=True)[1]
             for rows, _, _ in batches(unit, unit.new_zeros(int(unit.max()) + 1)):
                 for row in rows:
                     yield row[None], self._published(score[row])[None]
             return
-        unit, quota = frames(tokens.position, k)
+        unit, quota = frames(position, k)
         for rows, _, count in batches(unit, quota):
             value = score[rows]
             if not self.plus:

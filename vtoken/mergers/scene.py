@@ -15,7 +15,7 @@ from vtoken.data.tokens import Tokens
 from vtoken.encoders.compat import dtype_of
 from vtoken.errors import InputError
 from vtoken.kernels.divergence import feature_distributions, jensen_shannon, reversed_jensen_shannon
-from vtoken.kernels.topk import cells
+from vtoken.kernels.topk import cells, counts
 from vtoken.methods.anchors import Anchors
 from vtoken.methods.merger import Merger, in_order
 from vtoken.methods.options import Bound
@@ -35,6 +35,7 @@ class Chain:
         free: bool [C], cells whose token is no anchor.
         x, weight: float32 [C, D] and [C], mean of the key tokens of each cell and the source cells behind it.
         pooled: float32 [D], mean of the key tokens; averaged anew with every scene, as the released code does.
+        whole: whether every cell has a key token.
     """
 
     clip: int
@@ -43,6 +44,7 @@ class Chain:
     x: Tensor
     weight: Tensor
     pooled: Tensor
+    whole: bool
 
 
 @register("scene")
@@ -93,8 +95,11 @@ class Scene(Merger):
 
     def group(self, tokens: Tokens, k: int, context: Context) -> Tensor:
         group = torch.arange(len(tokens), device=tokens.x.device)
+        scenes = list(_scenes(tokens, self.anchor_rows(tokens)))
+        if self.neighbours == "next" and all(scene.whole for scene in scenes):
+            return in_order(self._without_waiting(scenes, group, context), tokens.size)
         chains: list[Chain] = []
-        for scene in _scenes(tokens, self.anchor_rows(tokens)):
+        for scene in scenes:
             if not chains or scene.clip != chains[-1].clip:
                 chains = [scene]  # scenes of different clips never merge
                 continue
@@ -105,6 +110,35 @@ class Scene(Merger):
             else:
                 chains.append(scene)
         return in_order(group, tokens.size)
+
+    def _without_waiting(self, scenes: list[Chain], group: Tensor, context: Context) -> Tensor:
+        """``group`` of scenes that have a token in every cell: the device is never asked which scenes are merged."""
+        chain = scenes[0]
+        for scene in scenes[1:]:
+            if scene.clip != chain.clip:
+                chain = scene
+                continue
+            free = chain.free & scene.free
+            if self.exact:
+                distance, alike = self._by_head(chain, scene, context), free
+            else:
+                each = jensen_shannon(*feature_distributions(torch.stack([chain.x, scene.x])))
+                distance, alike = each.mean(), free if self.cell_delta is None else free & (each < self.cell_delta)
+            merges = (distance < self._delta) & free.any()
+            alike = alike & merges
+            group = group.index_copy(0, scene.row, torch.where(alike, group[chain.row], group[scene.row]))
+            total = chain.weight + scene.weight
+            mean = chain.x + (scene.weight / total)[:, None] * (scene.x - chain.x)
+            chain = Chain(
+                scene.clip,
+                torch.where(merges, chain.row, scene.row),
+                torch.where(merges, chain.free, scene.free),
+                torch.where(merges, torch.where(alike[:, None], mean, chain.x), scene.x),
+                torch.where(merges, torch.where(alike, total, chain.weight), scene.weight),
+                torch.where(merges, (chain.pooled + scene.pooled) / 2, scene.pooled),
+                True,
+            )
+        return group
 
     @property
     def _delta(self) -> float:
@@ -118,36 +152,43 @@ class Scene(Merger):
         if len(averaged) == 0:
             return math.inf, shared
         if self.exact:
-            head = context.extra.get("lm_head")
-            if head is None:
-                raise InputError(
-                    "scene:exact=True compares through the language model's lm_head, which is not given here; a "
-                    "wrapped model gives it"
-                )
-            logits = head(torch.stack([a.pooled, b.pooled]).to(dtype_of(head))).float()
-            return float(reversed_jensen_shannon(*logits.log_softmax(-1))), averaged
+            return float(self._by_head(a, b, context)), averaged
         each = jensen_shannon(*feature_distributions(torch.stack([a.x[shared], b.x[shared]])))
         alike = averaged if self.cell_delta is None else averaged[each[free] < self.cell_delta]
         return float(each.mean()), alike
+
+    @staticmethod
+    def _by_head(a: Chain, b: Chain, context: Context) -> Tensor:
+        """The published divergence of two scenes, through the language model's head: float32 []."""
+        head = context.extra.get("lm_head")
+        if head is None:
+            raise InputError(
+                "scene:exact=True compares through the language model's lm_head, which is not given here; a "
+                "wrapped model gives it"
+            )
+        logits = head(torch.stack([a.pooled, b.pooled]).to(dtype_of(head))).float()
+        return reversed_jensen_shannon(*logits.log_softmax(-1))
 
 
 def _scenes(tokens: Tokens, anchors: Tensor) -> Iterator[Chain]:
     """Every scene of a sample as a chain of its own, in order."""
     free = torch.ones(len(tokens), dtype=torch.bool, device=anchors.device).index_fill(0, anchors, False)
     place, step = cells(tokens.position), tokens.position[:, 0].long()
-    count = int(place.max()) + 1
     numbers, scene = tokens.signals["scene"].unique(return_inverse=True)
     first = step.new_full((len(numbers),), torch.iinfo(torch.long).max).scatter_reduce(0, scene, step, "amin")
     key = (step == first[scene]).nonzero().squeeze(1)
+    key = key[scene[key].argsort(stable=True)]
     clip = (numbers.diff(prepend=numbers[:1]) > 1).cumsum(0)  # a number is left out between two clips
-    for i, own in enumerate(clip.tolist()):
-        rows = key[scene[key] == i]
-        row = torch.full((count,), -1, device=rows.device)
-        row[place[rows]] = rows
+    sizes = counts(scene[key], len(numbers)).tolist()
+    places, at = place[key].unique(return_inverse=True)  # those of the key steps, in raster order
+    count = len(places)
+    table = torch.full((len(numbers), count), -1, device=key.device).index_put((scene[key], at), key)
+    full = (table >= 0).all(1).tolist()
+    for own, rows, cell, row, whole in zip(clip.tolist(), key.split(sizes), at.split(sizes), table, full, strict=True):
         x = tokens.x.new_zeros(count, tokens.x.shape[1], dtype=torch.float32)
-        x[place[rows]] = tokens.x[rows].float()
+        x[cell] = tokens.x[rows].float()
         weight = torch.where(row >= 0, tokens.size[row].float(), 0.0)
-        yield Chain(own, row, (row < 0) | free[row], x, weight, tokens.x[rows].float().mean(0))
+        yield Chain(own, row, (row < 0) | free[row], x, weight, tokens.x[rows].float().mean(0), whole)
 
 
 def _join(chain: Chain, scene: Chain, alike: Tensor, group: Tensor) -> None:

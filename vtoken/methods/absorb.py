@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vtoken.data.tokens import Tokens
 from vtoken.kernels.assign import most_similar
+from vtoken.kernels.topk import counts
 from vtoken.kernels.units import batches, nearest
 from vtoken.methods.merger import Groups
 
@@ -22,7 +23,7 @@ def absorb(tokens: Tokens, kept: Tensor, per_frame: bool = True) -> Groups:
     number = torch.full((len(tokens),), -1, dtype=torch.long, device=tokens.x.device)
     number[kept] = torch.arange(len(kept), device=kept.device)
     step = tokens.position[:, 0].unique(return_inverse=True)[1]
-    inside = torch.bincount(step[kept], minlength=int(step.max()) + 1)
+    inside = counts(step[kept], int(step.max()) + 1)
     for rows, _, count in batches(step, inside) if per_frame else ():
         if count:
             chosen = number[rows] >= 0
@@ -34,7 +35,7 @@ def absorb(tokens: Tokens, kept: Tensor, per_frame: bool = True) -> Groups:
         both = torch.cat([kept, lost])
         centres = torch.arange(len(kept), device=kept.device)
         number[lost] = most_similar(tokens.x[both], centres)[len(kept) :]
-    weight = 1 / torch.bincount(number)[number].float()
+    weight = 1 / counts(number, len(kept))[number].float()
     # the largest weight gives the position, so the kept row's is one float above the others'
     weight[kept] = weight[kept].nextafter(weight.new_tensor(1.0))
     return Groups(number, weight)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from vtoken.kernels.luma import as_bytes, of_rgb
+
 BINS = 32
 
 
 def luma(frame: np.ndarray) -> np.ndarray:
     """Luma [H, W] of a luma or RGB frame (uint8 or float32 in 0..255)."""
-    import cv2
-
-    return frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    return frame if frame.ndim == 2 else of_rgb(as_bytes(frame))
 
 
 def histogram(frame: np.ndarray) -> np.ndarray:

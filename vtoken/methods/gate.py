@@ -162,8 +162,3 @@ class Gate(Method):
     def reuses(self) -> bool:
         """Whether some tokens are features of earlier steps, sent again."""
         return self.apply == "reuse" or self.anchoring.reuse
-
-
-def as_bytes(planes: np.ndarray) -> np.ndarray:
-    """uint8 of planes in 0..255, rounded; uint8 as it is."""
-    return planes if planes.dtype == np.uint8 else np.rint(planes.clip(0, 255)).astype(np.uint8)

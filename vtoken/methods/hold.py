@@ -131,7 +131,7 @@ class FeatureGate:
 
     def _count(self, shown: Tensor, token: Tensor, jump: Tensor) -> int:
         new = (shown == token) & (token >= 0)
-        return int(new.sum()) + int(seconds(shown, torch.where(new, jump, 0), self.second).sum())
+        return int(new.sum() + seconds(shown, torch.where(new, jump, 0), self.second).sum())
 
     def _threshold(self, unit: Tensor, token: Tensor, rows: int, starts: Tensor | None) -> float:
         least = self._count(*self._gated(unit, token, NEVER, starts))
@@ -207,13 +207,18 @@ def gate(unit: Tensor, token: Tensor, tau: float, starts: Tensor | None = None) 
     """
     shown, jump = torch.full_like(token, NONE), torch.zeros(token.shape, device=token.device, dtype=torch.float32)
     now = torch.full_like(token[0], NONE) if len(token) else token
+    forgets, waits = [False] * len(token) if starts is None else starts.tolist(), unit.device.type != "cpu"
     for t in range(len(token)):
-        if starts is not None and bool(starts[t]):
+        if forgets[t]:
             now = torch.full_like(now, NONE)
         own = token[t] >= 0
         pair = own & (now >= 0)
-        jump[t][own] = math.inf
-        jump[t][pair] = 1 - (unit[token[t][pair]] * unit[now[pair]]).sum(-1)
+        if waits and len(unit):  # a device computes all cells, because it would be waited for to say which are needed
+            far = 1 - (unit[token[t].clamp(min=0)] * unit[now.clamp(min=0)]).sum(-1)
+            jump[t] = torch.where(pair, far, torch.where(own, math.inf, 0.0))
+        else:
+            jump[t][own] = math.inf
+            jump[t][pair] = 1 - (unit[token[t][pair]] * unit[now[pair]]).sum(-1)
         now = torch.where(own & (jump[t] > tau), token[t], now)
         shown[t] = now
     return shown, jump

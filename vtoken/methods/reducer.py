@@ -24,6 +24,7 @@ from vtoken.methods.anchors import Anchors
 from vtoken.methods.budgeted import Budgeted
 
 Count = Callable[[int, int], int]
+MANY = 4  # samples
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Context:
         questions: the question of each sample, for such functions; None where there is none.
         extra: what the engine offers besides, such as the language model's ``lm_head``.
         notes: lines for the report, such as a fallback that a method took.
+        anchors: rows of the anchors of every sample, where the base found them all at once.
     """
 
     seconds: list[float] = field(default_factory=lambda: [math.nan])
@@ -56,6 +58,7 @@ class Context:
     questions: list[str] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    anchors: list[Tensor] | None = None
 
     def note(self, text: str) -> None:
         """Add a line to the report, once."""
@@ -128,12 +131,26 @@ class Reducer(Budgeted):
             return tokens
         decisions, sizes = [], [stop - start for start, stop in pairwise(tokens.ends)]
         counts = context.deal(budget, sizes) if isinstance(budget, Budget) else None
+        looked = self._looked(tokens)
+        context.anchors = self._all_anchors(looked)
         with torch.no_grad():  # gradients flow through what is kept, not through the decision
             for b, n in enumerate(sizes):
                 k = counts[b] if counts is not None else n if budget is None else budget(b, n)  # type: ignore[operator]
                 context.sample = b
-                decisions.append(self.decide(tokens, b, k, context))
+                decisions.append(self.decide(looked, b, k, context))
         return self.apply(tokens, decisions, context)
+
+    def _looked(self, tokens: Tokens) -> Tokens:
+        """What the decisions are made from."""
+        return tokens
+
+    def _all_anchors(self, tokens: Tokens) -> list[Tensor] | None:
+        """``anchor_rows`` of every sample, where there are many, with one copy from the device; else None."""
+        anchors = Anchors.of(self.anchors)
+        if anchors.count == 0 or tokens.samples < MANY:
+            return None
+        position, device = tokens.position.cpu(), tokens.x.device
+        return [anchors.rows(position[a:b]).to(device) for a, b in pairwise(tokens.ends)]
 
     def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Tensor:
         """The decision for sample ``b``, of which k rows are to remain; rows count from the sample's start."""
@@ -154,9 +171,15 @@ class Reducer(Budgeted):
 
 @dataclass(kw_only=True)
 class Pruner(Reducer):
-    """A method that drops tokens; subclasses write ``select``."""
+    """A method that drops tokens; subclasses write ``select``.
+
+    Attributes:
+        reads_features: False where positions, times, sizes and signals alone decide. Many samples (the frames of a
+            clip in ``quota``) are then decided on the CPU, so that a device is not waited for at each.
+    """
 
     kind: ClassVar[str] = "pruner"
+    reads_features: ClassVar[bool] = True
 
     def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
         """Rows of one sample to keep: int64 [k], unique, in the order in which the language model gets them."""
@@ -165,7 +188,7 @@ class Pruner(Reducer):
     def select_beside(self, tokens: Tokens, k: int, anchors: Tensor, context: Context) -> Tensor:
         """``select`` where some rows (int64 [m], m < k) are kept in any case: int64 [k], ascending."""
         rest = others(anchors, len(tokens))
-        chosen = self.select(tokens.take(rest), k - len(anchors), context)
+        chosen = self.select(tokens.part(rest), k - len(anchors), context)
         return torch.cat([anchors, rest[chosen]]).sort().values
 
     def decide(self, tokens: Tokens, b: int, k: int, context: Context) -> Tensor:
@@ -173,7 +196,7 @@ class Pruner(Reducer):
         n, k = len(sample), self.count(sample, k)
         if self.is_identity(n, k):
             return torch.arange(n, device=tokens.x.device)
-        anchors = self.anchor_rows(sample)
+        anchors = self.anchor_rows(sample) if context.anchors is None else context.anchors[b]
         if len(anchors) == 0:
             index = self.select(sample, k, context)
         elif k <= len(anchors):
@@ -182,12 +205,23 @@ class Pruner(Reducer):
             index = self.select_beside(sample, k, anchors, context)
         if not self.own_count and len(index) != k:
             raise InputError(f"{self.name} selected {len(index)} rows for k={k}")
-        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < n:
-            raise InputError(f"{self.name} selected rows outside 0..{n - 1}")
         return index
+
+    def _looked(self, tokens: Tokens) -> Tokens:
+        return tokens if self.reads_features or tokens.samples < MANY else tokens.on_cpu(self.wants)
 
     def apply(self, tokens: Tokens, decisions: list[Tensor], context: Context) -> Tokens:
         index = torch.cat([rows + start for rows, start in zip(decisions, tokens.ends, strict=False)])
+        counts = torch.tensor([len(rows) for rows in decisions])
+        first, stop = (
+            torch.tensor(ends).repeat_interleave(counts).to(index.device)
+            for ends in (tokens.ends[:-1], tokens.ends[1:])
+        )
+        outside = (index < first) | (index >= stop)
+        if bool(outside.any()):
+            n = int((stop - first)[outside][0])
+            raise InputError(f"{self.name} selected rows outside 0..{n - 1}")
+        index = index.to(tokens.x.device)
         if len(index) == len(tokens) and torch.equal(index, torch.arange(len(index), device=index.device)):
             return tokens  # nothing dropped, nothing copied
         return tokens.take(index)
@@ -211,7 +245,7 @@ class Scorer(Pruner):
     def select_beside(self, tokens: Tokens, k: int, anchors: Tensor, context: Context) -> Tensor:
         score = self._checked_score(tokens, context)  # of the whole sample: anchors are context too
         rest = others(anchors, len(tokens))
-        chosen = self.rank(score[rest], k - len(anchors), tokens.take(rest))
+        chosen = self.rank(score[rest], k - len(anchors), tokens.part(rest))
         return torch.cat([anchors, rest[chosen]]).sort().values
 
     def _checked_score(self, tokens: Tokens, context: Context) -> Tensor:

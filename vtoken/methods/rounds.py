@@ -25,7 +25,7 @@ def merge_rounds(
     while (n := x.shape[1]) > count:
         left = n - min(n // 2, n - count)
         match = bipartite_match(x, torch.full_like(segment, n - left), penalty=penalty)
-        target = groups(match, published) - left * segment[:, None]
+        target = groups(match, published, left) - left * segment[:, None]
         total = size.new_zeros(len(x), left).scatter_add_(1, target, size)
         own = size / total.gather(1, target)
         x = x.new_zeros(len(x), left, x.shape[2]).scatter_add_(1, target[..., None].expand_as(x), x * own[..., None])

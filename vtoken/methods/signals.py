@@ -114,7 +114,7 @@ def text_of(context: Context, method: str, width: int) -> Tensor:
 def steps(position: Tensor) -> list[Tensor]:
     """Rows of every time step in order, int64 ascending each."""
     _, step = position[:, 0].unique(return_inverse=True)
-    return list(step.argsort(stable=True).split(torch.bincount(step).tolist())) if len(step) else []
+    return list(step.argsort(stable=True).split(step.bincount().tolist())) if len(step) else []
 
 
 def per_step(position: Tensor, k: int) -> Iterator[tuple[Tensor, int]]:

@@ -12,6 +12,8 @@ from vtoken.errors import InputError
 from vtoken.kernels.blocks import copy_cells
 from vtoken.methods import cuts
 
+BURST = 1.0  # most seconds between two steps with cells of the timed refresh
+
 
 class Criterion(Protocol):
     """The members of a gate that its stream reads; ``Gate`` documents each."""
@@ -86,12 +88,13 @@ class GateStream:
         """
         planes, pts = self._checked(planes, pts)
         steps = []
-        for frame, at in zip(planes, pts, strict=True):
-            frame = frame[: self.grid.rows * self.grid.cell, : self.grid.columns * self.grid.cell]
-            self._pending.append(np.ascontiguousarray(frame))
+        planes = planes[:, : self.grid.rows * self.grid.cell, : self.grid.columns * self.grid.cell]
+        for i, at in enumerate(pts):
+            self._pending.append(planes[i])
             self._pending_pts.append(float(at))
             if len(self._pending) == self.grid.frames:
-                steps.append(self._advance())
+                whole = planes[i + 1 - self.grid.frames : i + 1] if i + 1 >= self.grid.frames else self._pending
+                steps.append(self._advance(whole))
         self._pending = [frame.copy() for frame in self._pending]  # the caller may reuse its chunk
         return self._map(steps)
 
@@ -102,7 +105,7 @@ class GateStream:
             missing = self.grid.frames - len(self._pending)
             self._pending += [self._pending[-1]] * missing
             self._pending_pts += [self._pending_pts[-1]] * missing
-            steps.append(self._advance())
+            steps.append(self._advance(self._pending))
         self._finished = True
         return self._map(steps)
 
@@ -137,8 +140,8 @@ class GateStream:
 
     # The loop.
 
-    def _advance(self) -> tuple[Any, ...]:
-        step = self._pending[0][None] if self.grid.frames == 1 else np.stack(self._pending)
+    def _advance(self, frames: np.ndarray | list[np.ndarray]) -> tuple[Any, ...]:
+        step = np.ascontiguousarray(frames)
         at = self._pending_pts[0]
         self._pending, self._pending_pts = [], []
         shape = (self.grid.rows, self.grid.columns)
@@ -171,11 +174,17 @@ class GateStream:
         return keep, self.source.copy(), np.int32(self._scene), score, forced, recalled | (anchors & ~keep)
 
     def _due(self, at: float) -> np.ndarray:
-        """Raster numbers of the cells whose turn came since the last step: cell i at (i + 1) / cells of each period."""
+        """Raster numbers of the cells whose turn came since the last step.
+
+        Equal parts of the cells take turns, about ``BURST`` seconds apart, so that the steps between need no pixels.
+        """
         if self.content is None:
             self._start = at
         cells, period = self.grid.cells, self.gate.refresh
-        turn = 0 if period is None else math.floor((at - self._start) / period * cells)
+        turn = 0
+        if period is not None:
+            parts = math.ceil(period / BURST)
+            turn = math.floor((at - self._start) / period * parts + 1e-6) * cells // parts
         due = np.arange(max(self._turn, turn - cells), turn) % cells
         self._turn = turn
         return due

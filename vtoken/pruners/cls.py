@@ -29,6 +29,7 @@ class CLS(Scorer):
 
     paper: ClassVar[str] = "FasterVLM (arXiv 2412.01818)"
     accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
+    reads_features: ClassVar[bool] = False
     per_frame: bool = True
 
     def score(self, tokens: Tokens, context: Context) -> Tensor:

@@ -59,7 +59,8 @@ class DART(Pruner):
             each = int(whole / len(pivots))
             quota = [each] * len(pivots)
             places = [*(image + self.vision_start).tolist(), *(words + self.vision_start + len(tokens)).tolist()]
-            pivots = pivots[[places.index(p) for p in set(places)]]
+            order = torch.tensor([places.index(p) for p in set(places)], device=pivots.device)
+            pivots = pivots.index_select(0, order)
         else:
             parts = len(pivots)
             quota = [(k - len(image) + parts - 1 - i) // parts for i in range(parts)]

@@ -30,6 +30,7 @@ class FoPru(Scorer):
 
     paper: ClassVar[str] = "FoPru (arXiv 2411.14164)"
     needs: ClassVar[frozenset[str]] = frozenset({"received_attention"})
+    reads_features: ClassVar[bool] = False
     strategy: Literal["rank", "row"] = "rank"
 
     def score(self, tokens: Tokens, context: Context) -> Tensor:

@@ -44,6 +44,7 @@ class GlobalCom2(Pruner):
     accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
     temperature: Positive = 10.0
     columns: Annotated[int | None, Bound(least=0)] = None
+    reads_features: ClassVar[bool] = False
     exact: bool = False
 
     @property
@@ -51,6 +52,7 @@ class GlobalCom2(Pruner):
         return super().wants | {LOGITS}
 
     def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
+        device, tokens = tokens.x.device, tokens.on_cpu(self.wants)  # many questions about few numbers
         score = attention(tokens, context, self.name, LOGITS, *SOURCES)
         if LOGITS not in tokens.signals:
             score = score.clamp(min=1e-12).log()
@@ -61,7 +63,7 @@ class GlobalCom2(Pruner):
 
         columns = 0 if self.exact and self.columns is None else self.columns
         chosen = over_images(tokens, k, columns, one, context, self.name)
-        return chosen if self.exact else chosen.sort().values
+        return (chosen if self.exact else chosen.sort().values).to(device)
 
     @property
     def own_count(self) -> bool:

@@ -35,6 +35,7 @@ class HiPrune(Pruner):
 
     paper: ClassVar[str] = "HiPrune (arXiv 2508.00553), as in vLLM"
     accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
+    reads_features: ClassVar[bool] = False
     alpha: Share = 0.1
     middle_layer: int = -12
     last_layer: int = -1
@@ -51,24 +52,24 @@ class HiPrune(Pruner):
         )
         _, step, sizes = tokens.position[:, 0].unique(return_inverse=True, return_counts=True)
         kept = []
+        height, width = (tokens.position[:, 1:].amax(0) - tokens.position[:, 1:].amin(0) + 3).tolist()  # a free border
         for rows, _, own in batches(step, shares(sizes, k)):
             anchors = middle[rows].argsort(dim=1, descending=True, stable=True)[:, : round(own * self.alpha / 5)]
-            rank = self._beside(tokens.position[rows], anchors).long().scatter_(1, anchors, 2)
+            rank = self._beside(tokens.position[rows], anchors, height, width).long().scatter_(1, anchors, 2)
             order = last[rows].argsort(dim=1, descending=True, stable=True)
             best = rank.gather(1, order).argsort(dim=1, descending=True, stable=True)[:, :own]
             kept.append(rows.gather(1, order.gather(1, best)).flatten())
         return torch.cat(kept).sort().values
 
-    def _beside(self, position: Tensor, anchors: Tensor) -> Tensor:
+    def _beside(self, position: Tensor, anchors: Tensor, height: int, width: int) -> Tensor:
         """bool [B, S], the tokens beside an anchor: positions int [B, S, 3], anchors int64 [B, A]."""
         n = position.shape[1]
         if self.exact:
-            width = position[..., 2].amax(1).long()[:, None] + 1
-            around = torch.cat([anchors - 1, anchors + 1, anchors - width, anchors + width], dim=1).clamp(0, n - 1)
+            line = position[..., 2].amax(1).long()[:, None] + 1
+            around = torch.cat([anchors - 1, anchors + 1, anchors - line, anchors + line], dim=1).clamp(0, n - 1)
             return torch.zeros(position.shape[:2], dtype=torch.bool, device=anchors.device).scatter_(1, around, True)
         place = position[..., 1:].long()
         h, w = (place - place.amin(1, keepdim=True) + 1).unbind(2)  # a free column between rows, so that nothing wraps
-        width, height = int(w.max()) + 2, int(h.max()) + 2
         cell = h * width + w
         heads = cell.gather(1, anchors)
         around = torch.cat([heads - 1, heads + 1, heads - width, heads + width], dim=1)

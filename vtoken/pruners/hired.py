@@ -42,6 +42,7 @@ class HiRED(Pruner):
     accepts: ClassVar[frozenset[str]] = frozenset(SOURCES)
     alpha: Share = 0.5
     columns: Annotated[int | None, Bound(least=0)] = None
+    reads_features: ClassVar[bool] = False
     exact: bool = False
 
     @property
@@ -49,6 +50,7 @@ class HiRED(Pruner):
         return super().wants | {EARLY}
 
     def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
+        device, tokens = tokens.x.device, tokens.on_cpu(self.wants)  # many questions about few numbers
         early = attention(tokens, context, self.name, EARLY, *SOURCES)
         late = attention(tokens, context, self.name, *SOURCES)
 
@@ -56,7 +58,7 @@ class HiRED(Pruner):
             return self._image(image, own, early, late)
 
         columns = 0 if self.exact and self.columns is None else self.columns
-        return over_images(tokens, k, columns, one, context, self.name).sort().values
+        return over_images(tokens, k, columns, one, context, self.name).sort().values.to(device)
 
     @property
     def own_count(self) -> bool:

@@ -19,6 +19,7 @@ class Nothing(Pruner):
     """Keeps every token, whatever the budget of the plan."""
 
     needs_budget: ClassVar[bool] = False
+    reads_features: ClassVar[bool] = False
 
     def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
         return torch.arange(len(tokens), device=tokens.x.device)

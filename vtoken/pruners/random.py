@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class Random(Scorer):
         seed: whole number of at least 0, below 2^63.
     """
 
+    reads_features: ClassVar[bool] = False
     seed: Annotated[int, Bound(least=0, most=(1 << 63) - 1)] = 0
 
     def score(self, tokens: Tokens, context: Context) -> Tensor:

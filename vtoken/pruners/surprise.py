@@ -25,6 +25,7 @@ class Surprise(Scorer):
 
     paper: ClassVar[str] = PAPER
     needs: ClassVar[frozenset[str]] = frozenset({SURPRISE})
+    reads_features: ClassVar[bool] = False
 
     def score(self, tokens: Tokens, context: Context) -> Tensor:
         return checked(tokens, self.name, SURPRISE)

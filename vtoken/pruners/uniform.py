@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ class Uniform(Pruner):
     alone cannot meet the count, all picked steps are thinned together.
     """
 
+    reads_features: ClassVar[bool] = False
+
     def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
         device = tokens.x.device
         _, step, sizes = tokens.position[:, 0].unique(return_inverse=True, return_counts=True)
@@ -33,7 +36,8 @@ class Uniform(Pruner):
         def picked(count: int) -> Tensor:
             return spread(steps, count, device)
 
-        count = bisect_left(range(steps + 1), k, key=lambda m: int(sizes[picked(m)].sum()))
+        size = sizes.cpu()  # asked about at every step of the search
+        count = bisect_left(range(steps + 1), k, key=lambda m: int(size[spread(steps, m)].sum()))
         chosen = torch.isin(step, picked(count))
         rows, last = chosen.nonzero().squeeze(1), step == picked(count)[-1]
         left = k - int((chosen & ~last).sum())

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-import torch
-
 from vtoken import families
 from vtoken.data.report import Report
 from vtoken.engine.check import check, on_model
@@ -21,7 +19,7 @@ from vtoken.qa.answer import Answer, Questions, answer_batches, answer_packed
 from vtoken.qa.cache import ClipMemory
 from vtoken.qa.media import Image, Video, media_of
 from vtoken.qa.prompt import Chat, prompts, question_ids
-from vtoken.qa.read import Progress, Sampling, read_clip
+from vtoken.qa.read import Progress, Sampling, count_cells, read_clip
 from vtoken.qa.tokenize import tokenizer_of
 from vtoken.video.preprocess import Preprocessor
 from vtoken.video.processors import read_processor
@@ -156,8 +154,8 @@ def questions_of(
     def make(one: Video | Image, report: Report) -> Clip:
         preprocess = preprocessor_of(family, inner, processor)
         if isinstance(one, Video):
-            return read_clip(one.source, preprocess, chosen, report, sampling, _dtype(inner), progress)
-        still = read_clip([one.load()], preprocess, chosen, Report(), Sampling("native"), _dtype(inner))
+            return read_clip(one.source, preprocess, chosen, report, sampling, progress)
+        still = read_clip([one.load()], preprocess, chosen, Report(), Sampling("native"))
         return replace(still, seconds=0.0)
 
     memory = memory or ClipMemory()
@@ -193,6 +191,35 @@ def questions_of(
         positions,
         signals or {},
     )
+
+
+def read_for(
+    model: Any, processor: Any, video: Any, plan: PlanLike, sampling: Sampling, **budget: Any
+) -> tuple[list[Clip], Report]:
+    """A video under the gate of a plan, and the report of its reading; ``cache.Given`` hands it to ``ask_many``.
+
+    Args:
+        model: only its class and configuration count, so ``load.skeleton`` will do.
+
+    Raises:
+        VideoError, InputError, UnsupportedError: see ``ask``.
+    """
+    inner = core(model)
+    family = families.of(inner)
+    report = Report()
+    chosen = on_model(check(Plan.parse(plan, **budget), family), inner, report)
+    return [read_clip(video, preprocessor_of(family, inner, processor), chosen, report, sampling)], report
+
+
+def cells_of(model: Any, processor: Any, video: Any, sampling: Sampling) -> int:
+    """Cells that the frames of a video make, by its packets and without decoding: the most tokens that it can have.
+
+    Raises:
+        VideoError: the video cannot be read.
+        InputError: see ``open_video``.
+    """
+    inner = core(model)
+    return count_cells(video, preprocessor_of(families.of(inner), inner, processor), sampling)
 
 
 def _check(video: Any, questions: Sequence[str], batch: int, positions: str) -> None:
@@ -238,7 +265,3 @@ def preprocessor_of(family: Family, model: Any, processor: Any) -> Preprocessor:
         return family.preprocess(model, read_processor(processor))
     except UnsupportedError:  # image processors that tile; frames of a video are never tiled
         return family.preprocess(model)
-
-
-def _dtype(model: Any) -> torch.dtype:
-    return model.dtype if model.dtype.is_floating_point else torch.float32

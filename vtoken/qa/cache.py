@@ -56,6 +56,18 @@ class ClipMemory:
             self._clips[key] = [make(video, report) for video in videos], report
         return self._clips[key]
 
+    @property
+    def entries(self) -> int:
+        """How many readings and encodings are kept; a call that leaves it as it was did neither."""
+        return len(self._clips) + len(self._features)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the pixels and features that are kept."""
+        clips = sum(clip.rows.nbytes for found, _ in self._clips.values() for clip in found)
+        features = [found for found, _ in self._features.values()]
+        return clips + sum(f.x.nbytes + sum(s.nbytes for s in f.signals.values()) for f in features)
+
     def recall(self, report: Report, device: Any, hold: bool) -> Memory:
         """What ``encode_each_once`` takes; milliseconds of earlier work go to ``report``.
 
@@ -76,3 +88,22 @@ class ClipMemory:
             return replace(found, signals=dict(found.signals))  # the engine adds to them
 
         return features
+
+
+class Given(ClipMemory):
+    """Clips that were read elsewhere, by ``read_for`` under the same plan: nothing is read again."""
+
+    def __init__(self, clips: list[Clip], report: Report) -> None:
+        super().__init__()
+        self._given = clips, report
+
+    def read(
+        self,
+        about: tuple[Any, Any, Any],
+        videos: Sequence[Video],
+        plan: Plan,
+        sampling: Sampling,
+        make: Callable[[Video, Report], Clip],
+    ) -> tuple[list[Clip], Report]:
+        """What was given."""
+        return self._given

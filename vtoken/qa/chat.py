@@ -91,7 +91,7 @@ class Chat:
                 raise InputError(f"{name}=: a chat has its own; leave it out")
         refuse_caches(options)
         self._about = model, processor, video
-        self._options = {"plan": plan} | options
+        self._options: dict[str, Any] = {"plan": plan} | options
         self.remember, self._again = remember, again
         self.turns: list[dict[str, str]] = []
         self._memory = ClipMemory()

@@ -63,6 +63,26 @@ def load(name: str, device: str = "auto", dtype: Any = "auto", **options: Any) -
         return (model if spread is not None else model.to(where)).eval(), _processor(name, hub)
 
 
+def skeleton(name: str, dtype: Any = "auto") -> tuple[Any, Any]:
+    """A model without weights, for what needs its class and configuration alone, and its processor.
+
+    Raises:
+        InputError: no such checkpoint, or a model that vtoken does not know.
+    """
+    import torch
+    import transformers
+
+    name, kind = _folder(name), _dtype(dtype, device_of("auto"), torch)
+    with _quiet(), torch.device("meta"):
+        config = _config(name, {})
+        if config.model_type not in families.FAMILIES:
+            known = ", ".join(families.FAMILIES)
+            raise InputError(f"model {name!r} is a {config.model_type!r}, which vtoken does not know; it knows {known}")
+        chosen = getattr(transformers, (config.architectures or [""])[0], transformers.AutoModelForImageTextToText)
+        made = getattr(chosen, "_from_config", None) or chosen.from_config
+        return made(config, dtype=kind).eval(), _processor(name, {})
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bars where no terminal shows them; those of transformers and of the hub are as before in the end."""

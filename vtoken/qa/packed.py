@@ -20,7 +20,7 @@ from vtoken.data.report import Report
 from vtoken.engine.hold.inputs import hold_inputs
 from vtoken.engine.prepare import Prepared
 from vtoken.engine.splice import Cut, cut_inputs
-from vtoken.families.compat import accepts_outputs, attention_of
+from vtoken.families.compat import accepts_outputs, attention_of, cache_of, handed
 
 VIDEO = -1  # owner of the columns that every question sees
 # settings of generate that do not change a greedy answer
@@ -136,7 +136,7 @@ def prefix(model: Any, ready: Prepared, columns: int) -> tuple[Any, Tensor]:
         places = ready.stock["position_ids"]
         start = places[..., columns : columns + 1]
         head = hold_inputs(model, head, HoldMap(ready.hold.shows[:, :columns]), places[..., :columns])
-    cache = model(**head, use_cache=True, logits_to_keep=1).past_key_values
+    cache = cache_of(model(**handed(model, head), use_cache=True, logits_to_keep=1))
     return cache, start.to(ready.inputs["input_ids"].device)
 
 
@@ -173,9 +173,9 @@ def _answers(
                 input_ids=ids[None],
                 position_ids=start + place,
                 attention_mask=_mask(columns, owner, dtype),
-                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=last,
+                **handed(model, {"past_key_values": cache}),
             ).logits[0]
             if rules.penalty != 1:
                 seen = [torch.cat([prefix, tails[q], prefix.new_tensor(found[q])]) for q in asking.tolist()]

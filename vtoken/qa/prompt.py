@@ -84,8 +84,8 @@ def _prompt(
     for place, one in zip(places, written, strict=True):
         if rope and ids and place == end and one.ids[0] == ids[-1]:
             raise InputError(
-                f"the chat template of {type(processor).__name__} writes two {one.modality}s with nothing between them, "
-                f"which {family.title} counts as one; use the checkpoint's own template"
+                f"the chat template of {type(processor).__name__} writes two {one.modality}s with nothing between "
+                f"them, which {family.title} counts as one; use the checkpoint's own template"
             )
         ids += plain[end:place] + one.ids
         end = place + len(one.marks)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from vtoken.methods.gate import Gate
 from vtoken.methods.pathway import Cells, Pathway, joined
 from vtoken.methods.plan import Plan
 from vtoken.video import VideoReader, open_video
+from vtoken.video.ahead import Ahead
 from vtoken.video.preprocess import Preprocessor
 
 CHUNK = 32
@@ -57,17 +58,55 @@ def read_clip(
     plan: Plan,
     report: Report,
     sampling: Sampling | None = None,
-    dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
 ) -> Clip:
-    """Decode, gate and cut a video in one pass; only pixels of kept cells stay in memory.
+    """Decode, gate and cut a video in one pass; only pixels of kept cells stay in memory, as uint8.
 
     Raises:
         VideoError: the video cannot be read or has no frame in the part asked for.
         InputError: see ``open_video``.
     """
-    s = sampling or Sampling()
-    reader = open_video(
+    reader = _open(video, sampling or Sampling())
+    with reader:
+        frames = reader.expected or reader.max_frames
+        height, width = reader.size
+        grid = preprocess.grid(height, width, frames)
+        for note in preprocess.notes(height, width, frames):
+            report.note(note)
+        found: list[Piece] = []
+        seen = 0
+        _tell(progress, frames, seen)
+        with closing(pieces(reader, preprocess, plan.gate, grid, report.stage, plan.pathways)) as read:
+            for piece in read:
+                found.append(piece)
+                seen += len(piece.pts)
+                _tell(progress, frames, seen)
+        for note in reader.notes:
+            report.note(note)
+    pts = np.concatenate([piece.pts for piece in found])
+    report.frames.append(pts.tolist())
+    spacing = reader.spacing(pts)
+    seconds = float(pts[-1] - pts[0]) + spacing
+    rows, whole = torch.cat([piece.rows for piece in found]), GateMap.concatenate([piece.gate for piece in found])
+    signals = joined([piece.signals for piece in found], plan.pathways, grid, len(whole.keep))
+    crop = preprocess.crop is not None
+    return Clip(rows, grid, whole, pts, seconds, crop, signals, spacing, preprocess.normalise)
+
+
+def count_cells(video: Any, preprocess: Preprocessor, sampling: Sampling) -> int:
+    """Cells of all frames that a reading would take, by the packets of the file.
+
+    Raises:
+        VideoError: the video cannot be read.
+    """
+    with _open(video, sampling) as reader:
+        frames = reader.expected or reader.max_frames or 1
+        grid = preprocess.grid(*reader.size, frames)
+    return grid.steps(frames) * grid.cells
+
+
+def _open(video: Any, s: Sampling) -> VideoReader:
+    return open_video(
         video,
         fps=s.fps if s.num_frames is None else "native",
         start=s.start,
@@ -79,35 +118,12 @@ def read_clip(
         num_frames=s.num_frames,
         network=s.network,
     )
-    with reader:
-        frames = reader.expected or s.max_frames
-        height, width = reader.size
-        grid = preprocess.grid(height, width, frames)
-        for note in preprocess.notes(height, width, frames):
-            report.note(note)
-        found: list[Piece] = []
-        seen = 0
-        _tell(progress, frames, seen)
-        for piece in pieces(reader, preprocess, plan.gate, grid, report.stage, plan.pathways):
-            piece.rows = piece.rows.to(dtype)
-            found.append(piece)
-            seen += len(piece.pts)
-            _tell(progress, frames, seen)
-        for note in reader.notes:
-            report.note(note)
-    pts = np.concatenate([piece.pts for piece in found])
-    report.frames.append(pts.tolist())
-    spacing = reader.spacing(pts)
-    seconds = float(pts[-1] - pts[0]) + spacing
-    rows, whole = torch.cat([piece.rows for piece in found]), GateMap.concatenate([piece.gate for piece in found])
-    signals = joined([piece.signals for piece in found], plan.pathways, grid, len(whole.keep))
-    return Clip(rows, grid, whole, pts, seconds, preprocess.crop is not None, signals, spacing)
 
 
 @dataclass
 class Piece:
-    """A chunk of a clip after the gate: float64 [n] times, its time steps' map, the pixel rows of kept cells, and the
-    pathway signals of every cell."""
+    """A chunk of a clip after the gate: float64 [n] times, its time steps' map, the uint8 rows of kept cells (see
+    ``Preprocessor.levels``), and the pathway signals of every cell."""
 
     pts: np.ndarray
     gate: GateMap
@@ -122,27 +138,71 @@ def pieces(
     grid: Grid,
     stage: Stage,
     pathways: Sequence[Pathway] = (),
-) -> Iterator[Piece]:
+) -> Generator[Piece, None, None]:
     """Decode, gate and cut chunk by chunk; references and scenes count from the clip's start.
+
+    One thread decodes and a second one gates and cuts, each a chunk ahead of the next, while the caller works on a
+    piece. Closing the generator ends both.
 
     Args:
         gate: None keeps every cell.
-        stage: a context manager by name that times "decode", "gate", "pathway" and "prepare".
+        stage: a context manager by name that times "decode", "gate", "pathway" and "prepare", in their threads.
         pathways: run on all frames.
 
     Raises:
         VideoError: the part asked for has no frame.
     """
-    unit = math.lcm(grid.frames, *(p.window for p in pathways))  # whole time steps, and nothing pending
+    unit = _unit(grid, pathways)
     reader.chunk = max(unit, reader.chunk - reader.chunk % unit)
-    watches = [p.watch(grid) for p in pathways]
-    stream = gate.stream(grid) if gate is not None else None
-    chunks, steps = iter(reader), 0
+    grad = torch.is_grad_enabled()  # of this thread alone, so it is handed on
+
+    def cut() -> Iterator[Piece]:
+        with torch.set_grad_enabled(grad), Ahead(lambda: _timed(iter(reader), stage)) as chunks:
+            yield from cut_pieces(chunks, preprocess, gate, grid, stage, pathways)
+
+    seen = 0
+    with Ahead(cut) as made:
+        for piece in made:
+            seen += len(piece.pts)
+            yield piece
+    if not seen:
+        raise VideoError(
+            f"{reader.source}: no frame from start={reader.start:g} to end={reader.end:g} at fps={reader.fps}; "
+            "choose a longer part or a higher rate"
+        )
+
+
+def _timed(chunks: Iterator[Frames], stage: Stage) -> Iterator[Frames]:
     while True:
         with stage("decode"):
-            frames: Frames | None = next(chunks, None)
+            frames = next(chunks, None)
         if frames is None:
-            break
+            return
+        yield frames
+
+
+def _unit(grid: Grid, pathways: Sequence[Pathway]) -> int:
+    """Frames of which a chunk has a multiple: whole time steps, and no pathway has frames pending."""
+    return math.lcm(grid.frames, *(p.window for p in pathways))
+
+
+def cut_pieces(
+    chunks: Iterable[Frames],
+    preprocess: Preprocessor,
+    gate: Gate | None,
+    grid: Grid,
+    stage: Stage,
+    pathways: Sequence[Pathway] = (),
+) -> Iterator[Piece]:
+    """Gate the chunks of a clip and cut out what is kept, in the caller's thread; arguments as in ``pieces``.
+
+    Every chunk but the last has whole time steps, and whole windows of the pathways.
+    """
+    unit = _unit(grid, pathways)
+    watches = [p.watch(grid) for p in pathways]
+    stream = gate.stream(grid) if gate is not None else None
+    steps = 0
+    for frames in chunks:
         with stage("gate"):
             if gate is None or stream is None:
                 part = GateMap.full(grid.steps(len(frames)), grid.rows, grid.columns)
@@ -160,14 +220,9 @@ def pieces(
                     seen = [_both(s, w.finish()) for s, w in zip(seen, watches, strict=True)]
                 signals = {name: value for s in seen for name, value in s.items()}
         with stage("prepare"):
-            rows = preprocess.cells(frames, grid, part.keep)
+            rows = preprocess.levels(frames, grid, part.keep)
         steps += len(part.keep)
         yield Piece(frames.pts, part, rows, signals)
-    if not steps:
-        raise VideoError(
-            f"{reader.source}: no frame from start={reader.start:g} to end={reader.end:g} at fps={reader.fps}; "
-            "choose a longer part or a higher rate"
-        )
 
 
 def _tell(progress: Progress | None, frames: int | None, seen: int) -> None:
@@ -178,7 +233,10 @@ def _tell(progress: Progress | None, frames: int | None, seen: int) -> None:
 def _planes(frames: Frames, preprocess: Preprocessor, grid: Grid, gate: Gate) -> np.ndarray:
     if gate.signal == "rgb":
         return _colour(frames, preprocess, grid)
-    return np.stack([preprocess.luma(plane, grid) for plane in frames.luma])
+    planes = np.empty((len(frames), grid.height, grid.width), np.uint8)
+    for plane, out in zip(frames.luma, planes, strict=True):
+        preprocess.luma(plane, grid, out)
+    return planes
 
 
 def _colour(frames: Frames, preprocess: Preprocessor, grid: Grid) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vtoken.errors import InputError
+from vtoken.families.compat import cache_of
 from vtoken.thinkjepa.streams import Streams
 
 
@@ -121,7 +122,7 @@ def listening(model: Any, layers: Sequence[int] | None = None) -> Iterator[Heard
 
     def begin(_: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
-        heard.begin(ids, kwargs.get("attention_mask"), kwargs.get("past_key_values"))
+        heard.begin(ids, kwargs.get("attention_mask"), cache_of(kwargs))
 
     def catch(layer: int):
         def hook(_: Any, __: Any, output: Any) -> None:

@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from vtoken.data.frames import Grid
-from vtoken.methods.gate import Gate, Threshold, as_bytes
+from vtoken.kernels.luma import as_bytes
+from vtoken.methods.gate import Gate, Threshold
 from vtoken.methods.options import AtLeast1, Share
 from vtoken.methods.registry import register
 from vtoken.methods.stream import GateStream

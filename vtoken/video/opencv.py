@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 from vtoken.errors import VideoError
+from vtoken.kernels.luma import of_rgb
 from vtoken.video.check import limited
 from vtoken.video.source import Clip, Picture
 
@@ -47,7 +49,9 @@ def pictures(clip: Clip, start: float = 0.0) -> Iterator[Picture]:
             position = capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3  # of the frame just read, from the stream's start
             known = np.isfinite(position) and (position > 0 or read == 0)
             read, time = read + 1, position if known else time
-            yield Picture(position + clip.begins if known else None, _rgb(frame, clip))
+            yield Picture(
+                position + clip.begins if known else None, partial(_rgb, frame, clip), partial(_luma, frame, clip)
+            )
         if not read:
             raise VideoError(f"{clip.path}: OpenCV opens this video but gives no frame (known of AV1); {remedy}")
         if clip.exact_end and clip.duration and time + 0.5 + 3 / (clip.native_fps or 25) < clip.duration:
@@ -56,10 +60,11 @@ def pictures(clip: Clip, start: float = 0.0) -> Iterator[Picture]:
         capture.release()
 
 
-def _rgb(frame: np.ndarray, clip: Clip):
-    def rgb() -> np.ndarray:
-        import cv2
+def _rgb(frame: np.ndarray, clip: Clip) -> np.ndarray:
+    import cv2
 
-        return clip.upright.apply(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+    return clip.upright.apply(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
 
-    return rgb
+
+def _luma(frame: np.ndarray, clip: Clip) -> np.ndarray:
+    return clip.upright.apply(of_rgb(frame, bgr=True))

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from vtoken.data.frames import Frames, Grid
 from vtoken.errors import InputError
-from vtoken.video.resample import resize_region
+from vtoken.video.levels import Normalise, cut_alone, cut_whole, patches_of
+from vtoken.video.resample import source_rows
 from vtoken.video.sizes import center_crop, shortest_edge, smart_resize, smart_resize_clip
 
-FEW = 1 / 16  # share of kept cells up to which resizing them one by one is cheaper than the whole frame
-LUMA = (0.299, 0.587, 0.114)  # BT.601, as vtoken.types.Frames
+SHRINKS = 3.0  # pixels of a frame for each of the resized one
+FEW = 1 / 3  # share of kept cells up to which resizing them alone is cheaper than resizing the whole frame
 
 
 @dataclass(frozen=True)
@@ -135,15 +136,31 @@ class Preprocessor:
         """One frame, uint8 RGB [H, W, 3], resized and cropped to uint8 [grid.height, grid.width, 3]."""
         return self._resize(frame, grid).permute(1, 2, 0).numpy()
 
-    def luma(self, plane: np.ndarray, grid: Grid) -> np.ndarray:
-        """A luma plane, uint8 [H, W], in the geometry of ``resize`` by linear interpolation: for the gate, not
-        the model. uint8 [grid.height, grid.width]."""
+    def luma(self, plane: np.ndarray, grid: Grid, out: np.ndarray | None = None) -> np.ndarray:
+        """A luma plane in the geometry of ``resize``, for the gate and not for the model.
+
+        By linear interpolation; where it shrinks much, at twice the size and halved.
+
+        Args:
+            plane: uint8 [H, W].
+            out: uint8 [grid.height, grid.width], is filled and returned where it is given.
+        """
         import cv2
 
         tall, wide = self._before_crop(plane.shape[0], plane.shape[1], grid)
+        whole = out if (tall, wide) == (grid.height, grid.width) else None
         if plane.shape != (tall, wide):
-            plane = cv2.resize(plane, (wide, tall), interpolation=cv2.INTER_LINEAR)
-        return center_crop(torch.from_numpy(np.require(plane, requirements=["C", "W"])), self.crop).numpy()
+            if plane.size > SHRINKS * tall * wide:  # fine lines would alias
+                plane = cv2.resize(plane, (2 * wide, 2 * tall), interpolation=cv2.INTER_LINEAR)
+                plane = cv2.resize(plane, (wide, tall), dst=whole, interpolation=cv2.INTER_AREA)
+            else:
+                plane = cv2.resize(plane, (wide, tall), dst=whole, interpolation=cv2.INTER_LINEAR)
+        if self.crop is not None:
+            plane = center_crop(torch.from_numpy(np.require(plane, requirements=["C", "W"])), self.crop).numpy()
+        if out is None or out is plane:
+            return plane
+        out[...] = plane
+        return out
 
     def pixel_values(self, frames: Frames, grid: Grid) -> Tensor:
         """Whole frames in the family's layout, float32.
@@ -152,20 +169,25 @@ class Preprocessor:
         grid that goes with them is ``grid_thw``. The last frame is repeated to fill the last time step.
         """
         if self.kind == "clip":
-            return torch.stack([self._normalise(self._resize(frames.rgb(i), grid)) for i in range(len(frames))])
+            levels = torch.stack([self._resize(frames.rgb(i), grid) for i in range(len(frames))])
+            return self.normalise(levels.flatten(2)).view(levels.shape)
         return self.cells(frames, grid, np.ones((grid.steps(len(frames)), grid.rows, grid.columns), bool))
 
     def cells(self, frames: Frames, grid: Grid, keep: np.ndarray) -> Tensor:
-        """The rows of the kept cells alone, float32, equal to those of ``pixel_values`` bit for bit.
+        """The rows of the kept cells alone, float32, equal to those of ``pixel_values`` bit for bit; see ``levels``."""
+        return self.normalise.rows(self.levels(frames, grid, keep))
 
-        Frames of a time step with nothing kept are neither converted to RGB nor resized; where few cells are kept, only
-        the pixels under them are resized.
+    def levels(self, frames: Frames, grid: Grid, keep: np.ndarray) -> Tensor:
+        """The rows of the kept cells alone before they are normalised.
+
+        Frames of a time step with nothing kept are neither converted to RGB nor resized; of the others only the rows
+        of pixels under kept cells are converted and, where few cells are kept, only the pixels under them resized.
 
         Args:
             keep: bool [steps, rows, columns].
 
         Returns:
-            "clip": kept patches [n, 3 * patch * patch] in raster order. "qwen": [n * merge**2, 3 * temporal *
+            uint8. "clip": kept patches [n, 3 * patch * patch] in raster order. "qwen": [n * merge**2, 3 * temporal *
             patch * patch], the rows of a cell together, in stock order.
 
         Raises:
@@ -176,39 +198,50 @@ class Preprocessor:
             raise InputError(
                 f"keep is {keep.dtype} {keep.shape}; {len(frames)} frames need bool {(steps, grid.rows, grid.columns)}"
             )
-        width = 3 * self.temporal * self.patch**2
-        rows = [torch.empty(0, width, dtype=torch.float32)]
+        rows = [torch.empty(0, 3 * self.temporal * self.patch**2, dtype=torch.uint8)]
         for step in np.flatnonzero(keep.any((1, 2))):
             first = int(step) * self.temporal
             indices = [min(first + i, len(frames) - 1) for i in range(self.temporal)]
-            read = {i: frames.rgb(i) for i in dict.fromkeys(indices)}
-            few = keep[step].mean() <= FEW and not self._pads(frames.size, grid)
-            cut = self._alone if few else self._from_whole
-            rows.append(self._rows(cut([read[i] for i in indices], grid, keep[step])))
+            rows.append(self._step(frames, indices, grid, keep[step]))
         return torch.cat(rows)
+
+    @property
+    def normalise(self) -> Normalise:
+        """From levels to the values that the encoder takes."""
+        return Normalise(self.mean, self.std, self.rescale)
 
     def grid_thw(self, frames: int, grid: Grid) -> Tensor:
         """int64 [1, 3]: time steps, patch rows and patch columns, as the Qwen processors report them."""
         return torch.tensor([[grid.steps(frames), grid.rows * self.merge, grid.columns * self.merge]])
 
-    def denormalise(self, values: Tensor, grid_thw: Tensor | None = None, *, luma: bool = True) -> Tensor:
-        """Turn what a processor made back into pictures: float32 levels 0..255.
+    def pictures(self, values: Tensor, grid_thw: Tensor | None = None, luma: bool = False) -> np.ndarray:
+        """What a processor made as the resized pictures that it was made of: uint8 [T, H, W, 3], or luma [T, H, W].
 
         Args:
             values: [T, 3, H, W] ("clip"), or one clip's rows ("qwen").
             grid_thw: int [3] or [1, 3] of that clip; "qwen" only.
-            luma: return BT.601 luma [T, H, W], else RGB [T, H, W, 3].
 
         Raises:
             InputError: the shape does not fit the family.
         """
-        values = self._pictures(values, grid_thw)
-        mean = values.new_tensor(self.mean or (0.0, 0.0, 0.0)).view(3, 1, 1) / self.rescale
-        std = values.new_tensor(self.std or (1.0, 1.0, 1.0)).view(3, 1, 1) / self.rescale
-        if not luma:
-            return (values * std + mean).permute(0, 2, 3, 1)
-        weights = values.new_tensor(LUMA).view(3, 1, 1)
-        return torch.einsum("tchw,c->thw", values, (std * weights).flatten()) + (mean * weights).sum()
+        if self.kind == "clip":
+            if values.dim() != 4 or values.shape[1] != 3:
+                raise InputError(f"pixel values of shape {tuple(values.shape)}; give one clip's [T, 3, H, W]")
+            levels = self.normalise.back(values.flatten(2), luma).unflatten(2, values.shape[2:])
+            return levels[:, 0].numpy() if luma else levels.permute(0, 2, 3, 1).contiguous().numpy()
+        m, p, t = self.merge, self.patch, self.temporal
+        if grid_thw is None or grid_thw.numel() != 3:
+            raise InputError("give grid_thw of this one clip: 3 whole numbers")
+        steps, h, w = (int(n) for n in grid_thw.flatten())
+        wanted = (steps * h * w, 3 * t * p * p)
+        if values.shape != wanted:
+            raise InputError(
+                f"rows of shape {tuple(values.shape)} do not fit grid {steps}x{h}x{w}, which needs {wanted}"
+            )
+        levels = self.normalise.back(values.unflatten(1, (3, -1)), luma)
+        blocks = levels.view(steps, h // m, w // m, m, m, -1, t, p, p).permute(0, 6, 1, 3, 7, 2, 4, 8, 5)
+        frames = blocks.reshape(steps * t, h * p, w * p, -1).numpy()
+        return frames[..., 0] if luma else frames
 
     # parts
 
@@ -225,60 +258,20 @@ class Preprocessor:
             )[0]
         return center_crop(image, self.crop)
 
-    def _normalise(self, image: Tensor) -> Tensor:
-        """uint8 [..., 3, H, W] to float32, with mean and std scaled first, as transformers does it."""
-        if self.mean is None or self.std is None:
-            return image * self.rescale
-        mean = (torch.tensor(self.mean, dtype=torch.float32) * (1.0 / self.rescale)).view(3, 1, 1)
-        std = (torch.tensor(self.std, dtype=torch.float32) * (1.0 / self.rescale)).view(3, 1, 1)
-        return image.to(torch.float32).sub_(mean).div_(std)
-
-    def _from_whole(self, images: list[np.ndarray], grid: Grid, keep: np.ndarray) -> Tensor:
-        """Kept cells of the resized frames of a time step: uint8 [n, temporal, 3, cell, cell]."""
-        resized = {id(image): self._resize(image, grid) for image in images}
-        frames = torch.stack([resized[id(image)] for image in images])
-        side = grid.cell
-        whole = frames[:, :, : grid.rows * side, : grid.columns * side]
-        blocks = whole.reshape(len(images), 3, grid.rows, side, grid.columns, side).permute(2, 4, 0, 1, 3, 5)
-        return blocks[torch.from_numpy(keep)]
-
-    def _alone(self, images: list[np.ndarray], grid: Grid, keep: np.ndarray) -> Tensor:
-        """The same, resizing the kept cells alone: what anchors cost."""
-        tall, wide = self._before_crop(images[0].shape[0], images[0].shape[1], grid)
+    def _step(self, frames: Frames, indices: list[int], grid: Grid, keep: np.ndarray) -> Tensor:
+        """Levels of the kept cells of one time step, whose frames have these numbers."""
+        if keep.mean() > FEW or self._pads(frames.size, grid):
+            resized = {i: self._resize(frames.rgb(i), grid) for i in dict.fromkeys(indices)}
+            return cut_whole(torch.stack([resized[i] for i in indices]), keep, self.patch, self.merge)
+        tall, wide = self._before_crop(*frames.size, grid)
         top, left = int((tall - grid.height) / 2), int((wide - grid.width) / 2)
-        out = np.empty((int(keep.sum()), len(images), grid.cell, grid.cell, 3), np.uint8)
-        for i, (row, column) in enumerate(np.argwhere(keep)):
-            y, x = top + int(row) * grid.cell, left + int(column) * grid.cell
-            for t, image in enumerate(images):
-                span = (y, y + grid.cell), (x, x + grid.cell)
-                out[i, t] = resize_region(image, (tall, wide), *span, self.resample)
-        return torch.from_numpy(out).permute(0, 1, 4, 2, 3)
+        patches = patches_of(keep, self.merge)[0]
+        spans = source_rows(frames.size[0], tall, self.patch, patches, top, self.resample)
+        images = {i: frames.rgb(i, spans) for i in dict.fromkeys(indices)}
+        images = [images[i] for i in indices]
+        return cut_alone(images, (tall, wide), (top, left), keep, self.patch, self.merge, self.resample)
 
     def _pads(self, size: tuple[int, int], grid: Grid) -> bool:
         """Whether the centre crop reaches beyond the resized frame."""
         tall, wide = self._before_crop(size[0], size[1], grid)
         return tall < grid.height or wide < grid.width
-
-    def _rows(self, cells: Tensor) -> Tensor:
-        """uint8 [n, temporal, 3, cell, cell] to normalised rows in stock order."""
-        m, p, t = self.merge, self.patch, self.temporal
-        kept = cells.reshape(-1, t, 3, m, p, m, p).permute(0, 3, 5, 1, 2, 4, 6)  # [n, m, m, t, 3, p, p]
-        return self._normalise(kept).movedim(-3, 3).reshape(-1, 3 * t * p * p)
-
-    def _pictures(self, values: Tensor, grid_thw: Tensor | None) -> Tensor:
-        """float32 [T, 3, H, W] from either layout."""
-        if self.kind == "clip":
-            if values.dim() != 4 or values.shape[1] != 3:
-                raise InputError(f"pixel values of shape {tuple(values.shape)}; give one clip's [T, 3, H, W]")
-            return values.float()
-        m, p, t = self.merge, self.patch, self.temporal
-        if grid_thw is None or grid_thw.numel() != 3:
-            raise InputError("give grid_thw of this one clip: 3 whole numbers")
-        steps, h, w = (int(n) for n in grid_thw.flatten())
-        if values.shape != (steps * h * w, 3 * t * p * p):
-            wanted = (steps * h * w, 3 * t * p * p)
-            raise InputError(
-                f"rows of shape {tuple(values.shape)} do not fit grid {steps}x{h}x{w}, which needs {wanted}"
-            )
-        blocks = values.float().reshape(steps, h // m, w // m, m, m, 3, t, p, p)
-        return blocks.permute(0, 6, 5, 1, 3, 7, 2, 4, 8).reshape(steps * t, 3, h * p, w * p)

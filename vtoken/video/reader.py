@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from vtoken.data.frames import Frames
+from vtoken.data.frames import Frames, Spans
 from vtoken.errors import InputError, VideoError
 from vtoken.video import choice, files
 from vtoken.video import images as memory
@@ -95,7 +96,9 @@ class VideoReader:
         if any(plane is None for plane in planes):
             return Frames(np.stack([picture.rgb() for picture in pictures]), pts, self.source)
         luma = np.stack([plane() for plane in planes if plane is not None])
-        return Frames(None, pts, self.source, luma=luma, convert=lambda index: pictures[index].rgb())
+        return Frames(
+            None, pts, self.source, luma=luma, convert=lambda i: pictures[i].rgb(), part=partial(_part, pictures)
+        )
 
     @property
     def duration(self) -> float | None:
@@ -173,6 +176,11 @@ class VideoReader:
         return f"VideoReader({self.source!r}, {self.size[1]}x{self.size[0]}, {length}, backend={self.backend!r})"
 
 
+def _part(pictures: list[Picture], index: int, rows: Spans) -> np.ndarray:
+    own = pictures[index].part
+    return pictures[index].rgb() if own is None else own(rows)
+
+
 def open_video(
     source: Any,
     *,
@@ -201,8 +209,8 @@ def open_video(
         start: first second, inclusive; default the beginning.
         end: last second, exclusive; default the end.
         backend: "auto" (PyAV), "pyav", "opencv", "decord" or "torchcodec". Only PyAV gives the decoder's own luma;
-            with the others ``Frames.luma`` is computed from RGB, in full range. They are held against PyAV on the
-            first frames, and refused where they differ.
+            with the others ``Frames.luma`` is computed from RGB. They are held against PyAV on the first frames, and
+            refused where they differ.
         chunk: most frames in one ``Frames``; fewer where frames are so large that 32 of them would fill memory.
         native_fps: rate of a folder, list or array, whose frames carry no times; default 1 per second.
         max_frames: most frames of the clip; where it binds, ``fps`` is lowered, with a note.

@@ -1,11 +1,12 @@
-"""Antialiased resizing of some regions of an image, bit for bit what resizing the whole image gives.
+"""Antialiased resizing of some patches of an image, bit for bit what resizing the whole image gives.
 
 torch resizes uint8 images in two passes, columns first, each with fixed-point weights of 16 bits and a result rounded
-to uint8. The same weights applied to the source of a region give the same pixels, as all sums are exact.
+to uint8. The same weights applied to the source of a patch give the same pixels, as all sums are exact.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -13,51 +14,88 @@ import numpy as np
 SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
 
 
-def resize_region(
-    image: np.ndarray, size: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int], mode: str = "bicubic"
+def resize_patches(
+    images: Sequence[np.ndarray],
+    size: tuple[int, int],
+    side: int,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    offset: tuple[int, int] = (0, 0),
+    mode: str = "bicubic",
 ) -> np.ndarray:
-    """A region of ``image`` resized to ``size``.
+    """Square patches of images that are resized to ``size``; all patches in one product a pass.
 
     Args:
-        image: uint8 [H, W, 3].
-        size: (height, width) of the whole resized image, pixels.
-        rows, columns: (first, last + 1) pixels of the resized image that are wanted.
+        images: T images, uint8 [H, W, 3], contiguous; only the rows that ``source_rows`` names are read.
+        size: (height, width) of a whole resized image, pixels.
+        side: of a patch, pixels.
+        rows, columns: int64 [n], the place of every patch in a grid of patches.
+        offset: (row, column) of the resized image at which that grid begins.
         mode: "bicubic" or "bilinear", antialiased.
 
     Returns:
-        uint8 [rows, columns, 3], equal to ``torch.nn.functional.interpolate(..., antialias=True)`` on uint8.
+        uint8 [n, 3, T, side, side], equal to ``torch.nn.functional.interpolate(..., antialias=True)`` on uint8.
     """
-    height, width = image.shape[:2]
-    y0, y1, down, shift_y = _window(height, size[0], *rows, mode)
-    x0, x1, across, shift_x = _window(width, size[1], *columns, mode)
-    region = image[y0:y1, x0:x1].astype(np.float32)
+    import cv2
+
+    height, width = images[0].shape[:2]
+    top, down = _windows(height, size[0], side, offset[0], mode)
+    left, across = _windows(width, size[1], side, offset[1], mode)
+    tall, wide = down.shape[2], across.shape[2]
+    n, count = len(rows), len(images)
+    source = np.empty((n, count, tall, 3, wide), across.dtype)
+    for t, image in enumerate(images):
+        windows = np.lib.stride_tricks.sliding_window_view(image.reshape(height, width * 3), (tall, wide * 3))
+        found = windows[top[rows], 3 * left[columns]].reshape(n * tall, wide, 3)
+        for c, plane in enumerate(cv2.split(found)):
+            source[:, t, :, c] = plane.reshape(n, tall, wide)
     if width != size[1]:
-        region = _rounded(across @ region, shift_x)  # [h, w_in, 3] -> [h, w_out, 3]
+        source = _rounded(source.reshape(n, -1, wide) @ across[columns].swapaxes(1, 2))
+    source = source.reshape(n, count, tall, 3 * side).astype(down.dtype, copy=False)
     if height != size[0]:
-        h, w, c = region.shape
-        region = _rounded(down @ region.reshape(h, w * c), shift_y).reshape(-1, w, c)
-    return region.astype(np.uint8)
+        source = _rounded(down[rows][:, None] @ source)
+    return source.reshape(n, count, side, 3, side).transpose(0, 3, 1, 2, 4).astype(np.uint8, order="C")
 
 
-def _rounded(total: np.ndarray, shift: int) -> np.ndarray:
-    return np.clip(np.floor((total + (1 << (shift - 1))) * (1.0 / (1 << shift))), 0, 255).astype(np.float32)
+def source_rows(
+    height: int, after: int, side: int, rows: np.ndarray, offset: int = 0, mode: str = "bicubic"
+) -> list[tuple[int, int]]:
+    """Rows [first, last + 1) of an image of this height that the patches in these rows of the grid are made from."""
+    top, down = _windows(height, after, side, offset, mode)
+    spans: list[tuple[int, int]] = []
+    for first in top[np.unique(rows)].tolist():
+        if spans and first <= spans[-1][1]:
+            spans[-1] = spans[-1][0], first + down.shape[2]
+        else:
+            spans.append((first, first + down.shape[2]))
+    return spans
 
 
-@lru_cache(maxsize=4096)
-def _window(before: int, after: int, first: int, last: int, mode: str) -> tuple[int, int, np.ndarray, int]:
-    """Source range [start, stop) of the outputs first..last-1, their weights [outputs, stop - start], and the shift."""
+def _rounded(total: np.ndarray) -> np.ndarray:
+    """Rounded half up to 0..255, in place."""
+    total += 0.5
+    np.clip(total, 0, 255, out=total)
+    return np.floor(total, out=total)
+
+
+@lru_cache(maxsize=64)
+def _windows(before: int, after: int, side: int, offset: int, mode: str) -> tuple[np.ndarray, np.ndarray]:
+    """What the patches along one side of an image are made from: the first source pixel of each, int64 [patches], and
+    weights [patches, side, taps], all with one count of taps."""
+    patches = (after - offset) // side
     if before == after:
-        return first, last, np.eye(last - first, dtype=np.float32), 0
+        same = np.broadcast_to(np.eye(side, dtype=np.float32), (patches, side, side))
+        return offset + side * np.arange(patches), same
     starts, weights, shift = _weights(before, after, mode)
-    start = int(starts[first:last].min())
-    stop = int(min(before, (starts[first:last] + weights.shape[1]).max()))
-    # sums reach 255 << shift, which float32 holds exactly up to 2**24
-    dense = np.zeros((last - first, stop - start), np.float32 if shift <= 16 else np.float64)
-    for i in range(first, last):
-        at = starts[i] - start
-        taps = min(weights.shape[1], stop - starts[i])
-        dense[i - first, at : at + taps] = weights[i, :taps]
-    return start, stop, dense, shift
+    outputs = offset + np.arange(patches * side).reshape(patches, side)
+    first = starts[outputs].min(1)
+    taps = int(min(before, (starts[outputs].max(1) + weights.shape[1] - first).max()))
+    first = np.minimum(first, before - taps)
+    # a sum of 8 + shift bits and a half is exact in float32 up to 24 bits
+    dense = np.zeros((patches, side, taps + weights.shape[1]), np.float32 if shift <= 15 else np.float64)
+    place = (starts[outputs] - first[:, None])[:, :, None] + np.arange(weights.shape[1])
+    np.put_along_axis(dense, place, weights[outputs] / (1 << shift), 2)
+    return first, np.ascontiguousarray(dense[:, :, :taps])  # what lies beyond the image has no weight
 
 
 @lru_cache(maxsize=64)

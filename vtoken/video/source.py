@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from vtoken.data.frames import Spans
 from vtoken.video.orientation import Orientation
 
 
@@ -22,12 +23,14 @@ class Picture:
     Attributes:
         time: presentation time in seconds as the file has it, or None where the file has none.
         rgb: returns uint8 [H, W, 3].
-        luma: returns the decoder's own Y plane, uint8 [H, W], as a copy; None where the decoder gives RGB only.
+        luma: returns luma in video range, uint8 [H, W], as a copy; None where it is to be computed from RGB.
+        part: returns uint8 [H, W, 3] of which only the rows in these spans are sure; None where ``rgb`` is as quick.
     """
 
     time: float | None
     rgb: Callable[[], np.ndarray]
     luma: Callable[[], np.ndarray] | None = None
+    part: Callable[[Spans], np.ndarray] | None = None
 
 
 @dataclass

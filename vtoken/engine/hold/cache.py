@@ -33,6 +33,9 @@ class HoldCache(DynamicCache):
         query: keep the computed rows only and turn queries instead of keys (form b), which needs
             ``attention.install(model)``; by default the turned keys are kept (form a).
 
+    Attributes:
+        row_column: int64 [B, R], the column of the stock prompt at which each row is computed, -1 for padding.
+
     Raises:
         UnsupportedError: a model or an attention implementation that cannot hold.
     """
@@ -49,10 +52,40 @@ class HoldCache(DynamicCache):
         if query and support.window(text) is not None:
             raise UnsupportedError("layers with a sliding window keep the turned keys; leave out query=True")
         self.tables = tables
+        self.row_column: Tensor | None = None
         self.real_rows: Tensor | None = None  # bool [B, R] of the prefill, False for padding
         for i, linear in enumerate(self.is_linear):
             if not linear:
                 self.layers[i] = (QueryLayer if query else HoldLayer)(tables)
+
+    def leave(self, layer: int, rows: Tensor) -> None:
+        """From a layer on, only some rows go on; their columns leave with the others.
+
+        Args:
+            rows: int64 [B, n], those that are left; -1 for padding.
+        """
+        left = self.tables.restricted(rows)
+        for own in self.layers[layer:]:
+            if isinstance(own, HoldLayer):
+                own.tables = left
+
+    def forget_last(self) -> None:
+        """Take back the last column of the prompt, see ``Tables.without_last``."""
+        before = {id(t): t.without_last() for t in self._all_tables()}
+        self.tables = before[id(self.tables)]
+        for own in self.layers:
+            if isinstance(own, HoldLayer):
+                assert own.keys is not None and own.values is not None
+                own.tables, own.keys, own.values = before[id(own.tables)], own.keys[:, :, :-1], own.values[:, :, :-1]
+
+    def _all_tables(self) -> list[Tables]:
+        """The tables of all layers, which differ where rows left between them."""
+        found = [self.tables, *(own.tables for own in self.layers if isinstance(own, HoldLayer))]
+        return list({id(t): t for t in found}.values())
+
+    def _select(self, index: Tensor) -> None:
+        for tables in self._all_tables():
+            tables.select(index)
 
     def nbytes(self) -> int:
         """Bytes of the stored keys and values."""
@@ -96,7 +129,7 @@ class HoldCache(DynamicCache):
         """Samples in the order of ``beam_idx``, int64 [B]."""
         self._widen()
         super().reorder_cache(beam_idx)  # type: ignore[arg-type]
-        self.tables.select(beam_idx)
+        self._select(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Every sample ``repeats`` times."""
@@ -107,7 +140,7 @@ class HoldCache(DynamicCache):
         """Keep these samples, int64 or bool."""
         self._widen()
         super().batch_select_indices(indices)
-        self.tables.select(indices)
+        self._select(indices)
 
     def _widen(self, batch: int | None = None) -> None:
         """Repeat the tables where layers were repeated for beams."""
@@ -115,4 +148,4 @@ class HoldCache(DynamicCache):
         have = len(self.tables.source)
         batch = batch or (have if held.keys is None else len(held.keys))
         if batch != have:
-            self.tables.select(torch.arange(have).repeat_interleave(batch // have))
+            self._select(torch.arange(have).repeat_interleave(batch // have))

@@ -13,6 +13,7 @@ from vtoken.engine.hold.mask import prefill_mask
 from vtoken.engine.hold.rotary import rotary_of
 from vtoken.engine.hold.tables import Tables
 from vtoken.errors import InputError, UnsupportedError
+from vtoken.families.compat import handed
 
 KEEP_TURNED = 4 << 30  # bytes of turned keys and values up to which they are kept where both forms can run
 
@@ -59,7 +60,7 @@ def hold_inputs(
     query = text._attn_implementation == support.ATTENTION and support.window(text) is None  # held_attention has none
     query = query and _turned(text, tables, _dtype(model)) > turned_bytes
     out["past_key_values"] = held = HoldCache(model.config, tables, query)
-    held.real_rows = row_column >= 0
+    held.row_column, held.real_rows = row_column, row_column >= 0
     out["attention_mask"] = _mask(text, tables, row_column, inputs.get("attention_mask"), _dtype(model))
     return out
 
@@ -70,6 +71,7 @@ def generate_inputs(
     hold: HoldMap,
     stock: dict[str, Any],
     turned_bytes: int = KEEP_TURNED,
+    whole: bool = False,
 ) -> dict[str, Any]:
     """Run the prefill of a held prompt, all but its last token, and give the arguments with which ``generate`` goes on.
 
@@ -81,6 +83,8 @@ def generate_inputs(
             what the model's ``forward`` takes for the cut prompt, ``mm_encoder_outputs`` included.
         stock: ``input_ids`` [B, C], ``position_ids`` [B, C], [3, B, C] or [4, B, C] and ``attention_mask`` [B, C] or
             None of the stock prompt.
+        whole: run the last token too and take its column back, for methods inside the language model, which look at
+            it; without layers of linear attention, which cannot take it back.
 
     Returns:
         ``input_ids``, ``attention_mask``, ``position_ids`` and the filled ``past_key_values``; where nothing is held or
@@ -98,12 +102,17 @@ def generate_inputs(
         raise UnsupportedError(
             "hold needs prompts that end with text and are padded on the left: the last column must be computed"
         )
-    head = HoldMap(hold.shows[:, :last])
-    first = hold_inputs(model, _without_last(inputs), head, positions[..., :last], turned_bytes)
+    if whole:
+        first = hold_inputs(model, _bare(inputs), hold, positions, turned_bytes=1 << 62)
+    else:
+        head = HoldMap(hold.shows[:, :last])
+        first = hold_inputs(model, _without_last(inputs), head, positions[..., :last], turned_bytes)
     cache = first.get("past_key_values")
     assert cache is not None
     with torch.no_grad():
-        model.base_model(**first, use_cache=True)
+        model.base_model(**handed(model.base_model, first), use_cache=True)
+    if whole:
+        cache.forget_last()
     seen = cache.column_mask(torch.ones_like(ids) if mask is None else mask)
     return {"input_ids": ids, "position_ids": positions, "attention_mask": seen, "past_key_values": cache}
 
@@ -130,11 +139,15 @@ def _without_last(inputs: dict[str, Any]) -> dict[str, Any]:
     """The cut prompt without its last column; what is no column stays."""
     given = _given(inputs)
     batch, length = given.shape[:2]
-    out = {k: v for k, v in inputs.items() if k not in ("position_ids", "labels", "past_key_values", "use_cache")}
+    out = _bare(inputs)
     for name, value in out.items():
         if isinstance(value, Tensor) and value.shape[:2] == (batch, length):
             out[name] = value[:, : length - 1]
     return out
+
+
+def _bare(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in inputs.items() if k not in ("position_ids", "labels", "past_key_values", "use_cache")}
 
 
 def _row_columns(hold: HoldMap, shape: torch.Size, mask: Any) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vtoken.encoders.compat import device_of
 from vtoken.errors import UnsupportedError
+from vtoken.families.compat import handed
 
 _known: WeakKeyDictionary[nn.Module, Rotary] = WeakKeyDictionary()
 
@@ -121,7 +122,7 @@ def _keys(decoder: Any, embedding: Tensor, place: Tensor) -> list[Tensor]:
     from transformers import DynamicCache
 
     cache = DynamicCache(config=decoder.config)
-    decoder(inputs_embeds=embedding, position_ids=place, past_key_values=cache, use_cache=True)
+    decoder(inputs_embeds=embedding, position_ids=place, use_cache=True, **handed(decoder, {"past_key_values": cache}))
     keys = (getattr(layer, "keys", None) for layer in cache.layers)
     return [k for k in keys if isinstance(k, Tensor)]
 

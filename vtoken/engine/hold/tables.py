@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -81,6 +81,38 @@ class Tables:
     def hidden(self) -> int:
         """Columns of the stock prompt that are not stored."""
         return self.columns - self.source.shape[1]
+
+    def restricted(self, rows: Tensor) -> Tables:
+        """The tables where only some rows go on: columns that show another one are hidden.
+
+        Args:
+            rows: int64 [B, n], the rows that are left, in order; -1 for padding.
+        """
+        number = rows.new_full((len(rows), self.rows + 1), -1)
+        order = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
+        number.scatter_(1, torch.where(rows >= 0, rows, self.rows), order)
+        number[:, self.rows] = -1
+        source = number.gather(1, self.source.to(rows.device)).to(self.source.device)
+        shown = self.visible & (source >= 0)
+        order = shown.long().argsort(dim=1, stable=True)[:, shown.shape[1] - int(shown.sum(1).max()) :]
+        source, turned, column, visible = (v.gather(1, order) for v in (source, self.turned, self.column, shown))
+        return replace(
+            self,
+            source=source.clamp(min=0),
+            turned=turned,
+            column=column,
+            visible=visible,
+            rows=rows.shape[1],
+            order=None,
+            held=None,
+        )
+
+    def without_last(self) -> Tables:
+        """The tables of the prompt without its last column, which every sample computes and no other column shows."""
+        source, turned, column, visible = (v[:, :-1] for v in (self.source, self.turned, self.column, self.visible))
+        return replace(
+            self, source=source, turned=turned, column=column, visible=visible, columns=self.columns - 1, held=None
+        )
 
     def select(self, index: Tensor) -> None:
         """Take samples, in place for all layers: int64 [b]."""

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from vtoken.encoders.taps import registering
-from vtoken.engine.inner.cache import active, cache_of, record_of
+from vtoken.engine.inner.cache import active, record_of
 from vtoken.engine.inner.cut import Stage
 from vtoken.engine.inner.evict import Evictor
 from vtoken.engine.inner.record import LINE, Record, Visual
 from vtoken.engine.inner.run import Run
 from vtoken.engine.inner.setup import Setup
+from vtoken.families.compat import cache_of
 from vtoken.methods.inner import LayerContext
 from vtoken.methods.plan import Plan
 from vtoken.methods.reducer import Context

@@ -9,17 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtoken.engine.inner.held import held_by
 from vtoken.engine.inner.record import Record
 from vtoken.errors import UnsupportedError
 
 NAME = "vtoken_inner"  # attribute of a cache
 active = threading.local()  # .run: the hooks at work in this thread
-
-
-def cache_of(kwargs: dict[str, Any]) -> Any:
-    """The cache among the arguments of a model or layer; transformers 5.24 renames it."""
-    cache = kwargs.get("past_key_values")
-    return kwargs.get("cache") if cache is None else cache
 
 
 def length_of(cache: Any, layer: int = 0) -> int:
@@ -42,7 +37,8 @@ def record_of(cache: Any) -> Record | None:
 def attach(cache: Any, record: Record) -> None:
     """Hang a record on its cache, which then counts the whole conversation, and works within our hooks only."""
     setattr(cache, NAME, record)
-    cache.get_seq_length = types.MethodType(_whole_length, cache)
+    if held_by(cache) is None:  # one that holds columns counts them all itself
+        cache.get_seq_length = types.MethodType(_whole_length, cache)
     cache.update = types.MethodType(_guarded_update, cache)
 
 

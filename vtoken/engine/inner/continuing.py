@@ -7,11 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from vtoken.engine.inner import masks
-from vtoken.engine.inner.cache import cache_of, length_of
+from vtoken.engine.inner.cache import length_of
+from vtoken.engine.inner.held import going_on, held_by
 from vtoken.engine.inner.probe import attention_of, window_of
 from vtoken.engine.inner.record import Record
 from vtoken.engine.inner.setup import Setup
 from vtoken.errors import UnsupportedError
+from vtoken.families.compat import cache_of
 
 
 class Continuing:
@@ -48,7 +50,14 @@ class Continuing:
             moved = given["position_ids"] - fit_batch(shift, len(hidden))[:, None].to(hidden.device)
             out["position_embeddings"] = self.setup.decoder.rotary_emb(hidden, moved)
         attention = attention_of(self.setup.layers[layer])
-        if attention is not None:
+        cache = cache_of(given)
+        if attention is not None and held_by(cache):
+            own = cache.layers[layer]
+            name = id(own.tables), own._tail
+            if name not in self.made:
+                self.made[name] = going_on(own, self.queries, self.mask, hidden, self.setup.how)
+            out["attention_mask"] = self.made[name]
+        elif attention is not None:
             window, mask = window_of(attention), given.get("attention_mask")
             out["attention_mask"] = self._mask(layer, at, window, hidden, cache_of(given), mask)
         return hidden, out

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from vtoken.engine.inner import masks
-from vtoken.engine.inner.cache import attach, cache_of, keep_rows, length_of, places
+from vtoken.engine.inner.cache import attach, keep_rows, length_of, places
 from vtoken.engine.inner.cut import Rows, Stage
+from vtoken.engine.inner.held import columns_of, held_by, reading
 from vtoken.engine.inner.probe import Seen, attention_of
 from vtoken.engine.inner.setup import Setup
 from vtoken.errors import UnsupportedError
+from vtoken.families.compat import CACHE_NAMES, cache_of
 from vtoken.methods.inner import Inner
 
-KNOWN = {"attention_mask", "position_embeddings", "position_ids", "past_key_values", "cache", "use_cache"}
+KNOWN = {"attention_mask", "position_embeddings", "position_ids", *CACHE_NAMES, "use_cache"}
 
 
 class Reading:
@@ -52,6 +54,8 @@ class Reading:
         """Rows and arguments with which a layer runs."""
         setup = self.setup
         self.cache = cache_of(given)
+        if layer == self.setup.first_layer():
+            self._count_columns(0)
         if layer > 0:
             hidden = self._featured(layer - 1, hidden)
         rows = self._rows(hidden)
@@ -104,7 +108,16 @@ class Reading:
         if method.positions == "renumber":
             self.shift = (self._prompt(self.stock) >= 0).sum(1) - (at >= 0).sum(1)
         self.record.leave(layer, len(cut.tokens), at, self.shift)
+        if held := held_by(self.cache):
+            held.leave(layer, cut.at)
+            self._count_columns(layer)
         return cut
+
+    def _count_columns(self, layer: int) -> None:
+        """Write down what attention finds in the layers from here on, where columns are held."""
+        if held := held_by(self.cache):
+            count = columns_of(held.layers[-1])  # type: ignore[arg-type]
+            self.record.hold(layer, count)
 
     def _prompt(self, at: Tensor) -> Tensor:
         """Columns of the prompt among the columns of all rows; the others lie at the end."""
@@ -126,7 +139,9 @@ class Reading:
 
     def _as_seen(self, layer: int, rows: Rows, kwargs: dict[str, Any]) -> Seen:
         module = self.setup.layers[layer]
-        return Seen(module, rows.hidden, kwargs["position_embeddings"], kwargs.get("attention_mask"), rows.at)
+        # where columns are held, the rows alone are scored, each at its own place
+        mask = None if held_by(self.cache) else kwargs.get("attention_mask")
+        return Seen(module, rows.hidden, kwargs["position_embeddings"], mask, rows.at)
 
     def _keep_start(self, rows: Rows) -> None:
         """Features of the visual and of the text rows at the model's input, for methods that weigh words by them."""
@@ -159,7 +174,8 @@ class Reading:
         out, how = dict(given), self.setup.how
         attention = attention_of(self.setup.layers[layer])
         n, keys = rows.at.shape[1], rows.at.shape[1]
-        if self.cache is not None and attention is not None:
+        held = None if attention is None else held_by(self.cache)
+        if self.cache is not None and attention is not None and held is None:
             keys = int(self.cache.get_mask_sizes(n, layer)[0])
         plain = attention is None or masks.is_flash(how)
         causal = bool(getattr(attention, "is_causal", True))
@@ -167,7 +183,11 @@ class Reading:
         out["attention_mask"] = self._once(
             ("mask", id(mask), keys, plain, causal),
             mask,
-            lambda: masks.prefill(mask, rows.at, keys, plain, causal, how, rows.hidden.dtype),
+            lambda: (
+                reading(held, layer, rows.at, how, rows.hidden.dtype)
+                if held is not None
+                else masks.prefill(mask, rows.at, keys, plain, causal, how, rows.hidden.dtype)
+            ),
         )
         out["position_embeddings"] = self._once(("rope", id(rope)), rope, lambda: self._rope(rows, rope))
         if isinstance(given.get("position_ids"), Tensor):  # gaps would be read as packed sequences

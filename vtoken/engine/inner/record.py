@@ -93,6 +93,7 @@ class Record:
         held: mean rows of a sample in the cache of each layer.
         stock_rows: mean rows of a sample in the stock model.
         shift: for every layer int64 [B], what is taken off the position of a generated token; None for nothing.
+        columns: mean columns of a sample that attention finds in each layer, where some are held; else empty.
     """
 
     width: int
@@ -102,6 +103,7 @@ class Record:
     held: list[float] = field(default_factory=list)
     stock_rows: float = 0.0
     shift: list[Tensor | None] = field(default_factory=list)
+    columns: list[float] = field(default_factory=list)
 
     def start(self, depth: int, visual: int, at: Tensor) -> None:
         """Begin with the rows of the stock model (int64 [B, width], -1 for padding) in every layer."""
@@ -114,6 +116,11 @@ class Record:
         for i in range(layer, len(self.at)):
             self.at[i], self.shift[i], self.visual[i] = at, shift, visual
             self.rows[i] = self.held[i] = _mean_rows(at)
+
+    def hold(self, layer: int, columns: float) -> None:
+        """From a layer on, attention finds this many columns, and the cache has their keys and values."""
+        self.columns = [*(self.columns or [columns] * len(self.at))[:layer], *[columns] * (len(self.at) - layer)]
+        self.held[layer:] = self.columns[layer:]
 
     def let_go(self, layer: int, at: Tensor) -> None:
         """The cache of a layer keeps these columns only."""

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from vtoken.engine.inner import masks
-from vtoken.engine.inner.cache import cache_of, length_of, record_of
+from vtoken.engine.inner.cache import length_of, record_of
 from vtoken.engine.inner.continuing import Continuing
+from vtoken.engine.inner.held import held_by
 from vtoken.engine.inner.reading import Reading
 from vtoken.engine.inner.setup import Setup
 from vtoken.errors import InputError, UnsupportedError
+from vtoken.families.compat import cache_of
 
 
 class Run:
@@ -69,7 +71,11 @@ class Run:
                     "images and videos cannot join a conversation in a filled KV cache; pass the whole prompt"
                 )
         elif (setup.stages or setup.evictors) and self._reads_prompt(ids, samples, queries):
-            real = masks.real_columns(given.get("attention_mask"), samples, queries, like.device)
+            if held := held_by(cache):
+                real = held.real_rows
+                assert real is not None
+            else:
+                real = masks.real_columns(given.get("attention_mask"), samples, queries, like.device)
             self.state = Reading(setup, torch.where(real, torch.arange(queries, device=like.device), -1), not self.read)
             self.read = True
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from vtoken.data.report import Report
 from vtoken.engine.check import why_not_held
+from vtoken.engine.hold.support import window
 from vtoken.errors import UnsupportedError
 from vtoken.families.compat import attention_of
 from vtoken.methods.gate import Gate
@@ -32,6 +33,11 @@ def held_rule(plan: Plan, model: Any, report: Report) -> tuple[Plan, tuple[Hold,
             f"plan {str(plan)!r} acts inside the language model, which needs the whole video at once; take columns out "
             "of the cache by policy= instead"
         )
+    if plan.gate is not None and plan.gate.reuses:
+        raise UnsupportedError(
+            f"plan {str(plan)!r} sends features of earlier steps again (apply=reuse, recall, or anchors with reuse), "
+            "which a video read in chunks does not keep; leave that option out"
+        )
     if plan.hold is None:
         return _dropping(plan, report), None
     stage = plan.reducers[-1]
@@ -39,6 +45,8 @@ def held_rule(plan: Plan, model: Any, report: Report) -> tuple[Plan, tuple[Hold,
     why = why_not_held(model, plan)
     if why is None and attention_of(model) not in ("sdpa", "eager"):
         why = f"attn_implementation={attention_of(model)!r} takes no free mask in a prefill"
+    if why is None and window(model.config.get_text_config(decoder=True)) is not None:
+        why = "its layers see a sliding window"
     if why is None and (len(plan.reducers) != 1 or tau is None):
         why = "other stages choose after it, or a budget says how many rows there are"
     if why is not None:

@@ -289,5 +289,7 @@ def _relative(gate: GateMap, start: int) -> GateMap:
     if not len(gate.keep):
         raise InputError("a chunk needs at least one time step")
     if gate.repeated.any():
-        raise InputError("anchors that repeat a feature (reuse) need the whole video; use anchors without it")
+        raise InputError(
+            "cells that repeat an earlier feature need the whole video; leave out anchors with reuse, and recall"
+        )
     return replace(gate, reference=np.maximum(gate.reference - start, -1).astype(gate.reference.dtype))

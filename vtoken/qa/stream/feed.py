@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterator
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
-import torch
 
 from vtoken.data.frames import Frames, Grid
 from vtoken.data.report import Report
 from vtoken.errors import InputError
 from vtoken.families.features import Clip
 from vtoken.methods.plan import Plan
-from vtoken.qa.read import pieces
+from vtoken.qa.read import cut_pieces
 from vtoken.video.preprocess import Preprocessor
 
 NOMINAL = 256  # frames among which families that share out pixels over a whole clip do so
 EVIDENCE = 4  # sampled frames that an event shows
-
-
-class _Pushed:
-    """What ``pieces`` reads in place of a file: chunks of frames as they are put in."""
-
-    source, start, end, fps = "stream", 0.0, float("inf"), None
-
-    def __init__(self, chunk: int) -> None:
-        self.chunk = chunk
-        self.queue: SimpleQueue[Frames | None] = SimpleQueue()
-
-    def __iter__(self) -> Iterator[Frames]:
-        while (frames := self.queue.get()) is not None:
-            yield frames
 
 
 class Feed:
@@ -55,18 +39,19 @@ class Feed:
         if not seconds > 0:
             raise InputError(f"chunk={seconds} seconds must be above 0")
         self.preprocess, self.plan, self.report, self.fps = preprocess, plan, report, fps
-        self.frames_per_chunk = preprocess.temporal * max(1, round(seconds * fps / preprocess.temporal))
+        unit = math.lcm(preprocess.temporal, *(p.window for p in plan.pathways))  # whole steps, and nothing pending
+        self.frames_per_chunk = unit * max(1, round(seconds * fps / unit))
         self.grid: Grid | None = None
         self.recent: deque[tuple[float, np.ndarray]] = deque(maxlen=EVIDENCE)
         self.changed = 1.0
         self._waiting: list[tuple[float, np.ndarray]] = []
-        self._pushed = _Pushed(self.frames_per_chunk)
+        self._pushed: deque[Frames] = deque()
         self._pieces: Any = None
 
     def push(self, at: float, frame: np.ndarray) -> Clip | None:
         """The next frame, uint8 [H, W, 3]; a chunk where one is full."""
         if self.grid is None:
-            self.grid = self.preprocess.grid(*frame.shape[:2], NOMINAL)
+            self.grid = self.preprocess.grid(frame.shape[0], frame.shape[1], NOMINAL)
         self.recent.append((at, frame))
         self._waiting.append((at, frame))
         return self._chunk() if len(self._waiting) == self.frames_per_chunk else None
@@ -77,7 +62,6 @@ class Feed:
 
     def close(self) -> None:
         """Nothing comes any more."""
-        self._pushed.queue.put(None)
         if self._pieces is not None:
             self._pieces.close()
 
@@ -86,12 +70,11 @@ class Feed:
         frames = Frames(np.stack([f for _, f in self._waiting]), np.array([t for t, _ in self._waiting]), "stream")
         self._waiting = []
         if self._pieces is None:
-            reader: Any = self._pushed
-            gate, pathways = self.plan.gate, self.plan.pathways
-            self._pieces = pieces(reader, self.preprocess, gate, self.grid, self.report.stage, pathways)
-        self._pushed.queue.put(frames)
+            gate, pathways, chunks = self.plan.gate, self.plan.pathways, iter(self._pushed.popleft, None)
+            self._pieces = cut_pieces(chunks, self.preprocess, gate, self.grid, self.report.stage, pathways)
+        self._pushed.append(frames)
         piece = next(self._pieces)
         self.changed = float(piece.gate.keep.mean())
-        rows, spacing, crop = piece.rows.to(torch.float32), 1 / self.fps, self.preprocess.crop is not None
+        spacing, crop, normalise = 1 / self.fps, self.preprocess.crop is not None, self.preprocess.normalise
         seconds = len(piece.pts) * spacing
-        return Clip(rows, self.grid, piece.gate, piece.pts, seconds, crop, piece.signals, spacing)
+        return Clip(piece.rows, self.grid, piece.gate, piece.pts, seconds, crop, piece.signals, spacing, normalise)

@@ -157,10 +157,11 @@ class Stream:
 
     def run(self, until: float | None = None) -> list[Event]:
         """Read on, to the end of the source or to a time in seconds; the events that came."""
-        out: list[Event] = []
-        for event in self._pump(until):
-            out.append(event)
-        return out
+        return list(self.events(until))
+
+    def events(self, until: float | None = None) -> Iterator[Event]:
+        """Events as they come, while the source is read to its end or to a time in seconds."""
+        return self._pump(until)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the thread of ``start``; whether the source has ended."""
@@ -242,7 +243,7 @@ class Stream:
         """One chunk into the cache, then what is watched."""
         if self.state.steps == 0:
             self._first = float(clip.pts[0])
-        self.state.push(replace(clip, rows=clip.rows.to(self._dtype)))
+        self.state.push(clip)
         self._now = float(clip.pts[-1])
         for new in self.state.fresh():
             seconds = torch.tensor([self.state.seconds[i] if i >= 0 else 0.0 for i in new.step.tolist()])
@@ -279,8 +280,3 @@ class Stream:
             raise InputError("this stream is closed; open it again with vtoken.stream")
         if self.state.steps == 0:
             raise InputError("nothing was seen yet: iterate the stream, or call run() or start() first")
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        dtype = core(self._model).dtype
-        return dtype if dtype.is_floating_point else torch.float32

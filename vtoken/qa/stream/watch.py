@@ -44,7 +44,8 @@ class Watch:
     """A standing question.
 
     Attributes:
-        what: a statement that may be true at some time, such as "the door is open".
+        what: a statement that may be true at some time, such as "the door is open", or a question with yes or no for an
+            answer.
         every: least seconds between two asks.
         up, down: it begins at a probability of at least ``up``, and ends at one of at most ``down``.
         asks: asks in a row that must agree before it begins.
@@ -82,7 +83,9 @@ class Watch:
 
     @property
     def question(self) -> str:
-        return ASK.format(what=self.what.strip().rstrip(".?"))
+        """What the model is asked."""
+        what = self.what.strip()
+        return f"{what} Answer yes or no." if what.endswith("?") else ASK.format(what=what.rstrip("."))
 
     def moved(self, share: float) -> None:
         """Cells changed: their share of a chunk."""

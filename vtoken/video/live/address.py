@@ -12,7 +12,8 @@ from vtoken.video.live.items import Counters, Lost
 from vtoken.video.source import Picture
 
 SCHEMES = (*files.SCHEMES, "tcp")
-OPTIONS = {"rtsp_transport": "tcp", "fflags": "nobuffer", "analyzeduration": "200000", "probesize": "100000"}
+# no fflags=nobuffer: it throws away what was read to know the stream, and the first key frame with it
+OPTIONS = {"rtsp_transport": "tcp", "analyzeduration": "200000", "probesize": "100000"}
 WHOLE = 300  # frames without a key frame, after which a stream has none and is taken as it is
 
 

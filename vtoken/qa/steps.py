@@ -13,7 +13,7 @@ from vtoken.qa.tokenize import tokenizer_of
 
 
 class Stopped(Exception):
-    """The visitor stopped the run before there was an answer."""
+    """The run was stopped before there was an answer."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def answering(
             yield item
             if isinstance(item, Answer):
                 return
-    finally:  # the page was closed, or the run is over: the model is free again when this returns
+    finally:  # nobody reads on, or the run is over: the model is free again when this returns
         gone.set()
         thread.join()
 
