@@ -16,9 +16,9 @@ from vtoken.output.console import terminal
 HEADS = ("rows", "share %", "encoded %", "select ms", "KL, nats", "worst question", "worst")
 HEADS += ("next token %", "same answer %")
 CAPTION = (
-    "rows: visual rows of the language model; select: time of the stages after the encoder, a question; KL: of the next "
-    "token, mean over the tokens of an answer, then over questions and videos; worst question: the question whose mean "
-    "over videos is the largest; worst: the largest of any token",
+    "rows: visual rows of the language model; select: time of the stages after the encoder, mean of a question",
+    "KL: of the next token, mean over the tokens of an answer, then over questions and videos; worst question: the "
+    "question whose mean over videos is the largest; worst: the largest of any token",
     "next token: the most likely one is that with all tokens; same answer: at every token, so that the plan's own "
     "greedy answer is the same",
 )
