@@ -27,7 +27,7 @@ from vtoken.encoders.packed import Thinning
 from vtoken.methods import registry
 
 ENDS = (0.5, 0.25, 0.1)
-METHODS = ("tome", "pitome", "flowcut")
+METHODS = ("tome", "pitome", "turbo", "flowcut")
 
 
 def measure(tower: encoder.Tower, methods: list[str], runs: int) -> tuple[float, dict[tuple[str, float], float]]:

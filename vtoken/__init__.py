@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vtoken.version import __version__
 
 if TYPE_CHECKING:
+    from vtoken.bench.measured import measure
     from vtoken.data.budget import Budget
     from vtoken.data.frames import Frames, GateMap
     from vtoken.data.report import Report
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from vtoken.video import open_video
 
 _HOMES = {
+    "bench.measured": ("measure",),
     "data.budget": ("Budget",),
     "data.frames": ("Frames", "GateMap"),
     "data.report": ("Report",),
@@ -108,6 +110,7 @@ __all__ = [
     "ask",
     "ask_many",
     "load",
+    "measure",
     "open_video",
     "register",
     "signal",

@@ -128,7 +128,9 @@ def test_tables_are_means(tmp_path: Path) -> None:
         Reading(question=str(i), plan="grt | evs", **made, **dict(zip(names, v, strict=True)))
         for i, v in enumerate(some)
     ]
-    assert table(found) == [(4.0, "grt | evs", ["20", "20.0", "30.0", "0.2000", "0.600", "75.0", "50.0"])]
+    assert table(found) == [
+        (4.0, "grt | evs", ["20", "20.0", "30.0", "0.0", "0.2000", "0.3000", "0.600", "75.0", "50.0"])
+    ]
     assert captions(found)[0].startswith("1 videos, 2 questions") and captions(found)[-1] == "cut | here"
     assert captions([*found, replace(found[0], plan="evs", notes=[])])[-1] == "grt | evs: cut | here"
     rows = [line.replace("\\|", "") for line in to_markdown(found, "x", []).splitlines() if line.startswith("|")]

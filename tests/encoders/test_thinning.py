@@ -27,8 +27,9 @@ from vtoken.methods.thinner import Decision, Thinner
 from vtoken.thinners.flowcut import FlowCut
 from vtoken.thinners.pitome import PiToMe
 from vtoken.thinners.tome import ToMe
+from vtoken.thinners.turbo import Turbo
 
-METHODS = [ToMe(), ToMe(inflection=-1.0), PiToMe(), PiToMe(margin=None), FlowCut(), FlowCut(exact=True)]
+METHODS = [ToMe(), ToMe(inflection=-1.0), PiToMe(), PiToMe(margin=None), Turbo(), FlowCut(), FlowCut(exact=True)]
 CLIPS = ("clip", "siglip")
 
 
@@ -120,16 +121,17 @@ def test_goals_that_keep_all_change_nothing(name: str) -> None:
         assert torch.equal(got.group, torch.arange(len(plain.x)))
 
 
-def tome_tower(tower: Any, x: Tensor, r: list[int]) -> Tensor:
-    """One frame through CLIP layers with ToMe as in its paper, row by row: x [n, D] with the CLS row first."""
+def tome_tower(tower: Any, x: Tensor, r: list[int], alpha: float = 0.0, beta: float = 1.0) -> Tensor:
+    """One frame through CLIP layers with ToMe or Turbo as published, row by row: x [n, D] with the CLS row first."""
     size = [1.0] * len(x)
-    for layer, count in zip(tower.encoder.layers, r, strict=True):
+    for number, (layer, count) in enumerate(zip(tower.encoder.layers, r, strict=True)):
         a = layer.self_attn
         inside = layer.layer_norm1(x)
         q, k, v = (p(inside).unflatten(-1, (a.num_heads, -1)).transpose(0, 1) for p in (a.q_proj, a.k_proj, a.v_proj))
         score = q @ k.transpose(1, 2) * a.scale + torch.tensor(size).log()
         x = x + a.out_proj((score.softmax(-1) @ v).transpose(0, 1).flatten(1))
-        into, order = tome_by_hand(k.mean(0), count, cls=True)
+        penalty = 30 * alpha * beta**number * score.softmax(-1)[:, 0].mean(0)
+        into, order = tome_by_hand(k.mean(0), count, cls=True, penalty=penalty.tolist())
         members = [[i for i in range(len(x)) if into[i] == root] for root in order]
         weights = [torch.tensor([size[i] for i in m]) for m in members]
         x = torch.stack([(x[m] * w[:, None]).sum(0) / w.sum() for m, w in zip(members, weights, strict=True)])
@@ -146,6 +148,42 @@ def test_tome_as_published_with_proportional_attention() -> None:
     torch.testing.assert_close(got.x, torch.cat(expected), atol=1e-5, rtol=1e-4)
     without = run_clip("clip", keep, Thinning(ToMe(r=[4, 7, 3], exact=True, prop_attn=False)))
     assert (without.x - got.x).abs().max() > 1e-3
+
+
+def test_turbo_as_published() -> None:
+    tower, keep = clip("clip"), torch.ones(2, N, dtype=torch.bool)
+    start = tower.pre_layrnorm(tower.embeddings(pixels(2)))
+    for beta in (1.0, 0.5):
+        expected = [tome_tower(tower, frame, [4, 7, 3], alpha=5.0, beta=beta)[1:] for frame in start]
+        got = run_clip("clip", keep, Thinning(Turbo(r=[4, 7, 3], exact=True, beta=beta, r_threshold=0)))
+        torch.testing.assert_close(got.x, torch.cat(expected), atol=1e-5, rtol=1e-4)
+    plain = run_clip("clip", keep, Thinning(ToMe(r=[4, 7, 3], exact=True)))
+    assert (plain.x - got.x).abs().max() > 1e-3
+    idle = run_clip("clip", keep, Thinning(Turbo(r=[4, 7, 3], r_threshold=N + 1)))
+    assert len(idle.x) == 2 * N
+
+
+@pytest.mark.parametrize("name", [*CLIPS, *QWEN])
+def test_turbo_without_attention_is_tome(name: str) -> None:
+    for share in (0.7, 0.05):
+        turbo, tome = (run(name, method, share)[0] for method in (Turbo(alpha=0.0), ToMe()))
+        assert torch.equal(turbo.x, tome.x) and torch.equal(turbo.group, tome.group)  # type: ignore[arg-type]
+    assert not torch.equal(run(name, Turbo(), 0.7)[0].index, run(name, ToMe(), 0.7)[0].index)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_turbo_with_a_large_weight_keeps_what_is_attended_to(name: str) -> None:
+    keep, source = torch.ones(1, N, dtype=torch.bool), "cls_attention@0" if name == "clip" else "received_attention@0"
+    score = run_clip(name, keep, None, signals={source}).signals[source]
+    got = run_clip(name, keep, Thinning(Turbo(r=[4, 0, 0], alpha=1e6, r_threshold=0)))
+    even = torch.arange(1 if name == "clip" else 0, N, 2)  # behind a CLS row the second patch is even
+    gone = even[score[even].argsort()[:4]]
+    assert got.group is not None
+    members = torch.bincount(got.group)[got.group] > 1
+    assert bool(members[gone].all())
+    assert int((torch.bincount(got.group) - 1).sum()) == 4
+    stays = even[~torch.isin(even, gone)]
+    assert len(got.group[stays].unique()) == len(stays)  # none of the attended ones merged with another of them
 
 
 def test_published_pitome_counts() -> None:

@@ -18,11 +18,15 @@ from tests.catalogue import MERGERS, PRUNERS, Row, label
 from tests.families.oracle import visual_mask
 from tests.families.tiny import FAMILIES, Clip, TinyFamily, model_of, moving_block
 from vtoken.data.budget import Budget
+from vtoken.data.tokens import Tokens
 from vtoken.engine.encode import encode
 from vtoken.engine.prepare import prepare
+from vtoken.engine.question import special_ids
 from vtoken.errors import UnsupportedError
 from vtoken.methods import registry
 from vtoken.methods.plan import Plan
+from vtoken.methods.reducer import Context
+from vtoken.pruners.catp import CATP
 
 ANSWER = 4  # ids of text behind the last item, which methods read as the question
 
@@ -121,7 +125,8 @@ def test_all_families(name: str, kinds: tuple[str, str]) -> None:
     assert ran >= 4
 
 
-ROWS = [row for row in PRUNERS + MERGERS if row["name"] not in ("none", "surprise", "vscan")]
+# catp reads the text between an item and the next one: test_text_between_items
+ROWS = [row for row in PRUNERS + MERGERS if row["name"] not in ("none", "surprise", "vscan", "catp")]
 
 
 @pytest.mark.parametrize("name", ["qwen3_vl", "llava_next_video"])
@@ -218,3 +223,37 @@ def test_inside_the_encoder(name: str, method: str) -> None:
         everything = math.floor(Fraction(12 * sum(counts), counts[1]) + Fraction(1, 2))
         own = [int(part.sum()) for part in kept.split(counts)]
         assert sum(own) == everything and abs(own[0] - share * counts[0]) < 1
+
+
+class Listening(CATP):
+    """CATP that tells which text it was given."""
+
+    def select(self, tokens: Tokens, k: int, context: Context) -> Tensor:
+        assert context.paired is not None and context.text is not None
+        HEARD.append((context.paired[context.sample], context.text[context.sample]))
+        return super().select(tokens, k, context)
+
+
+HEARD: list[tuple[Tensor, Tensor]] = []
+
+
+def test_text_between_items() -> None:
+    """Every image has the text up to the next one, the last image and one alone the question."""
+    HEARD.clear()
+    table = model_of("qwen3_vl").get_input_embeddings()
+    items = items_of(FAMILIES["qwen3_vl"], ("image", "image"))
+    layout: list[tuple[str, Any]] = [("text", 3), items[0], ("text", 3), items[1], ("text", ANSWER)]
+    inputs = FAMILIES["qwen3_vl"].inputs(model_of("qwen3_vl"), [layout])
+    ids = inputs["input_ids"][0]
+    visual = visual_mask(model_of("qwen3_vl"), inputs["input_ids"])[0].nonzero().squeeze(1)
+    middle = int(visual[(visual.diff() > 1).nonzero()[0, 0]]) + 1
+    stop = int(visual[visual >= middle][0])
+    between = torch.arange(middle, stop)
+    ids[-ANSWER:] = torch.arange(60, 60 + ANSWER)
+    marks = torch.isin(ids[between], torch.tensor(sorted(special_ids(model_of("qwen3_vl")))))
+    words = between[~marks]
+    ids[words] = torch.arange(70, 70 + len(words))
+    reduced("qwen3_vl", inputs, Plan.parse(Listening(), keep=0.3))
+    assert len(HEARD) == 2 and len(words) >= 3
+    assert torch.equal(HEARD[0][0], table(ids[words])) and torch.equal(HEARD[0][1], table(ids[-ANSWER:]))
+    assert torch.equal(HEARD[1][0], HEARD[1][1])

@@ -21,7 +21,7 @@ from vtoken.methods.plan import Plan
 
 QWEN = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"]
 THINS = ["llava", "llava_siglip", *QWEN]
-METHODS = ["tome", "pitome", "flowcut"]
+METHODS = ["tome", "pitome", "turbo", "flowcut"]
 POOLED = ["llava_next", "llava_next_video", "llava_onevision", "video_llava", "internvl"]
 GATE = "mad:threshold=8,anchors=1"
 

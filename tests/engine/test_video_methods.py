@@ -10,7 +10,17 @@ from tests.families.tiny import FAMILIES, model_of, moving_block
 from vtoken.errors import UnsupportedError
 
 NAMES = ["llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen3_vl"]
-PLANS = ["vidcom2", "dtd", "dtd:absolute=False", "quota", "kffocus:inner=divprune", "dycoke", "aim", "runlength"]
+PLANS = [
+    "vidcom2",
+    "dtd",
+    "dtd:absolute=False",
+    "quota",
+    "kffocus:inner=divprune",
+    "dycoke",
+    "aim",
+    "folder",
+    "runlength",
+]
 OWN = ["dtd:exact=True", "aim:exact=True", "runlength:threshold=0.9"]
 
 

@@ -72,7 +72,7 @@ def test_flowcut_golden(golden: Path) -> None:
     assert prune_count(relation, frame, now, torch.tensor([5, 64]), 0).tolist() == [59, 0]
 
 
-def tome_by_hand(metric: Tensor, r: int, cls: bool) -> tuple[list[int], list[int]]:
+def tome_by_hand(metric: Tensor, r: int, cls: bool, penalty: list[float] | None = None) -> tuple[list[int], list[int]]:
     """Row into which each row merges, and the published order of those that stay, by loops."""
     n = len(metric)
     unit = normalize(metric, dim=-1)
@@ -81,6 +81,8 @@ def tome_by_hand(metric: Tensor, r: int, cls: bool) -> tuple[list[int], list[int
         scores = [(float(unit[a] @ unit[b]), -b) for b in range(1, n, 2)]
         if scores:
             best[a] = max(scores)
+            if penalty is not None:
+                best[a] = (best[a][0] - penalty[a], best[a][1])
     if cls:
         best[0] = (-9.0, 0)
     ranked = sorted(best, key=lambda a: (-best[a][0], a))

@@ -209,3 +209,53 @@ def test_bad_options():
     for name, options in (("runlength", {"threshold": 0.5}), ("dycoke", {"exact": True}), ("aim", {"exact": True})):
         with pytest.raises(InputError, match="takes no budget"):
             build(name, **options, keep=0.5)
+
+
+def folded(x: Tensor, penalty: list[float], count: int, scale: bool = False) -> list[tuple[list[int], Tensor]]:
+    """One frame by FOLDER's rounds, row by row: members and features of each token, by rising first member."""
+    rows = [([i], x[i].double(), penalty[i]) for i in range(len(x))]
+    start = len(rows)
+    while len(rows) > count:
+        unit = [normalize(r[1], dim=0) for r in rows]
+        odd = range(1, len(rows), 2)
+        best = {a: max((float(unit[a] @ unit[b]), -b) for b in odd) for a in range(0, len(rows), 2)}
+        order = sorted(best, key=lambda a: (rows[a][2] - best[a][0], a))
+        gone = order[: min(len(rows) // 2, len(rows) - count)]
+        made = []
+        for i, row in enumerate(rows):
+            if i in gone:
+                continue
+            parts = [row, *(rows[a] for a in gone if -best[a][1] == i)]
+            total = sum(len(p[0]) for p in parts)
+            mean: Tensor = sum(p[1] * len(p[0]) for p in parts) / total  # type: ignore[assignment]
+            made.append((sorted(sum((p[0] for p in parts), [])), mean, sum(p[2] for p in parts) / len(parts)))
+        rows = made
+    grow = [1 + torch.tensor(float(len(r[0]))).log() if scale and 2 * count > start else 1.0 for r in rows]
+    return [(r[0], r[1] * g) for r, g in zip(rows, grow, strict=True)]
+
+
+@pytest.mark.parametrize("count", [10, 7, 2, 1])
+@pytest.mark.parametrize("options", [{}, {"scale": True}, {"alpha": 5.0}], ids=str)
+def test_folder_against_loops(count: int, options: dict) -> None:
+    tokens = video(2, 3, 4, seed=count)
+    attention = torch.rand(24, generator=torch.Generator().manual_seed(1))
+    out = build("folder", **options).reduce(
+        tokens.with_signals(cls_attention=attention), Budget(tokens=2 * count), Context()
+    )
+    expected: dict[tuple[int, ...], Tensor] = {}
+    for t in range(2):
+        rows = slice(12 * t, 12 * t + 12)
+        penalty = (100 * options.get("alpha", 0.0) * attention[rows]).tolist()
+        for members, x in folded(tokens.x[rows], penalty, count, options.get("scale", False)):
+            expected[tuple(12 * t + i for i in members)] = x
+    got = {tuple((out.source == i).nonzero().squeeze(1).tolist()): out.x[i] for i in range(len(out))}
+    assert set(got) == set(expected)
+    for members, x in got.items():
+        torch.testing.assert_close(x.double(), expected[members].double(), atol=1e-5, rtol=1e-5)
+
+
+def test_folder_asks_for_what_its_options_read() -> None:
+    tokens = video(2)
+    for options, lack in (({"alpha": 1.0}, "cls_attention or received_attention"), ({"metric": "keys"}, "keys")):
+        with pytest.raises(InputError, match=f"needs {lack}"):
+            build("folder", **options).reduce(tokens, Budget(tokens=4), Context())

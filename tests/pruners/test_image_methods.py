@@ -358,3 +358,30 @@ def test_parameters_out_of_range_are_refused(plan, options):
 def test_methods_that_need_a_question_say_so(plan):
     with pytest.raises(InputError, match="text"):
         build(plan).reduce(sample(12, 0, ["cls_attention"]), Budget(tokens=3), Context())
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.7, 20.0])
+def test_catp_against_the_formula(weight: float):
+    tokens = sample(30, 4)
+    generator = torch.Generator().manual_seed(5)
+    question, paired = (torch.randn(3, 12, generator=generator) for _ in range(2))
+
+    def picks(text):
+        x = normalize(tokens.x.double(), dim=1)
+        like = (1 + x @ x.T) / 2
+        align = (1 + x @ normalize(text.double().mean(0), dim=0)) / 2
+        found: list[int] = []
+        for _ in range(9):
+            value = {
+                j: float(like[:, [*found, j]].amax(1).sum() + weight * align[[*found, j]].sum())
+                for j in range(30)
+                if j not in found
+            }
+            found.append(max(value, key=lambda j: (value[j], -j)))
+        return sorted(found)
+
+    method = build("catp", lambda_1=weight)
+    both = method.reduce(tokens, Budget(tokens=9), Context(text=[question], paired=[paired]))
+    alone = method.reduce(tokens, Budget(tokens=9), Context(text=[question]))
+    assert kept(both) == picks(paired) and kept(alone) == picks(question)
+    assert (picks(paired) != picks(question)) == (weight > 0)

@@ -179,7 +179,7 @@ def _question(
         plan = entry.plan(None if entry.like is None else kept[entry.like])
         told, led = asked.led(plan, stock.tokens, len(stock.tokens))
         kept[entry.name] = told.report.tokens
-        one = _reading(place | {"plan": entry.name}, stock, told, str(plan), free, led)
+        one = measured(place | {"plan": entry.name}, stock, told, str(plan), free, led)
         found.append(one)
         if layers:
             found += _by_layer(asked, plan, one, stock, free)
@@ -199,11 +199,14 @@ def _by_layer(asked: Asked, plan: Any, one: Reading, stock: Answer, free: list[T
     return found
 
 
-def _reading(
+def measured(
     place: dict[str, Any], stock: Answer, told: Answer, stages: str, free: list[Tensor], led: list[Tensor]
 ) -> Reading:
+    """The reading of a plan led along ``stock``; ``free`` and ``led`` are the log-probabilities of both runs."""
     report = told.report
-    cost = {"stock": report.cells, "tokens": report.tokens, "encoded": report.encoded, "notes": report.notes}
+    spent = report.milliseconds
+    cost = {"reduce_ms": spent.get("reduce", 0.0), "prefill_ms": spent.get("prefill", 0.0)}
+    cost |= {"stock": report.cells, "tokens": report.tokens, "encoded": report.encoded, "notes": report.notes}
     return Reading(**place, stages=stages, answer=stock.text, steps=len(free), **cost, **_apart(free, led))
 
 

@@ -19,6 +19,13 @@ class Reading:
         agree: share of the steps at which the most likely token is the same.
         same: whether all are: then the plan's own greedy answer is the same one.
         notes: caps, fallbacks and warnings.
+        reduce_ms, prefill_ms: milliseconds of the stages after the encoder, the selection of tokens, and of reading the
+            prompt.
+        mdi, aei: attention of generated tokens on text columns of the prompt over that on visual ones, each a column,
+            and the share of text over its share of columns, by depth ("early", "middle", "late"): 1 is balance. None
+            where not measured. ``mdi`` falls with the number of visual columns by itself: no goal, and comparable at
+            equal counts only.
+        visual_mass: share of all attention of generated tokens that is on visual columns, by depth.
         layer: the first layer that holds, where those before it and the encoder compute everything; None for the plan
             itself.
     """
@@ -39,3 +46,8 @@ class Reading:
     same: bool
     notes: list[str] = field(default_factory=list)
     layer: int | None = None
+    reduce_ms: float = 0.0
+    prefill_ms: float = 0.0
+    mdi: dict[str, float] | None = None
+    aei: dict[str, float] | None = None
+    visual_mass: dict[str, float] | None = None

@@ -13,10 +13,12 @@ from rich.text import Text
 from vtoken.bench.fidelity_reading import Reading
 from vtoken.output.console import terminal
 
-HEADS = ("rows", "share %", "encoded %", "KL, nats", "worst", "next token %", "same answer %")
+HEADS = ("rows", "share %", "encoded %", "select ms", "KL, nats", "worst question", "worst")
+HEADS += ("next token %", "same answer %")
 CAPTION = (
-    "rows: visual rows of the language model; KL: of the next token, mean over the tokens of an answer, then over "
-    "questions and videos; worst: the largest of any token",
+    "rows: visual rows of the language model; select: time of the stages after the encoder, mean of a question",
+    "KL: of the next token, mean over the tokens of an answer, then over questions and videos; worst question: the "
+    "question whose mean over videos is the largest; worst: the largest of any token",
     "next token: the most likely one is that with all tokens; same answer: at every token, so that the plan's own "
     "greedy answer is the same",
 )
@@ -33,13 +35,21 @@ def table(found: Sequence[Reading]) -> list[tuple[float, str, list[str]]]:
             f"{fmean(r.tokens for r in some):,.0f}",
             f"{100 * sum(r.tokens for r in some) / stock:.1f}",
             f"{100 * sum(r.encoded for r in some) / stock:.1f}",
+            f"{fmean(r.reduce_ms for r in some):.1f}",
             f"{fmean(r.kl for r in some):.4f}",
+            f"{_worst_question(some):.4f}",
             f"{max(r.worst for r in some):.3f}",
             f"{100 * fmean(r.agree for r in some):.1f}",
             f"{100 * fmean(r.same for r in some):.1f}",
         ]
         lines.append((fps, plan if layer is None else f"{plan}, from layer {layer}", cells))
     return lines
+
+
+def _worst_question(some: Sequence[Reading]) -> float:
+    """KL of the question that a plan answers worst: the largest mean over videos."""
+    questions = dict.fromkeys(r.question for r in some)
+    return max(fmean(r.kl for r in some if r.question == q) for q in questions)
 
 
 def captions(found: Sequence[Reading]) -> list[str]:

@@ -142,7 +142,7 @@ def _reduce(plan: Plan, passed: Pass) -> tuple[int, float, list[str]]:
     """Rows of the language model, milliseconds, and notes of the stages after the encoder."""
     tokens = passed.tokens
     question = torch.randn(QUESTION, tokens.x.shape[1], generator=torch.Generator().manual_seed(0))
-    context = Context([passed.seconds], [question], [passed.stock])
+    context = Context([passed.seconds], [question], total=[passed.stock])
     start = time.perf_counter()
     kept = plan.reduce(tokens, context)
     spent = (time.perf_counter() - start) * 1e3

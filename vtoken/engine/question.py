@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from torch import Tensor
 from vtoken.engine.call import Call
 from vtoken.engine.encode import Rows
 from vtoken.engine.masks import padding
+
+if TYPE_CHECKING:
+    from vtoken.engine.rows import Unit
 
 
 def question_embeddings(call: Call, inputs: dict[str, Any], rows: list[Rows], owner: list[int]) -> list[Tensor]:
@@ -36,6 +40,32 @@ def question_embeddings(call: Call, inputs: dict[str, Any], rows: list[Rows], ow
         found = [_span(ids[b], visual[b], real[b], special, ends) for b in range(len(ids))]
     embedded = [table(q).detach() for q in found]
     return [embedded[b] for b in owner]
+
+
+def paired_embeddings(
+    call: Call, inputs: dict[str, Any], units: Sequence[Unit], question: list[Tensor]
+) -> list[Tensor]:
+    """Embeddings [M, D] of the text between each unit and the next one of its prompt, without special tokens.
+
+    The question, where that text is empty, where a unit is the last one of its prompt, and where a prompt has one.
+
+    Args:
+        units: images and videos.
+        question: embeddings of the question of each.
+    """
+    ids, table = inputs["input_ids"], call.model.get_input_embeddings()
+    special = torch.tensor(sorted(special_ids(call.model)), device=ids.device)
+    columns = [u.rows.column[u.start : u.stop] for u in units]
+    spans = [(int(c.min()), int(c.max()) + 1) if len(c) else (0, 0) for c in columns]
+    found = list(question)
+    for u, unit in enumerate(units):
+        end = spans[u][1]
+        later = [s for v, (s, _) in enumerate(spans) if units[v].sample == unit.sample and s >= end > 0]
+        if later:
+            text = ids[unit.sample, end : min(later)]
+            text = text[~torch.isin(text, special)]
+            found[u] = table(text).detach() if len(text) else found[u]
+    return found
 
 
 def _span(ids: Tensor, visual: Tensor, real: Tensor, special: Tensor, ends: Tensor) -> Tensor:

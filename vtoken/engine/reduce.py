@@ -15,7 +15,7 @@ from vtoken.data.tokens import Tokens
 from vtoken.engine.call import Call
 from vtoken.engine.encode import Rows, float32
 from vtoken.engine.masks import padding
-from vtoken.engine.question import question_embeddings
+from vtoken.engine.question import paired_embeddings, question_embeddings
 from vtoken.engine.rows import ROW, Filled, Unit, dropped, held
 from vtoken.engine.splice import Cut, cut_of
 from vtoken.families.features import Features
@@ -184,7 +184,9 @@ def _pack(call: Call, inputs: dict[str, Any], rows: list[Rows], units: list[Unit
     extra = {"lm_head": call.model.get_output_embeddings()}
     questions = None if call.questions is None else [call.questions[b] for b in owner]
     seconds = [u.seconds for u in units]
-    return tokens, Context(seconds, text, total, prompt=owner, given=call.signals, questions=questions, extra=extra)
+    told = {"given": call.signals, "questions": questions, "extra": extra}
+    paired = None if text is None else paired_embeddings(call, inputs, units, text)
+    return tokens, Context(seconds, text, paired, total, prompt=owner, **told)
 
 
 def _cell_states(unit: Unit, kept: Tokens, target: Tensor, filled: Filled) -> Tensor:

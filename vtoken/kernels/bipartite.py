@@ -31,7 +31,7 @@ class Match(NamedTuple):
 
 
 @torch.no_grad()
-def bipartite_match(metric: Tensor, r: Tensor, class_token: bool = False) -> Match:
+def bipartite_match(metric: Tensor, r: Tensor, class_token: bool = False, penalty: Tensor | None = None) -> Match:
     """ToMe: of the even rows, the ``r`` most similar to an odd one are merged into it (arXiv 2210.09461).
 
     Cosines in float32, a block of rows at a time; the matrix of all of them is never in memory.
@@ -40,6 +40,8 @@ def bipartite_match(metric: Tensor, r: Tensor, class_token: bool = False) -> Mat
         metric: [S, n, d], rows of S segments of one length, any floating dtype.
         r: int64 [S], rows to merge away, cut to half of what is not protected.
         class_token: whether the first row never merges.
+        penalty: floating [S, n], taken off the best cosine of each even row (Turbo, FOLDER), so that rows with a large
+            one stay; runs in plain torch on every device.
 
     Returns:
         ``Match``; its order is unmerged even rows by falling similarity (rising row with a class token), odd rows.
@@ -49,15 +51,19 @@ def bipartite_match(metric: Tensor, r: Tensor, class_token: bool = False) -> Mat
     """
     if metric.dim() != 3 or r.shape != metric.shape[:1]:
         raise InputError(f"bipartite_match: metric [S, n, d] and r [S], got {list(metric.shape)} and {list(r.shape)}")
+    if penalty is not None and penalty.shape != metric.shape[:2]:
+        raise InputError(f"bipartite_match: penalty must be {list(metric.shape[:2])}, got {list(penalty.shape)}")
     segments, n, _ = metric.shape
     into = torch.arange(n, device=metric.device).repeat(segments, 1)
     if n < 2 or segments == 0:
         return Match(into, into.clone())
     r = r.clamp(min=0, max=(n - class_token) // 2)
-    found = by_triton(metric, "bipartite.bipartite_match", metric, r, class_token)
+    found = None if penalty is not None else by_triton(metric, "bipartite.bipartite_match", metric, r, class_token)
     if found is not None:
         return Match(*found)
     best, partner = _nearest(metric)
+    if penalty is not None:
+        best = best - penalty[:, ::2].float()
     if class_token:
         best[:, 0] = -torch.inf
     place = _places(best)

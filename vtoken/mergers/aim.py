@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from vtoken.data.tokens import Tokens
-from vtoken.kernels.bipartite import bipartite_match, groups
 from vtoken.kernels.units import batches, frames
 from vtoken.methods.merger import Groups, Merger, in_order
 from vtoken.methods.reducer import Context
 from vtoken.methods.registry import register
+from vtoken.methods.rounds import merge_rounds
 
 
 @register("aim")
@@ -48,28 +48,6 @@ class AIM(Merger):
         weight = torch.ones(len(tokens), device=unit.device, dtype=torch.float32)
         for rows, units, count in batches(unit, quota):
             size = torch.ones_like(weight[rows]) if self.exact else tokens.size[rows].float()
-            local, share = _rounds(tokens.x[rows].float(), size, count, self.exact)
+            local, share = merge_rounds(tokens.x[rows].float(), size, count, self.exact)
             number[rows], weight[rows] = start[units][:, None] + local, share
         return Groups(number, weight) if self.exact else in_order(number, tokens.size)
-
-
-def _rounds(x: Tensor, size: Tensor, count: int, published: bool) -> tuple[Tensor, Tensor]:
-    """Merge [B, S, D] down to ``count``: the number of each token, int64 [B, S], and its share in the fused one.
-
-    As published, every round weighs all tokens equally and leaves them in the order of the matching, which decides
-    which tokens may merge in the next one; else they are in raster order.
-    """
-    number = torch.arange(x.shape[1], device=x.device).expand(x.shape[:2])
-    share, segment = torch.ones_like(size), torch.arange(len(x), device=x.device)
-    while (n := x.shape[1]) > count:
-        left = n - min(n // 2, n - count)
-        target = (
-            groups(bipartite_match(x, torch.full_like(segment, n - left)), published, left) - left * segment[:, None]
-        )
-        total = size.new_zeros(len(x), left).scatter_add_(1, target, size)
-        own = size / total.gather(1, target)
-        x = x.new_zeros(len(x), left, x.shape[2]).scatter_add_(1, target[..., None].expand_as(x), x * own[..., None])
-        share = share * own.gather(1, number)
-        number = target.gather(1, number)
-        size = torch.ones_like(total) if published else total
-    return number, share

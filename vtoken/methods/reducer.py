@@ -35,6 +35,8 @@ class Context:
         seconds: length of each sample's video in seconds, one entry a sample; nan where unknown.
         text: embeddings of the question's tokens [M, D] for each sample, or None. A method gets them only where its
             ``wants`` names "text".
+        paired: embeddings [M, D] of the text that belongs to each sample, between it and the next one, for prompts of
+            images in context; the question where there is none. Given where ``text`` is.
         total: tokens each sample had before any stage, or None where this is the first stage.
         sample: the sample at hand, an image or a video; the base sets it.
         prompt: the prompt that each sample is in, whose samples share a budget; None where each is alone.
@@ -48,6 +50,7 @@ class Context:
 
     seconds: list[float] = field(default_factory=lambda: [math.nan])
     text: list[Tensor] | None = None
+    paired: list[Tensor] | None = None
     total: list[int] | None = None
     sample: int = 0
     prompt: list[int] | None = None
@@ -120,7 +123,7 @@ class Reducer(Budgeted):
             carried = ", ".join(sorted(given)) or "none"
             raise InputError(f"{self.name} needs {' and '.join(lacks)}; signals of these tokens: {carried}")
         if not reads_text:
-            context = replace(context, text=None)
+            context = replace(context, text=None, paired=None)
         budget = self.own_budget() or budget
         if budget is None and self.needs_budget:
             raise InputError(f"{self.name} needs a budget: give keep=, tokens= or per_second=")

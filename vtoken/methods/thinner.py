@@ -59,6 +59,10 @@ class Merging(Thinner):
 
     prop_attn: bool = True
 
+    def metric(self, step: Step) -> Tensor:
+        """What ``match`` compares, one row a cell: float32 [N, d]; the mean key over heads and patches."""
+        return step.content.float().mean(dim=1).unflatten(0, (-1, step.state.unit)).mean(dim=1)
+
     def match(self, metric: Tensor, r: Tensor, step: Step) -> Match:
         """Merges of segments of one length: metric float32 [S, n, d], CLS tokens first, and int64 [S] how many."""
         raise NotImplementedError(type(self).__name__)
@@ -92,7 +96,7 @@ class Merging(Thinner):
     def _rounds(self, step: Step, parts: Tensor, excess: Tensor, once: bool) -> Tensor | None:
         """Merge until the excess is gone; a round can halve a segment, so most layers need one."""
         cls = int(step.state.has_cls)
-        metric = step.content.float().mean(dim=1).unflatten(0, (-1, step.state.unit)).mean(dim=1)
+        metric = self.metric(step)
         thin, group = step.state.thin, None
         assert thin is not None
         size = thin.size
