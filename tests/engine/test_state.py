@@ -233,8 +233,7 @@ def test_what_cannot_run_on_chunks_is_refused() -> None:
         ("fastv", "language model"),
         ("grt:recall=2", "leave that option out"),
         ("hold:tau=0 | divprune:keep=0.5", "leave the stage hold out"),
-        ("grt:recall=2", "whole video at once"),
-        ("grt:anchors=(1,reuse)", "whole video at once"),
+        ("grt:anchors=(1,reuse)", "leave that option out"),
     ):
         with pytest.raises(UnsupportedError, match=word):
             state_of(name, plan)
