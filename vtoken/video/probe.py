@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vtoken.errors import VideoError
 from vtoken.video import orientation
@@ -102,7 +102,9 @@ def _best(file: InputContainer, path: str) -> VideoStream:
 def _is_cover(stream: VideoStream) -> bool:
     from av.stream import Disposition
 
-    return bool(int(stream.disposition) & int(Disposition.attached_pic | Disposition.timed_thumbnails))
+    cover = Disposition.attached_pic | Disposition.timed_thumbnails
+    own: Any = stream.disposition  # whole numbers in PyAV 16, flags that are none before it
+    return bool(getattr(own, "value", own) & cover.value)
 
 
 def _length(clip: Clip, file: InputContainer, stream: VideoStream) -> None:
