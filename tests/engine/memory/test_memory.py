@@ -69,13 +69,22 @@ def test_time_stamps_leave_with_the_last_cell(policy):
     assert own.memory.evicted > 0
 
 
-def test_heads_choose_apart():
-    own = Fed("qwen3_vl", policy="value_norm", tokens=40)
+def test_every_head_keeps_its_own_best_cells():
+    """Of one eviction: the cells with the largest values, for each head of each layer, beside the forced first one."""
+    own = Fed("qwen3_vl", stamps=0, policy="value_norm", tokens=400)
     for _ in range(9):
         own.step()
-        own.evict()
-    sets = {tuple(rows[rows[:, 1] >= 0].flatten().tolist()) for layer in own.numbers() for rows in layer}
-    assert len(sets) > 1
+    own.memory.limits = Limits(tokens=40)
+    values = [layer.values[0, :, HEAD:].norm(dim=-1) for layer in attention_layers(own.cache)]
+    index = own.evict()
+    assert isinstance(index, list)
+    for norm, places in zip(values, index, strict=True):
+        norm[:, 0] = torch.inf
+        for head, row in zip(norm, places, strict=True):
+            assert row[:HEAD].tolist() == list(range(HEAD))
+            stays = torch.zeros(len(head), dtype=torch.bool).scatter(0, row[HEAD:] - HEAD, True)
+            assert int(stays.sum()) == 30 and head[stays].min() >= head[~stays].max()  # equal tokens have equal values
+        assert len({tuple(row.tolist()) for row in places}) == len(places) > 1
 
 
 def test_steps_without_cells_do_not_pile_up():
