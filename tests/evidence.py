@@ -23,7 +23,7 @@ ABSENT = {
     "large clips": "clips of several megabytes; VTOKEN_TEST_VIDEOS names their folder",
     "needs a GPU": "an accelerator",
     "torchvision": "cannot be installed beside the CPU build of torch",
-    "torchcodec": "its wheels are linked to CUDA, and cannot be imported beside the CPU build of torch",
+    "torchcodec": "needs the shared libraries of FFmpeg, which a fresh machine lacks",
     "torchao": "optional",
     "needs Ray": "large, for one engine of vtoken batch, whose rows the other engine's tests check too",
     "Playwright": "browser tests have a job of their own, make test-demo",

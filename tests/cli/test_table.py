@@ -40,3 +40,9 @@ def test_every_method_and_every_family_is_in_the_table() -> None:
 def test_links_lead_somewhere() -> None:
     for link in re.findall(r"]\(([^)#]+)", PAGE.read_text()):
         assert link.startswith("http") or (PAGE.parent / link).is_file(), link
+
+
+def test_the_readme_names_every_method() -> None:
+    text = (PAGE.parents[1] / "README.md").read_text().partition("## Methods")[2].partition("\n## ")[0]
+    missing = [name for name in registry.names() if f"`{name}`" not in text]
+    assert not missing, "the table of methods in the README lacks them"
