@@ -13,7 +13,7 @@ from vtoken.cli import main as cli
 @pytest.fixture(scope="module")
 def cells() -> list[joint.Cell]:
     data = accuracy_data.rendered("test", 1)
-    plans = ["none", "divprune:keep=0.1"]
+    plans = ["none", "divprune:keep=0.1", "grt"]
     return joint.measure(data, "reference", plans, ["float"], ["dynamic", "fp8"], 4.0)
 
 
@@ -24,11 +24,12 @@ def test_losses_are_counted_from_the_whole_model(cells: list[joint.Cell]) -> Non
     assert cut.loss == cut.alone == full.accuracy - cut.accuracy and cut.tokens < full.tokens / 5
 
 
-def test_a_cache_that_a_cut_prompt_cannot_have_says_so(cells: list[joint.Cell]) -> None:
+def test_a_cache_that_a_held_prompt_cannot_have_says_so(cells: list[joint.Cell]) -> None:
     at = {(c.plan, c.cache): c for c in cells}
     assert at["none", "fp8"].accuracy is not None, at["none", "fp8"].why
-    refused = at["divprune:keep=0.1", "fp8"]
-    assert refused.accuracy is None and "quantized" in refused.why and refused.loss is None
+    assert at["divprune:keep=0.1", "fp8"].loss is not None
+    refused = at["grt", "fp8"]
+    assert refused.accuracy is None and "hold" in refused.why and refused.loss is None
     assert "does not run" in joint.markdown(cells, "x", 1, 4.0)
 
 

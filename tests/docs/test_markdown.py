@@ -92,6 +92,7 @@ def check(line: str, targets: list[str], page: Path, capsys: pytest.CaptureFixtu
         assert stop.code in (0, None), f"{label(page)}: {line}: {capsys.readouterr().err}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "number", "text"), SNIPPETS, ids=label)
 def test_snippets_run(page: Path, number: int, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference model stands for a hub name here, and a clip of its world for lecture.mp4 and for a camera."""

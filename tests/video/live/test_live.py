@@ -32,6 +32,7 @@ def clips(tmp_path_factory):
     return encoded(folder / "a.ts", 60), encoded(folder / "b.ts", 40, size=(64, 96), first=900.0)
 
 
+@pytest.mark.slow
 def test_a_sender_that_stalls_dies_and_comes_back(clips, monkeypatch):
     """Three connections: one stalls, one joins in mid-picture and dies, one comes after a pause in another size."""
     monkeypatch.setattr(live_module, "FIRST", 0.1)
