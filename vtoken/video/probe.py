@@ -53,7 +53,7 @@ def probe(path: str) -> Clip:
             place=[s.index for s in file.streams.video].index(stream.index),
             container=file.format.name,
             upright=upright,
-            transfer=TRANSFER.get(int(frame.color_trc), ""),
+            transfer=TRANSFER.get(int(getattr(frame, "color_trc", 0)), ""),
             interlaced=bool(frame.interlaced_frame),
         )
         _length(clip, file, stream)
