@@ -67,5 +67,6 @@ def print_answers(asked: Sequence[data.Question], found: Sequence[Answers]) -> N
     table.add_row("ms for all questions", "", *(f"{f.milliseconds:.0f}" for f in found))
     terminal().print(table)
     terminal().print(
-        f"[dim]reference model on a CPU, {torch.get_num_threads()} threads; reading and encoding included; median of {REPEATS} runs[/]"
+        f"[dim]reference model on a CPU, {torch.get_num_threads()} threads; reading and encoding included; "
+        f"median of {REPEATS} runs[/]"
     )
