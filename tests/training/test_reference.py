@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from training import program
+from vtoken.output import program
 from training.reference import batches, train
 from training.reference.guide import HEADS, earlier, targets
 from training.reference.labels import IGNORE, LANGUAGE, VISION, language_labels, vision_labels
