@@ -44,7 +44,7 @@ class Settings:
     seed: int = 0
     keep: tuple[float, float] = (0.05, 0.5)
     text: bool = True
-    layer: float = 0.75
+    layer: float = 0.5
     lr: float = 1e-3
     fps: tuple[int, ...] = (8, 16)
     clips: int = 2
