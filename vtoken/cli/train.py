@@ -22,9 +22,7 @@ def add(commands: Any, command: Any) -> None:
     to.add_argument("--no-text", action="store_true", help="the scorer does not read the question")
     to.add_argument("--attention-steps", type=int, default=400, metavar="N", help="updates on attention (default 400)")
     to.add_argument("--steps", type=int, default=400, metavar="N", help="updates end to end after them (default 400)")
-    to.add_argument(
-        "--layer", type=float, default=0.5, help="of the attention, as a share of the depth (default 0.5)"
-    )
+    to.add_argument("--layer", type=float, default=0.5, help="of the attention, as a share of the depth (default 0.5)")
     to.add_argument("--fps", default="8,16", help="rates of the clips (default 8,16)")
     to.add_argument("--clips", type=int, default=2, metavar="N", help="DenseQA clips a step (default 2)")
     to.add_argument("--questions", type=int, default=6, metavar="N", help="questions about each (default 6)")

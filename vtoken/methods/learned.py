@@ -155,8 +155,8 @@ def save(net: ScorerNet, path: str | Path) -> Path:
     return out
 
 
-def load(path: str | Path) -> ScorerNet:
-    """Read a scorer; the same folder is read once.
+def load(path: str | Path, device: torch.device | str = "cpu") -> ScorerNet:
+    """Read a scorer onto a device; the same folder is read once for each.
 
     Raises:
         InputError: the folder or a file is missing, or is not a scorer of this version.
@@ -165,11 +165,11 @@ def load(path: str | Path) -> ScorerNet:
     for name in (CONFIG, WEIGHTS):
         if not (path / name).is_file():
             raise InputError(f"{path}: no scorer is there ({name} is missing); `vtoken train scorer` makes one")
-    return _load(path, *(int((path / name).stat().st_mtime_ns) for name in (CONFIG, WEIGHTS)))
+    return _load(path, str(device), *(int((path / name).stat().st_mtime_ns) for name in (CONFIG, WEIGHTS)))
 
 
 @lru_cache(maxsize=4)
-def _load(path: Path, *_changed: int) -> ScorerNet:
+def _load(path: Path, device: str, *_changed: int) -> ScorerNet:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -188,7 +188,7 @@ def _load(path: Path, *_changed: int) -> ScorerNet:
     except (RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise InputError(f"{path / WEIGHTS}: does not fit {CONFIG} or is damaged ({first})") from error
-    return net.eval().requires_grad_(False)
+    return net.to(device).eval().requires_grad_(False)
 
 
 def _plain(value: Any) -> Any:

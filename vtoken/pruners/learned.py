@@ -46,16 +46,17 @@ class Learned(Scorer):
                 "learned needs weights=FOLDER, a scorer that `vtoken train scorer` made; weights=reference is that of "
                 "the reference model"
             )
-        self.network()
+        learned.load(self.folder)
 
-    def network(self) -> learned.ScorerNet:
-        return learned.load(SHIPPED if self.weights == "reference" else self.weights)
+    @property
+    def folder(self) -> Path:
+        """Where the scorer is."""
+        return SHIPPED if self.weights == "reference" else Path(self.weights)
 
     def score(self, tokens: Tokens, context: Context) -> Tensor:
-        net = self.network()
+        net = learned.load(self.folder, tokens.x.device)
         self._check(net.shape, tokens, context)
         text = text_of(context, self.name, tokens.x.shape[1]) if net.shape.text else None
-        net = net.to(tokens.x.device)
         return net(tokens.x, places(tokens), text)
 
     def _check(self, shape: learned.Shape, tokens: Tokens, context: Context) -> None:
