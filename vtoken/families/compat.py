@@ -146,6 +146,11 @@ def handed(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     return {n: v for n, v in inputs.items() if n != CACHE} | {name: inputs[CACHE]}
 
 
+def behind(model: Any, cache: Any) -> dict[str, Any]:
+    """The arguments with which a model or its base model reads on behind a cache, and fills it."""
+    return handed(model, {CACHE: cache, "use_cache": True})
+
+
 def handing(model: Any, function: Callable[..., Any]) -> Callable[..., Any]:
     """A method of a model that takes arguments under vtoken's names."""
     return lambda **inputs: function(**handed(model, inputs))
