@@ -118,7 +118,7 @@ def measure(
 
 
 def rows(found: Sequence[Asked]) -> list[tuple[str, ...]]:
-    """Way, accuracy of each turn, of the first, of the later ones, their difference with intervals, tokens of a turn."""
+    """Way, accuracy of each turn, of the first, of the later ones, with intervals, tokens and clips."""
     out = []
     for way in dict.fromkeys(a.way for a in found):
         own = [a for a in found if a.way == way]
@@ -147,10 +147,9 @@ def markdown(found: Sequence[Asked], turns: int, fps: float, model: str) -> str:
     top = heads(turns)
     lines = [f"| {' | '.join(top)} |", f"|{'---|' * len(top)}"]
     lines += ["| " + " | ".join(text.replace("|", "/") for text in row) + " |" for row in rows(found)]
-    return (
-        f"# Accuracy by turn\n\nPercent of exact answers, 95 % intervals over clips in brackets. DenseQA {SPLIT} clips, "
-        f"{fps:g} frames a second, {turns} questions a chat; {model}; {describe('cpu')}\n\n" + "\n".join([*lines, ""])
-    )
+    told = f"DenseQA {SPLIT} clips, {fps:g} frames a second, {turns} questions a chat; {model}; {describe('cpu')}"
+    what = "Percent of exact answers, 95 % intervals over clips in brackets."
+    return "\n".join(["# Accuracy by turn\n", f"{what} {told}\n", *lines, ""])
 
 
 def run(model: str, plans: Sequence[str], clips: int, turns: int, fps: float, out: str) -> list[Asked]:
