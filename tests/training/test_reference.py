@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,14 @@ from vtoken.reference.questions import ask_all
 from vtoken.reference.world import script
 
 SIZES = {"layers": 3, "depth": 1}
+
+
+@pytest.fixture(autouse=True)
+def _precision() -> Iterator[None]:
+    """The program sets it for its whole process."""
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
 
 
 def _steps(state: train.State, n: int) -> None:
