@@ -1,6 +1,6 @@
 """What could stand in for hold where attention cannot see every slot, on the reference model.
 
-    python -m benchmarks.hold_fallback                                        # 80 validation clips, minutes
+    python -m benchmarks.hold_fallback                                        # 60 validation clips, minutes
     python -m benchmarks.hold_fallback --out docs/benchmarks/hold_fallback.txt
 
 The same rows of each plan, read in several ways, all written out here layer by layer and without the engine:
@@ -136,7 +136,7 @@ class Reader:
         row = clip.shows[seen]
         count = torch.bincount(row, minlength=p).clamp(min=1)
         cos, sin = (a[0] for a in self.rotary.between(near[:, row][:, None], self.positions[:, seen][:, None]))
-        mean = [torch.zeros(p, a.shape[1]).index_add(0, row, a) / count[:, None] for a in (cos, sin)]
+        mean_cos, mean_sin = (torch.zeros(p, a.shape[1]).index_add(0, row, a) / count[:, None] for a in (cos, sin))
         among = self.packer._mask(p, starts, asked)[0, 0][:, p:]
         bias = way.log * count.log()
         masks = {  # by whether slots are seen: of the video's rows, and of the questions
@@ -149,7 +149,7 @@ class Reader:
         x = torch.cat([clip.embeds, self.model.get_input_embeddings()(text[0])])[None]
         for layer in self.text.layers:
             q, k, v = self._heads(layer, x, angles)
-            rows = turn(k[:, :, :p], *mean, self.rotary.neighbours) if way.smear else k[:, :, :p]
+            rows = turn(k[:, :, :p], mean_cos, mean_sin, self.rotary.neighbours) if way.smear else k[:, :, :p]
             slots = turn(k[:, :, :p][:, :, row], cos, sin, self.rotary.neighbours)
             keys = {False: (rows, v[:, :, :p]), True: (slots, v[:, :, :p][:, :, row])}
             video = attend(q[:, :, :p], *keys[way.video], attn_mask=masks[way.video][0])
@@ -221,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.hold_fallback", description=__doc__, formatter_class=about
     )
-    parser.add_argument("--clips", type=int, default=80)
+    parser.add_argument("--clips", type=int, default=60)
     parser.add_argument("--seed", type=int, default=SEED, help=f"first validation clip (default {SEED})")
     parser.add_argument("--out", type=Path, help="write the table here too")
     args = parser.parse_args(argv)

@@ -62,7 +62,7 @@ def difference(model: Any, processor: Any, picture: np.ndarray) -> list[tuple[fl
         a, b = a[:, :, visual], b[:, :, visual]
         return float((a - b).norm() / a.norm())
 
-    pairs = zip(full.layers, held.layers, strict=True)
+    pairs: Any = zip(full.layers, held.layers, strict=True)
     return [(apart(f.keys, h.keys), apart(f.values, h.values)) for f, h in pairs]
 
 

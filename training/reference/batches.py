@@ -111,7 +111,9 @@ class Packer:
             inputs = {"input_ids": row[None], "mm_token_type_ids": kinds[None], key: grid}
             if fps and second.is_one(self.model):
                 inputs["second_per_grid_ts"] = torch.tensor([2 / fps])
-            where = trained(self.model, inputs, rope_positions(self.model, inputs, False)[0])
+            stock, _ = rope_positions(self.model, inputs, False)
+            assert stock is not None  # both families have M-RoPE
+            where = trained(self.model, inputs, stock)
             self.prefixes[fps] = (row, where[:, 0])
         return self.prefixes[fps]
 
