@@ -1,6 +1,6 @@
 """What the pixel cap of a processor does to high frame rates: the size of frames, their detail and the cells encoded.
 
-    python -m benchmarks.pixels vtest.avi syn_slides.mp4 --out docs/benchmarks
+    python -m benchmarks.pixels vtest.avi lecture.mp4 --out docs/benchmarks
 
 Every clip is read at every rate under the plan "grt", once with the cap of Qwen3-VL's processor on all cells of all
 frames (``pixels="stock"``), and once on the cells that the gate keeps (``pixels="gated"``). Detail is the PSNR between
