@@ -99,5 +99,5 @@ def why_not_held(model: Any, plan: Plan) -> str | None:
     why = supports(model.config)
     attention = attention_of(model)
     if why is None and attention not in MASKED:
-        why = f"attn_implementation={attention!r} takes no mask; 'sdpa' does"
+        why = f"attn_implementation={attention!r} takes no mask in the prefill; attn_implementation='sdpa' does"
     return why
