@@ -234,8 +234,8 @@ def _planes(frames: Frames, preprocess: Preprocessor, grid: Grid, gate: Gate) ->
     if gate.signal == "rgb":
         return _colour(frames, preprocess, grid)
     planes = np.empty((len(frames), grid.height, grid.width), np.uint8)
-    for plane, out in zip(frames.luma, planes, strict=True):
-        preprocess.luma(plane, grid, out)
+    for i, out in enumerate(planes):
+        preprocess.luma(frames.plane(i), grid, out)
     return planes
 
 

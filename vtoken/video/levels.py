@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor
 
 from vtoken.kernels.luma import of_levels
-from vtoken.video.resample import resize_patches
 
 AT_ONCE = 1 << 17  # values
 
@@ -71,28 +69,8 @@ def cut_whole(frames: Tensor, keep: np.ndarray, patch: int, merge: int) -> Tenso
     return cells.reshape(len(cells) * merge**2, -1)
 
 
-def cut_alone(
-    images: Sequence[np.ndarray],
-    size: tuple[int, int],
-    offset: tuple[int, int],
-    keep: np.ndarray,
-    patch: int,
-    merge: int,
-    mode: str,
-) -> Tensor:
-    """The same rows, from images uint8 [H, W, 3] of which only the kept cells are resized to their part of ``size``.
-
-    Args:
-        offset: (row, column) of the resized image at which the cells begin.
-    """
-    rows, columns = patches_of(keep, merge)
-    cells = resize_patches(images, size, patch, rows, columns, offset, mode)
-    return torch.from_numpy(cells).flatten(1)
-
-
-def patches_of(keep: np.ndarray, merge: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns, int64 [n * merge**2], of the patches of the kept cells, those of a cell together."""
-    inside = np.arange(merge)
-    row, column = (x.reshape(-1, 1, 1) * merge for x in np.nonzero(keep))
-    rows, columns = np.broadcast_arrays(row + inside[:, None], column + inside)
-    return rows.ravel(), columns.ravel()
+def cells_as_rows(cells: np.ndarray, patch: int, merge: int) -> Tensor:
+    """The same rows of cells that were resized alone, uint8 [n, T, side, 3, side]."""
+    n, count = cells.shape[:2]
+    blocks = cells.reshape(n, count, merge, patch, 3, merge, patch).transpose(0, 2, 5, 4, 1, 3, 6)
+    return torch.from_numpy(blocks.reshape(n * merge**2, -1))

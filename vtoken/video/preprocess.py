@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vtoken.data.frames import Frames, Grid
 from vtoken.errors import InputError
-from vtoken.video.levels import Normalise, cut_alone, cut_whole, patches_of
-from vtoken.video.resample import source_rows
+from vtoken.video.levels import Normalise, cells_as_rows, cut_whole
+from vtoken.video.resample import resize_cells
 from vtoken.video.sizes import center_crop, shortest_edge, smart_resize, smart_resize_clip
 
 SHRINKS = 3.0  # pixels of a frame for each of the resized one
@@ -180,8 +180,8 @@ class Preprocessor:
     def levels(self, frames: Frames, grid: Grid, keep: np.ndarray) -> Tensor:
         """The rows of the kept cells alone before they are normalised.
 
-        Frames of a time step with nothing kept are neither converted to RGB nor resized; of the others only the rows
-        of pixels under kept cells are converted and, where few cells are kept, only the pixels under them resized.
+        Frames of a time step with nothing kept are neither converted to RGB nor resized; of the others only the pixels
+        under kept cells, where few cells are kept.
 
         Args:
             keep: bool [steps, rows, columns].
@@ -265,11 +265,16 @@ class Preprocessor:
             return cut_whole(torch.stack([resized[i] for i in indices]), keep, self.patch, self.merge)
         tall, wide = self._before_crop(*frames.size, grid)
         top, left = int((tall - grid.height) / 2), int((wide - grid.width) / 2)
-        patches = patches_of(keep, self.merge)[0]
-        spans = source_rows(frames.size[0], tall, self.patch, patches, top, self.resample)
-        images = {i: frames.rgb(i, spans) for i in dict.fromkeys(indices)}
-        images = [images[i] for i in indices]
-        return cut_alone(images, (tall, wide), (top, left), keep, self.patch, self.merge, self.resample)
+        cells = resize_cells(
+            lambda windows: frames.windows(indices, windows),
+            frames.size,
+            (tall, wide),
+            self.patch * self.merge,
+            *np.nonzero(keep),
+            (top, left),
+            self.resample,
+        )
+        return cells_as_rows(cells, self.patch, self.merge)
 
     def _pads(self, size: tuple[int, int], grid: Grid) -> bool:
         """Whether the centre crop reaches beyond the resized frame."""

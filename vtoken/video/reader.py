@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from vtoken.data.frames import Frames, Spans
+from vtoken.data.frames import Frames, Windows, columns_first
 from vtoken.errors import InputError, VideoError
 from vtoken.video import choice, files
 from vtoken.video import images as memory
 from vtoken.video.arguments import fps_of, positive_of, second_of, whole_of
 from vtoken.video.check import agree
+from vtoken.video.colour import windows_of
 from vtoken.video.probe import probe
 from vtoken.video.scan import frame_times, last_end, seconds
 from vtoken.video.source import Clip, Picture
@@ -95,10 +96,7 @@ class VideoReader:
         planes = [picture.luma for picture in pictures]
         if any(plane is None for plane in planes):
             return Frames(np.stack([picture.rgb() for picture in pictures]), pts, self.source)
-        luma = np.stack([plane() for plane in planes if plane is not None])
-        return Frames(
-            None, pts, self.source, luma=luma, convert=lambda i: pictures[i].rgb(), part=partial(_part, pictures)
-        )
+        return Frames(None, pts, self.source, lazy=Pictures(pictures, self.size))
 
     @property
     def duration(self) -> float | None:
@@ -176,9 +174,27 @@ class VideoReader:
         return f"VideoReader({self.source!r}, {self.size[1]}x{self.size[0]}, {length}, backend={self.backend!r})"
 
 
-def _part(pictures: list[Picture], index: int, rows: Spans) -> np.ndarray:
-    own = pictures[index].part
-    return pictures[index].rgb() if own is None else own(rows)
+@dataclass(frozen=True)
+class Pictures:
+    """Decoded pictures with luma, converted to RGB when asked; see ``data.frames.Lazy``."""
+
+    items: list[Picture]
+    size: tuple[int, int]
+
+    def rgb(self, index: int) -> np.ndarray:
+        return self.items[index].rgb()
+
+    def luma(self, index: int) -> np.ndarray:
+        plane = self.items[index].luma
+        assert plane is not None
+        return plane()
+
+    def windows(self, indices: Sequence[int], windows: Windows) -> np.ndarray:
+        frames = [self.items[i].decoded for i in indices]
+        if all(frame is not None for frame in frames):
+            return windows_of(frames, windows)
+        images = {i: self.rgb(i) for i in dict.fromkeys(indices)}
+        return columns_first([images[i] for i in indices], windows)
 
 
 def open_video(

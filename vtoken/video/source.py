@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from vtoken.data.frames import Spans
 from vtoken.video.orientation import Orientation
 
 
@@ -23,14 +23,14 @@ class Picture:
     Attributes:
         time: presentation time in seconds as the file has it, or None where the file has none.
         rgb: returns uint8 [H, W, 3].
-        luma: returns luma in video range, uint8 [H, W], as a copy; None where it is to be computed from RGB.
-        part: returns uint8 [H, W, 3] of which only the rows in these spans are sure; None where ``rgb`` is as quick.
+        luma: returns luma in video range, uint8 [H, W], maybe a view; None where it is to be computed from RGB.
+        decoded: PyAV's frame of which windows can be converted alone (see ``colour.py``), or None.
     """
 
     time: float | None
     rgb: Callable[[], np.ndarray]
     luma: Callable[[], np.ndarray] | None = None
-    part: Callable[[Spans], np.ndarray] | None = None
+    decoded: Any = None
 
 
 @dataclass
