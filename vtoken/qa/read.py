@@ -23,7 +23,7 @@ from vtoken.video import VideoReader, open_video
 from vtoken.video.ahead import Ahead
 from vtoken.video.preprocess import Preprocessor
 
-CHUNK = 32
+CHUNK = 16
 
 Progress = Callable[[str, float], None]  # the stage at hand and its share done, 0 to 1
 Stage = Callable[[str], AbstractContextManager[None]]
@@ -141,8 +141,8 @@ def pieces(
 ) -> Generator[Piece, None, None]:
     """Decode, gate and cut chunk by chunk; references and scenes count from the clip's start.
 
-    One thread decodes and a second one gates and cuts, each a chunk ahead of the next, while the caller works on a
-    piece. Closing the generator ends both.
+    One thread decodes and resizes what the gate reads, a second one gates, a third one cuts, each a chunk ahead of the
+    next, while the caller works on a piece. Closing the generator ends all.
 
     Args:
         gate: None keeps every cell.
@@ -156,9 +156,13 @@ def pieces(
     reader.chunk = max(unit, reader.chunk - reader.chunk % unit)
     grad = torch.is_grad_enabled()  # of this thread alone, so it is handed on
 
+    def gated() -> Iterator[Gated]:
+        with torch.set_grad_enabled(grad), Ahead(lambda: _seen(iter(reader), preprocess, gate, grid, stage)) as seen:
+            yield from _gated(seen, gate, grid, stage)
+
     def cut() -> Iterator[Piece]:
-        with torch.set_grad_enabled(grad), Ahead(lambda: _timed(iter(reader), stage)) as chunks:
-            yield from cut_pieces(chunks, preprocess, gate, grid, stage, pathways)
+        with torch.set_grad_enabled(grad), Ahead(gated) as chunks:
+            yield from _cut(chunks, preprocess, grid, stage, pathways)
 
     seen = 0
     with Ahead(cut) as made:
@@ -172,13 +176,21 @@ def pieces(
         )
 
 
-def _timed(chunks: Iterator[Frames], stage: Stage) -> Iterator[Frames]:
+Seen = tuple[Frames, np.ndarray | None]  # a chunk, and its planes as the gate reads them
+Gated = tuple[Frames, GateMap]
+
+
+def _seen(
+    chunks: Iterator[Frames], preprocess: Preprocessor, gate: Gate | None, grid: Grid, stage: Stage
+) -> Iterator[Seen]:
     while True:
         with stage("decode"):
             frames = next(chunks, None)
+            planes = _planes(frames, preprocess, grid, gate) if frames is not None and gate is not None else None
         if frames is None:
             return
-        yield frames
+        yield frames, planes
+        del frames, planes  # nothing is held while the next chunk is made
 
 
 def _unit(grid: Grid, pathways: Sequence[Pathway]) -> int:
@@ -198,19 +210,33 @@ def cut_pieces(
 
     Every chunk but the last has whole time steps, and whole windows of the pathways.
     """
-    unit = _unit(grid, pathways)
-    watches = [p.watch(grid) for p in pathways]
+    gated = _gated(_seen(iter(chunks), preprocess, gate, grid, stage), gate, grid, stage)
+    yield from _cut(gated, preprocess, grid, stage, pathways)
+
+
+def _gated(chunks: Iterable[Seen], gate: Gate | None, grid: Grid, stage: Stage) -> Iterator[Gated]:
     stream = gate.stream(grid) if gate is not None else None
     steps = 0
-    for frames in chunks:
+    for frames, read in chunks:
         with stage("gate"):
-            if gate is None or stream is None:
+            if stream is None or read is None:
                 part = GateMap.full(grid.steps(len(frames)), grid.rows, grid.columns)
                 part.reference += steps
             else:
-                part = stream.push(_planes(frames, preprocess, grid, gate), frames.pts)
+                part = stream.push(read, frames.pts)
                 if len(frames) % grid.frames:
                     part = GateMap.concatenate([part, stream.finish()])
+        steps += len(part.keep)
+        yield frames, part
+        del frames, read  # nothing is held while the next chunk is made
+
+
+def _cut(
+    chunks: Iterable[Gated], preprocess: Preprocessor, grid: Grid, stage: Stage, pathways: Sequence[Pathway]
+) -> Iterator[Piece]:
+    unit = _unit(grid, pathways)
+    watches = [p.watch(grid) for p in pathways]
+    for frames, part in chunks:
         signals: Cells = {}
         if watches:
             with stage("pathway"):
@@ -221,8 +247,9 @@ def cut_pieces(
                 signals = {name: value for s in seen for name, value in s.items()}
         with stage("prepare"):
             rows = preprocess.levels(frames, grid, part.keep)
-        steps += len(part.keep)
-        yield Piece(frames.pts, part, rows, signals)
+        piece = Piece(frames.pts, part, rows, signals)
+        del frames
+        yield piece
 
 
 def _tell(progress: Progress | None, frames: int | None, seen: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from vtoken.data.frames import Windows
 
@@ -50,8 +51,9 @@ def windows_of(frames: Sequence[VideoFrame], windows: Windows) -> np.ndarray:
         for t, frame in enumerate(frames):
             source = lines(frame.planes[i])[:, : frame.width // scale]
             target[:, :, t * part : (t + 1) * part] = windows.of(source, scale).swapaxes(1, 2)
-    whole = rgb(packed).reshape(n, wide, line, 3)
-    return whole[:, :, : len(frames) * tall].reshape(n, wide, len(frames), tall, 3)
+    whole = rgb(packed)
+    strides = (wide * whole.strides[0], whole.strides[0], 3 * tall, 3, 1)
+    return as_strided(whole, (n, wide, len(frames), tall, 3), strides)
 
 
 def lines(plane: VideoPlane) -> np.ndarray:

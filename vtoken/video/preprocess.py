@@ -17,7 +17,7 @@ from vtoken.video.resample import resize_cells
 from vtoken.video.sizes import center_crop, shortest_edge, smart_resize, smart_resize_clip
 
 SHRINKS = 3.0  # pixels of a frame for each of the resized one
-FEW = 1 / 3  # share of kept cells up to which resizing them alone is cheaper than resizing the whole frame
+FEW = 1 / 2  # share of kept cells up to which resizing them alone is cheaper than resizing the whole frame
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class Trace:
         frames: how many frames came.
         last: seconds in the file of the latest frame.
         stands: seconds that it stays on the screen: as its packet says, or as long as the one before it.
+        unit: seconds of the stream's clock.
     """
 
     errors: list[str] = field(default_factory=list)
@@ -42,12 +43,13 @@ class Trace:
     frames: int = 0
     last: float = 0.0
     stands: float = 0.0
+    unit: float = 0.0
 
     def see(self, frame: VideoFrame) -> None:
         """Follow where the clip ends."""
         time = _time(frame)
         if time is not None and time > self.last:
-            own = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
+            own = frame.duration * self.unit if frame.duration else 0.0
             self.last, self.stands = time, max(own, time - self.last)
 
     @property
@@ -83,6 +85,7 @@ def decode(file: InputContainer, stream: VideoStream, trace: Trace) -> Iterator[
     from av.error import EOFError, FFmpegError
 
     coming = packets(file, stream)
+    trace.unit = float(stream.time_base or 0)
     more = True
     while more:
         packet, frames = None, []

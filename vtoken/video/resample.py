@@ -15,7 +15,7 @@ import numpy as np
 from vtoken.data.frames import Windows
 
 SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
-AT_ONCE = 48  # cells: what a pass reads and writes stays in a processor's cache
+AT_ONCE = 1 << 19  # bytes of source in floating point: what is worked on stays in a processor's cache
 
 
 def resize_cells(
@@ -43,16 +43,17 @@ def resize_cells(
     """
     down = _taps(before[0], after[0], side, offset[0], mode)
     across = _taps(before[1], after[1], side, offset[1], mode)
-    parts = []
-    for a in range(0, len(rows), AT_ONCE):
-        row, column = rows[a : a + AT_ONCE], columns[a : a + AT_ONCE]
-        source = take(Windows(down.first[row], across.first[column], down.count, across.count))
-        n, _, count = source.shape[:3]
-        x = source.reshape(n, across.count, -1).astype(across.weights.dtype)
-        wide = across.levels(x.swapaxes(1, 2) @ across.weights[column].swapaxes(1, 2))  # [n, T * tall * 3, side]
-        y = wide.reshape(n, count, down.count, 3 * side).astype(down.weights.dtype)
-        parts.append(down.levels(down.weights[row][:, None] @ y).reshape(n, count, side, 3, side))
-    return np.concatenate(parts)
+    source = take(Windows(down.first[rows], across.first[columns], down.count, across.count))
+    n, count = len(rows), source.shape[2]
+    out = np.empty((n, count, side, 3 * side), np.uint8)
+    most = max(1, AT_ONCE // (across.count * count * down.count * 3 * across.weights.itemsize))
+    for a in range(0, n, most):
+        part = slice(a, min(a + most, n))
+        x = source[part].astype(across.weights.dtype, order="C").reshape(part.stop - a, across.count, -1)
+        wide = across.levels(x.swapaxes(1, 2) @ across.weights[columns[part]].swapaxes(1, 2))  # [n, T * tall * 3, side]
+        y = wide.reshape(-1, count, down.count, 3 * side).astype(down.weights.dtype)
+        out[part] = down.levels(down.weights[rows[part]][:, None] @ y)
+    return out.reshape(n, count, side, 3, side)
 
 
 @dataclass(frozen=True)
