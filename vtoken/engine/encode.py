@@ -13,7 +13,7 @@ from torch import Tensor
 from vtoken.engine.call import Call
 from vtoken.engine.quota import Item, items_of, thinning
 from vtoken.errors import InputError
-from vtoken.families.clips import encode_each_once
+from vtoken.families.clips import UNKNOWN_FPS, encode_each_once
 from vtoken.families.family import has_pixels
 from vtoken.families.features import Clip, Features
 from vtoken.families.runs import run_slot
@@ -92,6 +92,10 @@ def _gate_inputs(call: Call, inputs: dict[str, Any]) -> list[Clip] | None:
     if plan.gate is not None:
         with call.report.stage("gate", device), float32(device):
             clips = family.clips(call.model, inputs, plan.gate, call.fps, call.preprocess)
+        if any(math.isnan(clip.seconds) and len(clip.pts) > 1 for clip in clips):
+            call.report.note(
+                f"the frames a second of the videos are unknown, so times count on {UNKNOWN_FPS:g}; say wrap(..., fps=)"
+            )
     if plan.pathways:
         with call.report.stage("pathway", device), float32(device):
             seen = family.clips(call.model, inputs, None, call.fps, call.preprocess, plan.pathways)

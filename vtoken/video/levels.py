@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vtoken.kernels.luma import of_levels
+from vtoken.kernels.luma import of_levels, of_planes
 
 AT_ONCE = 1 << 17  # values
 
@@ -38,19 +38,31 @@ class Normalise:
 
     def back(self, values: Tensor, luma: bool = False) -> Tensor:
         """From values [n, 3, N] to the levels that they were made of: uint8 on the CPU, or their luma [n, 1, N]."""
-        mean, std = (
-            (torch.tensor(x or (y, y, y), dtype=torch.float32) / self.rescale).view(3, 1).to(values.device)
-            for x, y in ((self.mean, 0.0), (self.std, 1.0))
-        )
-        out = []
-        for part in values.split(max(1, AT_ONCE // values[0].numel())):  # small enough for a processor's cache
-            levels = torch.addcmul(mean, part.float(), std).round_().clamp_(0, 255)
-            out.append((of_levels(levels) if luma else levels.to(torch.uint8)).cpu())
-        return torch.cat(out)
+        mean, std = (x or (y, y, y) for x, y in ((self.mean, 0.0), (self.std, 1.0)))
+        mean, std = ([v / self.rescale for v in x] for x in (mean, std))
+        out = torch.empty(len(values), 1 if luma else 3, values.shape[2], dtype=torch.uint8)
+        parts = max(1, AT_ONCE // max(1, values[0].numel())) if len(values) else 1  # as much as a cache holds
+        for part, to in zip(values.split(parts), out.split(parts), strict=True):
+            if values.device.type == "cpu":
+                planes = [_levels(part[:, c], std[c], mean[c]) for c in range(3)]
+                to.copy_(torch.from_numpy(of_planes(planes)[:, None] if luma else np.stack(planes, 1)))
+            else:
+                scale, shift = (torch.tensor(x, device=values.device).view(3, 1) for x in (std, mean))
+                levels = torch.addcmul(shift, part.float(), scale).round_().clamp_(0, 255)
+                to.copy_(of_levels(levels) if luma else levels.to(torch.uint8))
+        return out
 
     def rows(self, levels: Tensor) -> Tensor:
         """uint8 [n, 3 * N] rows of patches, channel by channel, to float32."""
         return self(levels.unflatten(1, (3, -1))).flatten(1)
+
+
+def _levels(values: Tensor, scale: float, shift: float) -> np.ndarray:
+    """uint8 [n, N] of values on the CPU, rounded and clipped."""
+    import cv2
+
+    x = values.detach().float().numpy()
+    return cv2.addWeighted(x, scale, x, 0.0, shift, dtype=cv2.CV_8U).reshape(x.shape)
 
 
 def cut_whole(frames: Tensor, keep: np.ndarray, patch: int, merge: int) -> Tensor:

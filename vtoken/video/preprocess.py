@@ -238,10 +238,12 @@ class Preprocessor:
             raise InputError(
                 f"rows of shape {tuple(values.shape)} do not fit grid {steps}x{h}x{w}, which needs {wanted}"
             )
-        levels = self.normalise.back(values.unflatten(1, (3, -1)), luma)
-        blocks = levels.view(steps, h // m, w // m, m, m, -1, t, p, p).permute(0, 6, 1, 3, 7, 2, 4, 8, 5)
-        frames = blocks.reshape(steps * t, h * p, w * p, -1).numpy()
-        return frames[..., 0] if luma else frames
+        levels = self.normalise.back(values.unflatten(1, (3, -1)), luma).numpy()
+        if luma:
+            blocks = levels.reshape(steps, h // m, w // m, m, m, t, p, p).transpose(0, 5, 1, 3, 6, 2, 4, 7)
+            return blocks.reshape(steps * t, h * p, w * p)
+        blocks = levels.reshape(steps, h // m, w // m, m, m, 3, t, p, p).transpose(0, 6, 1, 3, 7, 2, 4, 8, 5)
+        return blocks.reshape(steps * t, h * p, w * p, 3)
 
     # parts
 
