@@ -199,8 +199,8 @@ def main() -> None:
     print("ms of CPU time a frame: decoding, + vectors, gate; frames without a vector and with a small packet, and the")
     print("share of their cells that the gate keeps; cells with a vector, and the share of the kept cells among them;")
     print("scenes that begin at a key frame, and key frames after the first\n")
-    print(f"{'clip':<20} {'n':>5} {'decode':>7} {'+vectors':>8} {'gate':>6} {'kept':>6}   still   kept   small   kept", end="")
-    print("  vector  holds     scenes  keys")
+    heads = f"{'clip':<20} {'n':>5} {'decode':>7} {'+vectors':>8} {'gate':>6} {'kept':>6}"
+    print(f"{heads}   still   kept   small   kept  vector  holds     scenes  keys")
     for path in given.videos:
         grid = Grid(448, 448, 28)
         print(line(path.name, measure(path, grid, given.frames), grid), flush=True)

@@ -33,7 +33,8 @@ def test_windows_have_the_colours_of_the_whole_picture(
 ) -> None:
     frames = [frame_of(*size, colours=colours), frame_of(*size, colours=colours, seed=1)]
     whole = [frame.to_ndarray(format="rgb24") for frame in frames]
-    assert all(colour.by_pairs(frame) and np.array_equal(colour.rgb(frame), w) for frame, w in zip(frames, whole))
+    for frame, image in zip(frames, whole, strict=True):
+        assert colour.by_pairs(frame) and np.array_equal(colour.rgb(frame), image)
     rng, (tall, wide) = np.random.default_rng(1), side
     top, left = (2 * rng.integers(0, (n - k) // 2 + 1, 9) for n, k in zip(size[::-1], side, strict=True))
     for some in (frames, frames[:1]):

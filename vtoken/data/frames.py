@@ -169,7 +169,8 @@ class Frames:
 class Lazy(Protocol):
     """Frames that are converted when asked for; see the methods of ``Frames`` of these names."""
 
-    size: tuple[int, int]
+    @property
+    def size(self) -> tuple[int, int]: ...
 
     def rgb(self, index: int) -> np.ndarray: ...
 

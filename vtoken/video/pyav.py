@@ -185,7 +185,7 @@ def _picture(frame: VideoFrame, clip: Clip) -> Picture:
 
 
 def _luma(frame: VideoFrame) -> np.ndarray:
-    """uint8 [H, W]: the Y plane as decoded, a view; 10-bit and packed formats through 8-bit 4:2:0, RGB by its weights."""
+    """uint8 [H, W]: a view of the Y plane; 10-bit and packed formats through 8-bit 4:2:0, RGB by its weights."""
     kind = frame.format
     if kind.is_rgb or kind.has_palette:
         return of_rgb(colour.rgb(frame))
