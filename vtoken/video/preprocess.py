@@ -267,12 +267,14 @@ class Preprocessor:
             return cut_whole(torch.stack([resized[i] for i in indices]), keep, self.patch, self.merge)
         tall, wide = self._before_crop(*frames.size, grid)
         top, left = int((tall - grid.height) / 2), int((wide - grid.width) / 2)
+        rows, columns = np.nonzero(keep)
         cells = resize_cells(
             lambda windows: frames.windows(indices, windows),
             frames.size,
             (tall, wide),
             self.patch * self.merge,
-            *np.nonzero(keep),
+            rows,
+            columns,
             (top, left),
             self.resample,
         )

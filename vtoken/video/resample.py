@@ -78,7 +78,8 @@ class Taps:
         """Rounded half up to uint8 0..255: OpenCV rounds to even, and with ``half`` more there are no ties."""
         import cv2
 
-        return cv2.add(sums.reshape(-1, sums.shape[-1]), self.half, dtype=cv2.CV_8U).reshape(sums.shape)
+        flat = sums.reshape(-1, sums.shape[-1])
+        return cv2.add(flat, self.half, dtype=cv2.CV_8U).reshape(sums.shape)  # type: ignore[call-overload, arg-type]
 
 
 @lru_cache(maxsize=64)
