@@ -1,4 +1,4 @@
-"""The ``slow`` marker by folder, and the end of a run: nothing is left out silently, and CI must not lack evidence.
+"""The ``slow`` marker by folder and by model family, and what a run says at its end of tests that did not run.
 
 A run ends with the reason of everything that did not run; in CI a reason that is not expected fails it.
 
@@ -9,6 +9,7 @@ what ``ABSENT`` lists, and nothing else. Reasons of tests that do not apply to a
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 TESTS = Path(__file__).resolve().parent
+FIRST = {"llava", "llava_onevision", "qwen2_5_vl", "qwen3_vl"}  # families of the fast suite; the others are slow
 SLOW = {"bench", "benchmarks", "demos", "serve", "thinkjepa", "training"}  # folders whose tests all carry the marker
 ABSENT = {
     "not applicable": "a combination that does not exist",
@@ -48,6 +50,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.parent == TESTS and item.path.parent.name in SLOW:
             item.add_marker("slow")
+    for item in of_other_families(items):
+        item.add_marker("slow")
+
+
+def of_other_families(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """Tests of one model family outside of ``FIRST``, where the same function runs a family of ``FIRST`` too."""
+    families = getattr(sys.modules.get("tests.families.tiny"), "FAMILIES", {})
+    other, first = [], set()
+    for item in items:
+        values = getattr(item, "callspec", None)
+        names = {v for v in values.params.values() if isinstance(v, str) and v in families} if values else set()
+        function = (item.path, getattr(item, "originalname", item.name))
+        if names & FIRST:
+            first.add(function)
+        elif names:
+            other.append((function, item))
+    return [item for function, item in other if function in first]
 
 
 def reasons(reports: Sequence[Any]) -> Counter[str]:

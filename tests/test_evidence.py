@@ -50,6 +50,7 @@ def _run(folder: Path, ci: str, reason: str, *options: str) -> subprocess.Comple
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ci", "code", "options"), [("", 0, []), ("true", 1, []), ("true", 1, ["-n", "1"])])
 def test_ci_fails_where_evidence_is_missing(tmp_path: Path, ci: str, code: int, options: list[str]) -> None:
     ended = _run(tmp_path, ci, "golden vectors are missing", *options)
@@ -58,8 +59,32 @@ def test_ci_fails_where_evidence_is_missing(tmp_path: Path, ci: str, code: int, 
     assert ("CI must not skip these: golden" in ended.stdout) == (code == 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", ["not applicable: takes no budget", "large clips: no folder"])
 def test_ci_takes_what_it_cannot_have(tmp_path: Path, reason: str) -> None:
     assert any(mark in reason for mark in ABSENT)
     ended = _run(tmp_path, "true", reason)
     assert ended.returncode == 0 and f"1  skipped, {reason}" in ended.stdout
+
+
+FAMILY = """
+import pytest
+import tests.families.tiny
+
+@pytest.mark.parametrize("name", ["llava", "gemma3"])
+def test_both(name): pass
+
+@pytest.mark.parametrize("name", ["gemma3", "paligemma"])
+def test_alone(name): pass
+"""
+
+
+@pytest.mark.slow
+def test_other_families_are_slow_where_a_first_one_runs(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow: slow\n")
+    (tmp_path / "test_made.py").write_text(FAMILY)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.evidence", "-m", "not slow", "--collect-only", "."]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path, check=False
+    )
+    assert re.findall(r"::(\S+)", ended.stdout) == ["test_both[llava]", "test_alone[gemma3]", "test_alone[paligemma]"]

@@ -153,6 +153,7 @@ def _answer(model: Any, inputs: dict[str, Tensor]) -> list[int]:
     return model.generate(**inputs, max_new_tokens=3, do_sample=False)[0].tolist()
 
 
+@pytest.mark.slow
 def test_a_wrapped_model_goes_to_a_process_of_its_own() -> None:
     """A stock LLaVA cannot be sent: its class forgets in the new process which states it records."""
     model, inputs = FAMILIES["qwen2_5_vl"].build(0), inputs_of("qwen2_5_vl")

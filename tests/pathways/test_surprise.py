@@ -200,6 +200,7 @@ def test_chunk_borders_change_nothing(encoder: str, grid: Grid, cuts: list[int],
     assert np.array_equal(np.concatenate(parts), path.cells(frames, grid)["surprise"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("plan", "end"), [("", 3.8), ("", 4.0), ("grt | ", 4.0), ("mad:threshold=4 | ", 3.8)])
 def test_chunks_of_a_file_change_nothing(
     encoder: str, plan: str, end: float, street: Path, monkeypatch: pytest.MonkeyPatch

@@ -77,6 +77,7 @@ def test_thresholds_from_everything_to_the_anchors_alone(encoder: str, grid: Gri
     assert not (kept[1] & ~kept[0]).any() and not (kept[2] & ~kept[1]).any() and kept[0].sum() > kept[2].sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 @settings(max_examples=6, deadline=None)
 @given(cuts=st.lists(st.integers(0, 13), max_size=5), seed=st.integers(0, 99), data=st.data())
@@ -99,6 +100,7 @@ def test_chunk_borders_change_nothing(
         assert np.array_equal(getattr(joined, field), getattr(whole, field)), field
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(grid=st.sampled_from(GRIDS), step=st.integers(1, 2), seed=st.integers(0, 99))
 def test_a_later_step_changes_no_earlier_decision(encoder: str, grid: Grid, step: int, seed: int) -> None:

@@ -50,6 +50,7 @@ def test_pyav_reads_every_frame_in_order(clips, name):
     assert reader.duration == pytest.approx(read[-1], abs=0.25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["opencv", "decord"])
 @pytest.mark.parametrize(
     "name", ["cv_box.mp4", "tree.avi", "tc_h264_10bits.mp4", "tc_h265_video.mp4", "skv_scene_cuts.mp4"]
@@ -69,6 +70,7 @@ def test_backends_agree_frame_by_frame(clips, name, backend):
     assert count == COUNTS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fps", [3.3, 10])
 def test_backends_sample_alike(clips, fps):
     pytest.importorskip("decord")

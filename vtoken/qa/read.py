@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vtoken.data.frames import Frames, GateMap, Grid
 from vtoken.data.report import Report
-from vtoken.errors import VideoError
+from vtoken.errors import InputError
 from vtoken.families.features import Clip
 from vtoken.methods.gate import Gate
-from vtoken.methods.pathway import Cells, Pathway, joined
+from vtoken.methods.pathway import joined
 from vtoken.methods.plan import Plan
+from vtoken.qa.pieces import Piece, pieces, push, seen_chunks
+from vtoken.qa.pixels import Pixels, gated_size
 from vtoken.video import VideoReader, open_video
-from vtoken.video.ahead import Ahead
 from vtoken.video.preprocess import Preprocessor
 
 CHUNK = 16
 
 Progress = Callable[[str, float], None]  # the stage at hand and its share done, 0 to 1
-Stage = Callable[[str], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,11 @@ class Sampling:
         max_frames: most frames to sample; if it binds, ``fps`` is lowered and the report says so.
         num_frames: exactly this many frames, evenly spaced by time, in place of ``fps``.
         network: ``video`` may be an address.
+        max_pixels: cap of the processor (Qwen-VL families): of a frame in Qwen2-VL and Qwen2.5-VL, of all frames
+            together in Qwen3-VL, whose frames therefore shrink as ``fps`` rises.
+        per_frame_pixels: cap of one frame in every family.
+        pixels: "stock" counts all cells of all frames against the cap; "gated" counts those that the gate keeps, so
+            that a quiet clip keeps its resolution at any rate. It reads the video once more for each size tried.
     """
 
     fps: float | str = 2.0
@@ -50,6 +53,14 @@ class Sampling:
     max_frames: int | None = None
     num_frames: int | None = None
     network: bool = False
+    max_pixels: int | None = None
+    per_frame_pixels: int | None = None
+    pixels: str = "stock"
+
+    @property
+    def caps(self) -> Pixels:
+        """Caps on the size of frames."""
+        return Pixels(self.max_pixels, self.per_frame_pixels, self.pixels)
 
 
 def read_clip(
@@ -66,10 +77,14 @@ def read_clip(
         VideoError: the video cannot be read or has no frame in the part asked for.
         InputError: see ``open_video``.
     """
+    caps = (sampling or Sampling()).caps
     reader = _open(video, sampling or Sampling())
     with reader:
         frames = reader.expected or reader.max_frames
         height, width = reader.size
+        preprocess = caps.on(preprocess, frames)
+        if caps.way == "gated":
+            preprocess = _gated(caps, preprocess, reader, plan.gate, frames, report)
         grid = preprocess.grid(height, width, frames)
         for note in preprocess.notes(height, width, frames):
             report.note(note)
@@ -93,6 +108,35 @@ def read_clip(
     return Clip(rows, grid, whole, pts, seconds, crop, signals, spacing, preprocess.normalise)
 
 
+def _gated(
+    caps: Pixels, preprocess: Preprocessor, reader: VideoReader, gate: Gate | None, frames: int | None, report: Report
+) -> Preprocessor:
+    """The preprocessor whose frames are as large as a cap on kept cells allows."""
+    if gate is None:
+        raise InputError("pixels='gated' counts the cells that a gate keeps, and the plan has none; put grt first")
+    if not frames:
+        raise InputError("pixels='gated': the number of frames is unknown; give max_frames")
+
+    unit = preprocess.temporal
+    reader.chunk = max(unit, reader.chunk - reader.chunk % unit)
+
+    def count(chunks: Iterator[Frames], grid: Grid, most: int) -> tuple[int, int]:
+        stream, kept, seen = gate.stream(grid), 0, 0
+        for frames, planes in seen_chunks(chunks, preprocess, gate, grid, report.stage):
+            assert planes is not None
+            with report.stage("gate"):
+                kept += int(push(stream, planes, frames, grid).keep.sum())
+            seen += len(frames)
+            if kept > most:
+                break
+        return kept, seen
+
+    preprocess, note = gated_size(caps, preprocess, reader.size, frames, reader, count)
+    if note:
+        report.note(note)
+    return preprocess
+
+
 def count_cells(video: Any, preprocess: Preprocessor, sampling: Sampling) -> int:
     """Cells of all frames that a reading would take, by the packets of the file.
 
@@ -101,7 +145,7 @@ def count_cells(video: Any, preprocess: Preprocessor, sampling: Sampling) -> int
     """
     with _open(video, sampling) as reader:
         frames = reader.expected or reader.max_frames or 1
-        grid = preprocess.grid(*reader.size, frames)
+        grid = sampling.caps.on(preprocess, frames).grid(*reader.size, frames)
     return grid.steps(frames) * grid.cells
 
 
@@ -120,155 +164,6 @@ def _open(video: Any, s: Sampling) -> VideoReader:
     )
 
 
-@dataclass
-class Piece:
-    """A chunk of a clip after the gate: float64 [n] times, its time steps' map, the uint8 rows of kept cells (see
-    ``Preprocessor.levels``), and the pathway signals of every cell."""
-
-    pts: np.ndarray
-    gate: GateMap
-    rows: Tensor
-    signals: Cells
-
-
-def pieces(
-    reader: VideoReader,
-    preprocess: Preprocessor,
-    gate: Gate | None,
-    grid: Grid,
-    stage: Stage,
-    pathways: Sequence[Pathway] = (),
-) -> Generator[Piece, None, None]:
-    """Decode, gate and cut chunk by chunk; references and scenes count from the clip's start.
-
-    One thread decodes and resizes what the gate reads, a second one gates, a third one cuts, each a chunk ahead of the
-    next, while the caller works on a piece. Closing the generator ends all.
-
-    Args:
-        gate: None keeps every cell.
-        stage: a context manager by name that times "decode", "gate", "pathway" and "prepare", in their threads.
-        pathways: run on all frames.
-
-    Raises:
-        VideoError: the part asked for has no frame.
-    """
-    unit = _unit(grid, pathways)
-    reader.chunk = max(unit, reader.chunk - reader.chunk % unit)
-    grad = torch.is_grad_enabled()  # of this thread alone, so it is handed on
-
-    def gated() -> Iterator[Gated]:
-        with torch.set_grad_enabled(grad), Ahead(lambda: _seen(iter(reader), preprocess, gate, grid, stage)) as seen:
-            yield from _gated(seen, gate, grid, stage)
-
-    def cut() -> Iterator[Piece]:
-        with torch.set_grad_enabled(grad), Ahead(gated) as chunks:
-            yield from _cut(chunks, preprocess, grid, stage, pathways)
-
-    seen = 0
-    with Ahead(cut) as made:
-        for piece in made:
-            seen += len(piece.pts)
-            yield piece
-    if not seen:
-        raise VideoError(
-            f"{reader.source}: no frame from start={reader.start:g} to end={reader.end:g} at fps={reader.fps}; "
-            "choose a longer part or a higher rate"
-        )
-
-
-Seen = tuple[Frames, np.ndarray | None]  # a chunk, and its planes as the gate reads them
-Gated = tuple[Frames, GateMap]
-
-
-def _seen(
-    chunks: Iterator[Frames], preprocess: Preprocessor, gate: Gate | None, grid: Grid, stage: Stage
-) -> Iterator[Seen]:
-    while True:
-        with stage("decode"):
-            frames = next(chunks, None)
-            planes = _planes(frames, preprocess, grid, gate) if frames is not None and gate is not None else None
-        if frames is None:
-            return
-        yield frames, planes
-        del frames, planes  # nothing is held while the next chunk is made
-
-
-def _unit(grid: Grid, pathways: Sequence[Pathway]) -> int:
-    """Frames of which a chunk has a multiple: whole time steps, and no pathway has frames pending."""
-    return math.lcm(grid.frames, *(p.window for p in pathways))
-
-
-def cut_pieces(
-    chunks: Iterable[Frames],
-    preprocess: Preprocessor,
-    gate: Gate | None,
-    grid: Grid,
-    stage: Stage,
-    pathways: Sequence[Pathway] = (),
-) -> Iterator[Piece]:
-    """Gate the chunks of a clip and cut out what is kept, in the caller's thread; arguments as in ``pieces``.
-
-    Every chunk but the last has whole time steps, and whole windows of the pathways.
-    """
-    gated = _gated(_seen(iter(chunks), preprocess, gate, grid, stage), gate, grid, stage)
-    yield from _cut(gated, preprocess, grid, stage, pathways)
-
-
-def _gated(chunks: Iterable[Seen], gate: Gate | None, grid: Grid, stage: Stage) -> Iterator[Gated]:
-    stream = gate.stream(grid) if gate is not None else None
-    steps = 0
-    for frames, read in chunks:
-        with stage("gate"):
-            if stream is None or read is None:
-                part = GateMap.full(grid.steps(len(frames)), grid.rows, grid.columns)
-                part.reference += steps
-            else:
-                part = stream.push(read, frames.pts)
-                if len(frames) % grid.frames:
-                    part = GateMap.concatenate([part, stream.finish()])
-        steps += len(part.keep)
-        yield frames, part
-        del frames, read  # nothing is held while the next chunk is made
-
-
-def _cut(
-    chunks: Iterable[Gated], preprocess: Preprocessor, grid: Grid, stage: Stage, pathways: Sequence[Pathway]
-) -> Iterator[Piece]:
-    unit = _unit(grid, pathways)
-    watches = [p.watch(grid) for p in pathways]
-    for frames, part in chunks:
-        signals: Cells = {}
-        if watches:
-            with stage("pathway"):
-                planes = _colour(frames, preprocess, grid)
-                seen = [w.push(planes) for w in watches]
-                if len(frames) % unit:
-                    seen = [_both(s, w.finish()) for s, w in zip(seen, watches, strict=True)]
-                signals = {name: value for s in seen for name, value in s.items()}
-        with stage("prepare"):
-            rows = preprocess.levels(frames, grid, part.keep)
-        piece = Piece(frames.pts, part, rows, signals)
-        del frames
-        yield piece
-
-
 def _tell(progress: Progress | None, frames: int | None, seen: int) -> None:
     if progress is not None:
         progress("decode", min(1.0, seen / frames) if frames else 0.0)
-
-
-def _planes(frames: Frames, preprocess: Preprocessor, grid: Grid, gate: Gate) -> np.ndarray:
-    if gate.signal == "rgb":
-        return _colour(frames, preprocess, grid)
-    planes = np.empty((len(frames), grid.height, grid.width), np.uint8)
-    for i, out in enumerate(planes):
-        preprocess.luma(frames.plane(i), grid, out)
-    return planes
-
-
-def _colour(frames: Frames, preprocess: Preprocessor, grid: Grid) -> np.ndarray:
-    return np.stack([preprocess.resize(frames.rgb(i), grid) for i in range(len(frames))])
-
-
-def _both(first: Cells, then: Cells) -> Cells:
-    return {name: np.concatenate([value, then[name]]) for name, value in first.items()}
