@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -21,9 +22,16 @@ def rgb(frame: VideoFrame) -> np.ndarray:
     """uint8 [H, W, 3], a view of a picture of its own."""
     from av.video.reformatter import VideoReformatter
 
-    # one thread: starting others takes longer than the conversion, and the decoder has threads of its own
-    made = VideoReformatter().reformat(frame, format="rgb24", threads=1)
+    made = VideoReformatter().reformat(frame, format="rgb24", **_one_thread())
     return lines(made.planes[0])[:, : 3 * frame.width].reshape(frame.height, frame.width, 3)
+
+
+@cache
+def _one_thread() -> dict[str, Any]:
+    """Starting threads takes longer than a conversion, and the decoder has its own; older PyAV has no such option."""
+    from av.video.reformatter import VideoReformatter
+
+    return {"threads": 1} if "threads" in (VideoReformatter.reformat.__doc__ or "") else {}
 
 
 def by_pairs(frame: VideoFrame) -> bool:
