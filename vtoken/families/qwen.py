@@ -40,6 +40,7 @@ class Qwen(Family):
     """
 
     drops: tuple[str, ...] = GRIDS
+    any_size: bool = True
     preset: str = "qwen2.5-vl"
     seconds: str | None = None
 
@@ -197,6 +198,8 @@ class Qwen35(Qwen):
 class Glm4v(Qwen):
     """GLM-4V marks video rows with the image token; the token types distinguish them."""
 
+    any_size: bool = False
+
     def placeholders(self, model: Any, modality: str, input_ids: Tensor, inputs: dict[str, Any]) -> Tensor:
         image = input_ids == model.config.image_token_id
         types = inputs.get("mm_token_type_ids")
@@ -209,6 +212,7 @@ class Glm4v(Qwen):
 class VideoLlama3(Qwen):
     """VideoLLaMA3 merges each item by its own factor and drops still rows itself (``video_compression_mask``)."""
 
+    any_size: bool = False
     drops: tuple[str, ...] = (*GRIDS, "image_merge_sizes", "video_merge_sizes", "video_compression_mask")
 
     def layout(self, model: Any, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
