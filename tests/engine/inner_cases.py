@@ -39,6 +39,8 @@ PLANS = (
     "pyramiddrop:layer=(2,4),keep=0.3",
     "flow:layer=4",
     "todre_exit:tau=2.0,layer=3",
+    "dytok:layer=3,keep=0.4",
+    "catp_inner:layer=3,keep=0.4",
     "dart_inner:layer=4,keep=0.6",
     "holitom_inner:layer=3,keep=0.5",
     "sparsevlm:layer=(2,3),keep=0.4",

@@ -112,7 +112,7 @@ def captions(lines: Sequence[Line], data: Data) -> list[str]:
         out.append(f"changed, held: tasks that ask for both; {n[0]} and {n[1]} questions")
     if hard := max((x.hard.questions for x in lines if x.hard is not None), default=0):
         out.append(
-            f"hard: questions that none has right and resize with the same budget has wrong, at most {hard} for a budget"
+            f"hard: questions that none has right and resize with the same budget has wrong, up to {hard} for one"
         )
     notes = list(dict.fromkeys(f"{x.series}: {note}" for x in lines for note in x.notes))
     more = [f"{len(notes) - NOTES} more notes are in answers.jsonl"] if len(notes) > NOTES else []

@@ -120,6 +120,7 @@ class _Sums:
         tasks = {t: self.score(records, lambda r, t=t: r.task == t) for t in self.data.tasks}
         texts = {n: self.score(records, lambda r: r.task in self.long, n) for n in metrics.METRICS}
         clips = [r for r in records if r.index == 0]
+        hard = self.hard(stock, resized)
         whole = self.score(records)
         assert whole is not None
         return Line(
@@ -148,7 +149,7 @@ class _Sums:
             notes=list(dict.fromkeys(n for r in clips for n in r.notes)),
             layer_tokens=_clip_mean(records, "layer_tokens"),
             flops=_clip_mean(records, "flops"),
-            hard=self.score(records, lambda r, hard=self.hard(stock, resized): (r.clip, r.index) in hard),
+            hard=self.score(records, lambda r: (r.clip, r.index) in hard),
         )
 
     def hard(self, stock: list[Record], resized: list[Record]) -> set[tuple[str, int]]:
