@@ -25,7 +25,7 @@ SOURCES = ("cls_attention", "received_attention")
 @register("flashvid")
 @dataclass(kw_only=True)
 class FlashVID(Merger):
-    """Keeps each frame's salient and diverse tokens, and fuses every other one with its most similar one a frame before.
+    """Keeps each frame's salient and diverse tokens, and fuses every other one with the most similar one before it.
 
     Selection, frame by frame: greedily the token whose distance (1 - cosine) to the nearest token taken, times its
     attention and its likeness to the segment, is largest; the first one by the last two factors. The other tokens of a
