@@ -32,7 +32,7 @@ class DyToK(Inner):
         layer: the layer before which tokens leave, by the attention of the one before.
     """
 
-    paper: ClassVar[str] = "DyToK, NeurIPS 2025 (arXiv 2512.06866)"
+    paper: ClassVar[str] = "DyToK (arXiv 2512.06866)"
     needs: ClassVar[frozenset[str]] = frozenset({"last_attention"})
     share: ClassVar[float | None] = 0.25
     layer: Layer | tuple[Layer, ...] = 0.5
