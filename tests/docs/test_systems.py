@@ -42,9 +42,8 @@ def test_a_row(row: list[str]) -> None:
         assert ended.value.code == 0
         return
     found = parser().parse_args(words)
-    plan = getattr(found, "plan", None)
     if words[0] == "ask":
-        assert {part.name for stage in Plan.parse(plan, found.keep).stages for part in stage.parts} & set(named)
+        assert {part.name for stage in Plan.parse(found.plan, found.keep).stages for part in stage.parts} & set(named)
 
 
 def test_every_method_has_a_row() -> None:

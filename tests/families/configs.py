@@ -133,9 +133,8 @@ def qwen2_5_omni_thinker() -> Spec:
         audio_token_index=AUDIO,
         audio_start_token_id=AUDIO_START,
         audio_end_token_id=AUDIO_END,
-        vision_start_token_id=START,
-        vision_end_token_id=END,
         position_id_per_seconds=25,
+        **_dict(vision_start_token_id=START, vision_end_token_id=END),
     )
 
 

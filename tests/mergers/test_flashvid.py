@@ -42,7 +42,7 @@ def test_trees_are_the_most_similar_links() -> None:
     made = FlashVID(keep=0.5, alpha=0.5, tau=-1.0, c=1).reduce(tokens, None, Context())
     assert len(made) == k
     x, weight = tokens.x, tokens.signals["cls_attention"]
-    event = sum(x) / len(x)
+    event = x.mean(0)
     chosen = set()
     for t in range(4):  # quota 3 a frame, 1 of them selected: the largest attention times likeness
         score = [float(weight[t * 6 + i]) * (1 + cosine(x[t * 6 + i], event)) / 2 for i in range(6)]
