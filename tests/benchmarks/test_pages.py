@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.pages import paste
+from benchmarks.pages import ROOT, paste, pasted
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = {
@@ -28,6 +28,17 @@ def test_a_page_shows_the_measured_files(name: str, tmp_path: Path) -> None:
             shutil.copy(DOCS / "benchmarks" / file, tmp_path / "benchmarks" / file)
     paste(tmp_path / name)
     assert (tmp_path / name).read_text(encoding="utf-8") == page, "see benchmarks/kernels.py and thinkjepa.py"
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
+def test_every_generated_block_is_what_would_be_written(page: Path) -> None:
+    assert pasted(page) == page.read_text(encoding="utf-8"), "python -m benchmarks.pages"
+
+
+def test_a_block_without_a_maker_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("<!-- made: nothing -->\nold\n<!-- end -->\n")
+    with pytest.raises(KeyError, match="nothing"):
+        pasted(tmp_path / "page.md")
 
 
 def test_files_take_the_place_of_what_stood_there(tmp_path: Path) -> None:

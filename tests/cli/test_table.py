@@ -18,8 +18,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
 def test_the_table_of_the_docs_is_the_one_that_is_generated(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["methods", "--markdown"]) == 0
     generated = capsys.readouterr().out.strip()
-    committed = PAGE.read_text().partition("<!-- table -->\n")[2].partition("\n<!-- end of table -->")[0]
-    assert committed.strip() == generated, "write it anew: vtoken methods --markdown"
+    committed = PAGE.read_text().partition("<!-- made: methods -->\n")[2].partition("\n<!-- end -->")[0]
+    assert committed.strip() == generated, "write it anew: python -m benchmarks.pages"
 
 
 def test_every_method_and_every_family_is_in_the_table() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import torch
 from rich import box
@@ -15,6 +16,8 @@ from vtoken.output.console import terminal
 from vtoken.qa.api import ask_many
 from vtoken.qa.load import load
 from vtoken.reference import data
+
+REPEATS = 5  # of every plan
 
 
 @dataclass(frozen=True)
@@ -30,16 +33,16 @@ class Answers:
 
 
 def answers(video: Path, asked: Sequence[data.Question], plans: Sequence[str], fps: float) -> list[Answers]:
-    """Ask the reference model under every plan; a first question that is not counted warms it up."""
+    """Ask the reference model under every plan, in turns; times are medians, a first question warms the model up."""
     model, words = load("reference", device="cpu")
     texts = [q.text for q in asked]
     ask_many(model, words, video, texts[:1], plan="none", fps=fps)
+    runs = [[ask_many(model, words, video, texts, plan=plan, fps=fps) for plan in plans] for _ in range(REPEATS)]
     out = []
-    for plan in plans:
-        found = ask_many(model, words, video, texts, plan=plan, fps=fps)
-        report = found[0].report
-        spent = sum(sum(f.report.milliseconds.values()) for f in found)
-        out.append(Answers(plan, [f.text for f in found], report.tokens, 100 * report.encoded / report.cells, spent))
+    for plan, found in zip(plans, zip(*runs, strict=True), strict=True):
+        spent = median(sum(sum(f.report.milliseconds.values()) for f in run) for run in found)
+        report = found[0][0].report
+        out.append(Answers(plan, [f.text for f in found[0]], report.tokens, 100 * report.encoded / report.cells, spent))
     return out
 
 
@@ -64,5 +67,6 @@ def print_answers(asked: Sequence[data.Question], found: Sequence[Answers]) -> N
     table.add_row("ms for all questions", "", *(f"{f.milliseconds:.0f}" for f in found))
     terminal().print(table)
     terminal().print(
-        f"[dim]reference model on a CPU, {torch.get_num_threads()} threads; reading and encoding included[/]"
+        f"[dim]reference model on a CPU, {torch.get_num_threads()} threads; reading and encoding included; "
+        f"median of {REPEATS} runs[/]"
     )

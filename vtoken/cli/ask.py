@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vtoken.methods.plan import Plan
     from vtoken.qa.api import Answer
 
+CAPS = ("max_pixels", "per_frame_pixels", "pixels")  # options of ask on the size of frames
 CLIP = ("fps", "start", "end", "backend", "max_frames", "network")  # options of ask that say which frames are read
 
 
@@ -28,6 +29,7 @@ def add(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--max-frames", type=int, metavar="N", help="most frames to read; a longer clip is sampled at a lower rate"
     )
+    add_caps(to)
     to.add_argument("--system", metavar="TEXT", help="text of a system turn before the question (default none)")
     to.add_argument(
         "--hold",
@@ -41,6 +43,23 @@ def add(to: argparse.ArgumentParser) -> None:
     to.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default auto)")
     to.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (default auto)")
     to.add_argument("--json", action="store_true", help="print one JSON object: answer, tokens, milliseconds, notes")
+
+
+def add_caps(to: argparse.ArgumentParser) -> None:
+    """Add the flags for the size of frames."""
+    to.add_argument(
+        "--max-pixels",
+        type=int,
+        metavar="N",
+        help="cap of the processor: of a frame (Qwen2-VL, Qwen2.5-VL) or of all frames together (Qwen3-VL)",
+    )
+    to.add_argument("--per-frame-pixels", type=int, metavar="N", help="cap of one frame at any rate (Qwen-VL families)")
+    to.add_argument(
+        "--pixels",
+        choices=("stock", "gated"),
+        help="cells that count against the cap: all (stock, default), or those the gate keeps (gated), so that a quiet "
+        "clip keeps its resolution at any rate",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -73,7 +92,8 @@ def run(arguments: argparse.Namespace) -> None:
         with _status(f"loading {arguments.model}"):
             model, processor = loading.load(arguments.model, arguments.device, arguments.dtype)
         with _status(f"watching {os.path.basename(arguments.video)}"):
-            found = ask(model, processor, arguments.video, arguments.question, plan=plan, **given, **clip)
+            caps = {name: value for name in CAPS if (value := getattr(arguments, name)) is not None}
+            found = ask(model, processor, arguments.video, arguments.question, plan=plan, **given, **clip, **caps)
     for text in dict.fromkeys(logged):
         if text not in found.report.notes:  # the report prints its own
             print(f"vtoken: note: {text}", file=sys.stderr)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vtoken.cli.ask import CAPS, add_caps
 from vtoken.errors import InputError
 
 ENGINES = ("processes", "ray")
@@ -37,6 +38,7 @@ def add(commands: Any, command: Any, rate: Any, budget_arguments: Any, clip_argu
     to.add_argument("--plan", default="grt", help="stages, for example 'grt | divprune' (default grt)")
     to.add_argument("--fps", type=rate, default=2.0, help="frames a second to read, or native for all (default 2)")
     to.add_argument("--max-frames", type=int, metavar="N", help="most frames of a video")
+    add_caps(to)
     to.add_argument("--system", metavar="TEXT", help="text of a system turn before the question (default none)")
     to.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer")
     to.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1 (default auto)")
@@ -59,7 +61,8 @@ def run(arguments: argparse.Namespace) -> None:
     Plan.parse(arguments.plan, **budget)
     options = {n: v for n in ("system", "max_new_tokens") if (v := getattr(arguments, n)) is not None}
     names = ("fps", "start", "end", "backend", "max_frames")
-    sampling = Sampling(**{name: getattr(arguments, name) for name in names})
+    caps = {name: value for name in CAPS if (value := getattr(arguments, name)) is not None}
+    sampling = Sampling(**{name: getattr(arguments, name) for name in names}, **caps)
     recipe = Recipe(arguments.model, arguments.plan, budget, sampling, arguments.device, arguments.dtype, options)
     rows = listed(arguments.source, arguments.question)
     written = Written(arguments.out, arguments.resume)

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from vtoken.data.frames import Frames, GateMap, Grid
 from vtoken.data.report import Report
-from vtoken.errors import VideoError
+from vtoken.errors import InputError, VideoError
 from vtoken.families.features import Clip
 from vtoken.methods.gate import Gate
 from vtoken.methods.pathway import Cells, Pathway, joined
 from vtoken.methods.plan import Plan
+from vtoken.methods.stream import GateStream
+from vtoken.qa.pixels import Pixels, gated_size
 from vtoken.video import VideoReader, open_video
 from vtoken.video.ahead import Ahead
 from vtoken.video.preprocess import Preprocessor
@@ -40,6 +42,11 @@ class Sampling:
         max_frames: most frames to sample; if it binds, ``fps`` is lowered and the report says so.
         num_frames: exactly this many frames, evenly spaced by time, in place of ``fps``.
         network: ``video`` may be an address.
+        max_pixels: cap of the processor (Qwen-VL families): of a frame in Qwen2-VL and Qwen2.5-VL, of all frames
+            together in Qwen3-VL, whose frames therefore shrink as ``fps`` rises.
+        per_frame_pixels: cap of one frame in every family.
+        pixels: "stock" counts all cells of all frames against the cap; "gated" counts those that the gate keeps, so
+            that a quiet clip keeps its resolution at any rate. It reads the video once more for each size tried.
     """
 
     fps: float | str = 2.0
@@ -50,6 +57,14 @@ class Sampling:
     max_frames: int | None = None
     num_frames: int | None = None
     network: bool = False
+    max_pixels: int | None = None
+    per_frame_pixels: int | None = None
+    pixels: str = "stock"
+
+    @property
+    def caps(self) -> Pixels:
+        """Caps on the size of frames."""
+        return Pixels(self.max_pixels, self.per_frame_pixels, self.pixels)
 
 
 def read_clip(
@@ -66,10 +81,14 @@ def read_clip(
         VideoError: the video cannot be read or has no frame in the part asked for.
         InputError: see ``open_video``.
     """
+    caps = (sampling or Sampling()).caps
     reader = _open(video, sampling or Sampling())
     with reader:
         frames = reader.expected or reader.max_frames
         height, width = reader.size
+        preprocess = caps.on(preprocess, frames)
+        if caps.way == "gated":
+            preprocess = _gated(caps, preprocess, reader, plan.gate, frames, report)
         stock = preprocess.grid(height, width, frames)
         grid = plan.resized(stock, frames, reader.fps or reader.native_fps)
         for note in preprocess.notes(height, width, frames):
@@ -95,6 +114,34 @@ def read_clip(
     return Clip(rows, grid, whole, pts, seconds, crop, signals, spacing, preprocess.normalise, cells)
 
 
+def _gated(
+    caps: Pixels, preprocess: Preprocessor, reader: VideoReader, gate: Gate | None, frames: int | None, report: Report
+) -> Preprocessor:
+    """The preprocessor whose frames are as large as a cap on kept cells allows."""
+    if gate is None:
+        raise InputError("pixels='gated' counts the cells that a gate keeps, and the plan has none; put grt first")
+    if not frames:
+        raise InputError("pixels='gated': the number of frames is unknown; give max_frames")
+
+    unit = preprocess.temporal
+    reader.chunk = max(unit, reader.chunk - reader.chunk % unit)
+
+    def count(chunks: Iterator[Frames], grid: Grid, most: int) -> tuple[int, int]:
+        stream, kept, seen = gate.stream(grid), 0, 0
+        for frames in _timed(chunks, report.stage):
+            with report.stage("gate"):
+                kept += int(_push(stream, frames, preprocess, grid, gate).keep.sum())
+            seen += len(frames)
+            if kept > most:
+                break
+        return kept, seen
+
+    preprocess, note = gated_size(caps, preprocess, reader.size, frames, reader, count)
+    if note:
+        report.note(note)
+    return preprocess
+
+
 def count_cells(video: Any, preprocess: Preprocessor, sampling: Sampling) -> int:
     """Cells of all frames that a reading would take, by the packets of the file.
 
@@ -103,7 +150,7 @@ def count_cells(video: Any, preprocess: Preprocessor, sampling: Sampling) -> int
     """
     with _open(video, sampling) as reader:
         frames = reader.expected or reader.max_frames or 1
-        grid = preprocess.grid(*reader.size, frames)
+        grid = sampling.caps.on(preprocess, frames).grid(*reader.size, frames)
     return grid.steps(frames) * grid.cells
 
 
@@ -210,9 +257,7 @@ def cut_pieces(
                 part = GateMap.full(grid.steps(len(frames)), grid.rows, grid.columns)
                 part.reference += steps
             else:
-                part = stream.push(_planes(frames, preprocess, grid, gate), frames.pts)
-                if len(frames) % grid.frames:
-                    part = GateMap.concatenate([part, stream.finish()])
+                part = _push(stream, frames, preprocess, grid, gate)
         signals: Cells = {}
         if watches:
             with stage("pathway"):
@@ -230,6 +275,12 @@ def cut_pieces(
 def _tell(progress: Progress | None, frames: int | None, seen: int) -> None:
     if progress is not None:
         progress("decode", min(1.0, seen / frames) if frames else 0.0)
+
+
+def _push(stream: GateStream, frames: Frames, preprocess: Preprocessor, grid: Grid, gate: Gate) -> GateMap:
+    """The map of a chunk; what is left of a time step at the end of a clip is one."""
+    part = stream.push(_planes(frames, preprocess, grid, gate), frames.pts)
+    return GateMap.concatenate([part, stream.finish()]) if len(frames) % grid.frames else part
 
 
 def _planes(frames: Frames, preprocess: Preprocessor, grid: Grid, gate: Gate) -> np.ndarray:
