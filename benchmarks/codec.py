@@ -181,7 +181,7 @@ def written(clips: int, folder: Path) -> Iterator[tuple[str, list[Path], Grid]]:
                     for pixels in clip.frames():
                         file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
                     file.mux(stream.encode(None))
-            except (av.error.FFmpegError, ValueError) as error:
+            except (av.FFmpegError, ValueError) as error:
                 print(f"{name}: not here ({error})")
                 break
             paths.append(path)

@@ -93,7 +93,8 @@ def images() -> Iterator[tuple[str, np.ndarray]]:
     for name, image in (("page", page()), ("screen", screen()), ("slide", slide)):
         yield name, image
         coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
-        yield f"{name}, JPEG", np.ascontiguousarray(cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1])
+        decoded: Any = cv2.imdecode(coded, cv2.IMREAD_COLOR)
+        yield f"{name}, JPEG", np.ascontiguousarray(decoded[..., ::-1])
     yield "camera noise", next(iter(render("noise", 1.0, 1.0, (728, 1288)).frames()))
 
 
@@ -131,9 +132,9 @@ def main() -> None:
         cells, shape = clip.gate.keep.size, f"{clip.grid.width}x{clip.grid.height}"
         stock = min(seconds(lambda: family.encode_clips(model, [clip], frozenset())) for _ in range(2))  # noqa: B023
         for threshold in THRESHOLDS:
-            gate = build("pixelprune", threshold=threshold)
+            gate: Any = build("pixelprune", threshold=threshold)
             spent = min(seconds(lambda: gate_image(clip, gate, preprocess.normalise)) for _ in range(3))  # noqa: B023
-            left, root = gate_image(clip, gate, preprocess.normalise)  # type: ignore[arg-type]
+            left, root = gate_image(clip, gate, preprocess.normalise)
             ours = min(seconds(lambda: encode_images(family, model, [left], root, frozenset())) for _ in range(2))  # noqa: B023
             print(
                 f"{name:<14}{shape:>10}{cells:>7,}{threshold:>11g}{left.gate.kept:>8.1%}"
