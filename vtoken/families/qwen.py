@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from vtoken.data.frames import GateMap, Grid
+from vtoken.encoders import Encoded
 from vtoken.encoders import qwen as encoder
 from vtoken.encoders.carry import Carry
 from vtoken.encoders.packed import Thinning
 from vtoken.encoders.taps import collect, merge_cells
+from vtoken.families.chunks import encode_in_chunks
 from vtoken.families.clips import adapt, gate_signals, gated, held_steps, kept_index, layout_of, thinned
 from vtoken.families.compat import base, device_of, dtype_of, outputs
 from vtoken.families.family import Family
@@ -27,15 +29,22 @@ from vtoken.methods.pathway import Pathway
 from vtoken.video.preprocess import Preprocessor
 from vtoken.video.processors import read_processor
 
-GRIDS = ("pixel_values", "pixel_values_videos", "image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+SECONDS = ("second_per_grid_ts", "video_second_per_grid")  # of Qwen2.5-VL and of Qwen2.5-Omni
+GRIDS = ("pixel_values", "pixel_values_videos", "image_grid_thw", "video_grid_thw", *SECONDS)
 
 
 @dataclass(frozen=True)
 class Qwen(Family):
-    """One row is a cell of 2x2 patches, for videos of two frames; grids come with the inputs."""
+    """One row is a cell of 2x2 patches, for videos of two frames; grids come with the inputs.
+
+    Attributes:
+        seconds: the input that says how long a time step of every video is; None where the model takes none.
+    """
 
     drops: tuple[str, ...] = GRIDS
+    any_size: bool = True
     preset: str = "qwen2.5-vl"
+    seconds: str | None = None
 
     def preprocess(self, model: Any, given: Preprocessor | None = None) -> Preprocessor:
         vision = model.config.vision_config
@@ -66,7 +75,7 @@ class Qwen(Family):
     ) -> list[Clip]:
         preprocess, merge = self.preprocess(model, given), base(model).visual.spatial_merge_size
         grids = inputs["video_grid_thw"]
-        per_step = inputs.get("second_per_grid_ts")
+        per_step = step_seconds(inputs)
         out = []
         for i, rows in enumerate(inputs["pixel_values_videos"].split(grids.prod(-1).tolist())):
             step = float(per_step[i]) if per_step is not None else None
@@ -81,8 +90,8 @@ class Qwen(Family):
         video, merge = model.config.video_token_id, base(model).visual.spatial_merge_size
         steps, h, w = clip.gate.keep.shape
         extra: dict[str, Any] = {"video_grid_thw": torch.tensor([[steps, h * merge, w * merge]])}
-        if self.name == "qwen2_5_vl":
-            extra["second_per_grid_ts"] = torch.tensor([clip.step])
+        if self.seconds is not None:
+            extra[self.seconds] = torch.tensor([clip.step])
         return [video], [video] * clip.gate.keep.size, extra
 
     def images(self, model: Any, processor: Any, pictures: list[Any]) -> Pictures | None:
@@ -98,7 +107,7 @@ class Qwen(Family):
         merge, frames = vision.spatial_merge_size, self.frames_per_step(model) if modality == "video" else 1
         rows = inputs["pixel_values" if modality == "image" else "pixel_values_videos"]
         grids = inputs[f"{modality}_grid_thw"].tolist()
-        per_step = inputs.get("second_per_grid_ts") if modality == "video" else None
+        per_step = step_seconds(inputs) if modality == "video" else None
         fps = fps if modality == "video" else None  # images have no length
         out, side = [], vision.patch_size
         for i, ((t, h, w), own) in enumerate(zip(grids, rows.split([t * h * w for t, h, w in grids]), strict=True)):
@@ -120,16 +129,23 @@ class Qwen(Family):
     ) -> Features:
         visual = base(model).visual
         merge = visual.spatial_merge_size
-        keeps = [c.gate.keep for c in clips]
-        grids = torch.tensor([[k.shape[0], k.shape[1] * merge, k.shape[2] * merge] for k in keeps])
-        rows = torch.cat([c.values(device_of(visual), dtype_of(visual)) for c in clips])
-        grids, wants = grids.to(rows.device), self.available(visual, wants)
-        steps = held_steps(clips, hold, reuse)
+        wants = self.available(visual, wants)
+
+        def run(some: Sequence[Clip], before: Carry | None = None) -> Encoded:
+            keeps = [c.gate.keep for c in some]
+            grids = torch.tensor([[k.shape[0], k.shape[1] * merge, k.shape[2] * merge] for k in keeps])
+            rows = torch.cat([c.values(device_of(visual), dtype_of(visual)) for c in some])
+            grids, steps = grids.to(rows.device), held_steps(some, hold, reuse)
+            if reuse:
+                return encoder.encode_reuse(visual, rows, grids, keeps, wants)
+            return encoder.encode(visual, rows, grids, keeps, wants, thin, steps, before)
+
         if reuse:
-            out, clips = encoder.encode_reuse(visual, rows, grids, keeps, wants), all_kept(clips)
+            out, clips = run(clips), all_kept(clips)
+        elif thin is not None or carry is not None:
+            out = expand_repeated(clips, run(clips, carry if hold else None))
         else:
-            out = encoder.encode(visual, rows, grids, keeps, wants, thin, steps, carry if hold else None)
-            out = expand_repeated(clips, out)
+            out = expand_repeated(clips, encode_in_chunks(run, clips, hold, bool(wants)))
         index = kept_index([c.gate.sent for c in clips])
         encoded = sum(int(c.gate.keep.sum()) for c in clips)
         index, size, signals = thinned(out, index, *gate_signals(clips, out.x.device))
@@ -141,6 +157,14 @@ class Qwen(Family):
     def layout(self, model: Any, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
         merge = base(model).visual.spatial_merge_size
         return grid_layout(inputs, modality, [merge] * len(lengths))
+
+
+@dataclass(frozen=True)
+class Omni(Qwen):
+    """The thinker of Qwen2.5-Omni: Qwen2.5-VL with sound, which vtoken leaves as it is."""
+
+    sound: tuple[str, ...] = ("input_features", "feature_attention_mask", "audio_feature_lengths", "use_audio_in_video")
+    seconds: str | None = "video_second_per_grid"
 
 
 @dataclass(frozen=True)
@@ -183,6 +207,8 @@ class Qwen35(Qwen):
 class Glm4v(Qwen):
     """GLM-4V marks video rows with the image token; the token types distinguish them."""
 
+    any_size: bool = False
+
     def placeholders(self, model: Any, modality: str, input_ids: Tensor, inputs: dict[str, Any]) -> Tensor:
         image = input_ids == model.config.image_token_id
         types = inputs.get("mm_token_type_ids")
@@ -195,6 +221,7 @@ class Glm4v(Qwen):
 class VideoLlama3(Qwen):
     """VideoLLaMA3 merges each item by its own factor and drops still rows itself (``video_compression_mask``)."""
 
+    any_size: bool = False
     drops: tuple[str, ...] = (*GRIDS, "image_merge_sizes", "video_merge_sizes", "video_compression_mask")
 
     def layout(self, model: Any, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
@@ -248,8 +275,12 @@ def _stamped(
 def grid_layout(inputs: dict[str, Any], modality: str, merges: list[int]) -> Layout:
     """Rows from ``image_grid_thw`` or ``video_grid_thw``, with seconds where the inputs hold them."""
     grids = inputs[f"{modality}_grid_thw"].tolist()
-    per_step = None
-    if modality == "video" and inputs.get("second_per_grid_ts") is not None:
-        per_step = [float(s) for s in inputs["second_per_grid_ts"]]
+    given = step_seconds(inputs) if modality == "video" else None
+    per_step = None if given is None else [float(s) for s in given]
     cells = [(int(t), int(h) // m, int(w) // m) for (t, h, w), m in zip(grids, merges, strict=True)]
     return Layout.of_grids(cells, per_step or [math.nan] * len(cells))
+
+
+def step_seconds(inputs: dict[str, Any]) -> Any:
+    """Seconds of a time step of every video, [videos]; None where the inputs do not hold them."""
+    return next((inputs[name] for name in SECONDS if inputs.get(name) is not None), None)

@@ -30,10 +30,16 @@ def family(name: str) -> Family:
 
 def verdict(method: type[Method], on: Family) -> str:
     """Whether a method runs on a family: "yes", "yes, by ..." for a fallback, or "no: ..." with the reason."""
+    if method.kind == "size":
+        return "yes" if on.any_size else "no: its encoder takes frames of one size, or vtoken does not read its videos"
     if method.kind == "gate":
         if on.sparse:
             return "yes"
         return "no: its encoder cannot run on some patches only; evs drops repeats after it"
+    if method.kind == "image":
+        if "image" in on.thins:
+            return "yes"
+        return "no: its encoder cannot run on some patches of an image only; divprune drops tokens after it"
     if method.kind == "encoder" and not on.thins:
         return "no: tokens cannot leave inside its encoder; divprune drops them after it"
     if method.kind in ("inner", "cache"):
