@@ -334,3 +334,12 @@ def test_text_behind_a_cache_uses_no_old_name() -> None:
     made = generate_behind(model, cache, start + 3, torch.tensor([43]), {"max_new_tokens": 2, "do_sample": False})
     whole = model(input_ids=torch.tensor([[40, 41, 42]])).logits[0, -1]
     assert len(made) == 2 and torch.allclose(before, whole, atol=1e-5)
+
+
+def test_the_old_name_is_not_looked_up_in_an_output_that_has_the_new_one() -> None:
+    class Output(dict):
+        def get(self, key: str, default: Any = None) -> Any:
+            assert key != compat.CACHE, "transformers 5.24 warns"
+            return super().get(key, default)
+
+    assert compat.cache_of(Output(cache=1)) == 1

@@ -142,7 +142,8 @@ def cache_of(found: Any) -> Any:
     """The KV cache among arguments of a model or layer (a mapping), or in its output; None where there is none."""
     if not isinstance(found, Mapping):
         return next((c for n in reversed(CACHE_NAMES) if (c := getattr(found, n, None)) is not None), None)
-    return next((found[n] for n in CACHE_NAMES if found.get(n) is not None), None)
+    # the new name first: outputs of transformers 5.24 are mappings that warn where the old one is looked up
+    return next((found[n] for n in reversed(CACHE_NAMES) if found.get(n) is not None), None)
 
 
 def received(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
