@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from training import program
 from training.reference import batches, train
 from training.reference.guide import HEADS, earlier, targets
 from training.reference.labels import IGNORE, LANGUAGE, VISION, language_labels, vision_labels
+from vtoken.output import program
 from vtoken.reference.questions import ask_all
 from vtoken.reference.world import script
 

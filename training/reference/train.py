@@ -18,12 +18,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from training import program
 from training.optimizer import Optimizer
 from training.reference import batches, language
 from training.reference.labels import IGNORE, LANGUAGE, VISION
 from training.reference.pairs import pairs
-from vtoken.output import curves
+from vtoken.output import curves, program
 from vtoken.reference import model as shape
 from vtoken.reference.questions import TASKS
 
