@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import vtoken
 from tests.catalogue import SCORER
+from tests.conftest import ROOT
 from tests.families.tiny import FAMILIES, model_of
 from tests.tokens import context, sample
 from vtoken.data.budget import Budget
@@ -147,3 +148,22 @@ def test_in_a_model(name: str, tmp_path: Path) -> None:
             report = model.vtoken.report
         assert 0 < report.tokens <= report.cells * 0.6
         assert any("another checkpoint" in note for note in report.notes) == noted
+
+
+def test_the_scorer_of_the_package_fits_the_reference_model() -> None:
+    from vtoken.qa.load import load
+    from vtoken.reference import data
+
+    model, words = load("reference", "cpu")
+    shape = learned.load(ROOT / "vtoken" / "reference" / "scorer").shape
+    assert shape.checkpoint == fingerprint(model.get_input_embeddings().weight) and shape.text
+    clip = data.clip(3, "validation")
+    frames, _ = data.frames(clip, 8)
+    asked = [q for q in data.questions(clip) if q.task in ("read", "order", "motion")][:8]
+    options: dict[str, Any] = {"fps": "native", "native_fps": 8, "max_new_tokens": 8}
+    right = {}
+    for plan in ("learned:weights=reference", "random"):
+        found = vtoken.ask_many(model, words, frames, [q.text for q in asked], plan=plan, keep=0.1, **options)
+        assert not any("another checkpoint" in note for note in found[0].report.notes)
+        right[plan] = sum(a.text == q.answer for a, q in zip(found, asked, strict=True))
+    assert right["learned:weights=reference"] > right["random"]
