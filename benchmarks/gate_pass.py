@@ -3,7 +3,8 @@
     python -m benchmarks.gate_pass vtest.avi syn_slides.mp4
     python -m benchmarks.gate_pass skv_bigbuckbunny.mp4 --long 18000
 
-Stages are CPU time, so that other work on the machine does not count; the decoder's own threads count as decoding.
+Stages are CPU time, so that other work on the machine does not count; the decoder's own threads count as decoding. The
+last table is the gate of a wrapped model's ``generate``, which first has to get luma back from a processor's values.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from vtoken.data.frames import Frames, Grid
 from vtoken.methods.gate import Gate
 from vtoken.methods.plan import Plan
 from vtoken.video import open_video
+from vtoken.video.processors import read_processor
 
 HEADER = ("clip", "size", "frames", "decode ms", "resize ms", "gate ms", "frames/s", "gate share", "kept")
+VALUES = ("clip", "grid", "frames", "luma of ask, ms", "luma of values, ms", "gate ms")
 
 
 @dataclass
@@ -77,6 +80,23 @@ def run(path: str, gate: Gate, grid: Grid, frames: int | None) -> tuple[Run, tup
     return told, size
 
 
+def from_values(path: str, gate: Gate, frames: int = 32) -> tuple[str, ...]:
+    """Milliseconds a frame of the gate on what a processor of Qwen2.5-VL makes of the first frames at 10 a second."""
+    preprocess = read_processor("qwen2.5-vl")
+    chunk = next(iter(open_video(path, fps=10.0, chunk=frames)))
+    grid, n = preprocess.grid(*chunk.size, len(chunk)), len(chunk)
+    values, thw = preprocess.pixel_values(chunk, grid), preprocess.grid_thw(n, grid)[0]
+    start = time.thread_time()
+    for i in range(n):
+        preprocess.luma(chunk.plane(i), grid)
+    a = time.thread_time()
+    planes = preprocess.pictures(values, thw, luma=True)
+    b = time.thread_time()
+    gate.gate_planes(planes, chunk.pts, grid)
+    spent = (a - start, b - a, time.thread_time() - b)
+    return Path(path).name, f"{grid.width}x{grid.height}", f"{n:,}", *(f"{s / n * 1e3:.2f}" for s in spent)
+
+
 def resident() -> int:
     """Resident memory of this process in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -91,9 +111,9 @@ def row(path: str, told: Run, size: tuple[int, int]) -> tuple[str, ...]:
     return name, shape, f"{n:,}", *stages, f"{n / told.total:,.0f}", f"{share:.1%}", f"{told.kept / n:.3f}"
 
 
-def print_table(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(len(line[i]) for line in [HEADER, *rows]) for i in range(len(HEADER))]
-    for line in [HEADER, *rows]:
+def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
+    for line in [header, *rows]:
         print("  ".join(v.rjust(w) if i else v.ljust(w) for i, (v, w) in enumerate(zip(line, widths, strict=True))))
 
 
@@ -121,8 +141,10 @@ def main() -> None:
                 f"{Path(path).name}: resident {before:,.0f} MiB after the first 16 frames, {after:,.0f} MiB after "
                 f"{told.frames:,}, {peak:,.0f} MiB at most (+{peak - before:,.0f})"
             )
-    print_table(rows)
-    print("\n" + "\n".join(memory))
+        values = [from_values(path, gate) for path in given.videos]
+    print_table(HEADER, rows)
+    print("\n" + "\n".join(memory) + "\n")
+    print_table(VALUES, values)
 
 
 if __name__ == "__main__":

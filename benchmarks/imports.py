@@ -28,7 +28,7 @@ LEVELS = [
     ["engine"],
     ["qa"],
     ["jobs"],
-    ["thinkjepa"],
+    ["thinkjepa", "scorer"],
     ["bench"],
     ["demos"],
     ["serve"],

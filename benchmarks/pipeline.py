@@ -5,7 +5,8 @@
 
 "Plain" is PyAV decoding the same part of the file, with its threads, and looking at nothing. Both sides of a ratio run
 one after the other, so that a busy machine slows both alike; every figure is the median of the repeats. CPU counts the
-time of all threads, which other programs disturb less than the wall.
+time of all threads, which other programs disturb less than the wall. "path" is the CPU time of the busiest of the three
+threads of reading: what the wall would be if each thread, and the decoder, had a processor of its own.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import argparse
 import os
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vtoken import ask
+from vtoken import ask, families
 from vtoken.bench import machine
 from vtoken.bench.models import MEDIUM, byte_tokenizer, random_model
 from vtoken.data.report import Report
@@ -36,6 +39,7 @@ from vtoken.video.write import write_video
 
 CASES = (("vtest.avi", 10.0, 30.0, 1.35), ("lecture", 10.0, 20.0, 1.35), ("cv_box.mp4", 30.0, 60.0, 1.6))
 QUESTION = "What happens?"
+PARTS = ["reading", "ask", "memory"]
 MODEL = ("encode", "reduce", "prefill", "generate")
 Times = tuple[float, float]  # seconds on the wall and of all threads
 
@@ -58,32 +62,56 @@ def plain(path: str, end: float) -> None:
                 break
 
 
-def read(path: str, fps: float, end: float, backend: str = "auto") -> Any:
+class Threads(Report):
+    """A report that counts the CPU time of each thread's stages, in seconds."""
+
+    @contextmanager
+    def stage(self, name: str, device: Any = None) -> Iterator[None]:
+        begun = time.thread_time()
+        yield
+        spent = self.__dict__.setdefault("_spent", {})
+        spent[name] = spent.get(name, 0.0) + time.thread_time() - begun
+
+    @property
+    def spent(self) -> dict[str, float]:
+        return self.__dict__.get("_spent", {})
+
+
+def read(path: str, fps: float, end: float, backend: str = "auto", report: Report | None = None) -> Any:
     sampling = Sampling(fps, end=end, backend=backend)
-    return read_clip(path, read_processor("qwen2.5-vl"), Plan.parse("grt"), Report(), sampling)
+    return read_clip(path, read_processor("qwen2.5-vl"), Plan.parse("grt"), report or Report(), sampling)
 
 
 def reading(folder: Path, lecture: str, repeats: int, tell: Callable[[str], None]) -> None:
     """Reading for Qwen2.5-VL under `grt`, beside plain decoding, and with OpenCV beside PyAV."""
-    widths = {"fps": 4, "frames": 8, "kept": 7, "plain ms": 10, "read ms": 9, "wall": 7, "CPU": 7, "target": 8}
+    widths = {"fps": 4, "frames": 8, "kept": 7, "plain ms": 10, "read ms": 9, "decode": 8, "gate": 7, "prepare": 9}
+    widths |= {"wall": 7, "CPU": 7, "path": 7, "target": 8}
     tell("clip".ljust(12) + "".join(name.rjust(width) for name, width in widths.items()))
     told = []
     for name, fps, end, target in CASES:
         path = lecture if name == "lecture" else str(folder / name)
         clip = read(path, fps, end)
-        frames, pairs, others = len(clip.pts), [], []
+        frames, pairs, others, threads = len(clip.pts), [], [], []
         for _ in range(repeats):
-            pairs.append((timed(partial(plain, path, end)), timed(partial(read, path, fps, end))))
+            threads.append(Threads())
+            pairs.append((timed(partial(plain, path, end)), timed(partial(read, path, fps, end, report=threads[-1]))))
             others.append(timed(partial(read, path, fps, end, "opencv")))
         ms = [statistics.median(pair[i][1] for pair in pairs) / frames * 1e3 for i in (0, 1)]
         wall, cpu = (statistics.median(ours[i] / theirs[i] for theirs, ours in pairs) for i in (0, 1))
+        own = [statistics.median(t.spent[s] for t in threads) / frames * 1e3 for s in ("decode", "gate", "prepare")]
+        longest = statistics.median(
+            max(*t.spent.values(), theirs[1]) / theirs[1] for t, (theirs, _) in zip(threads, pairs, strict=True)
+        )
         tell(
-            f"{name:<12}{fps:>4g}{frames:>8,}{clip.gate.kept:>7.1%}{ms[0]:>10.2f}{ms[1]:>9.2f}{wall:>7.2f}{cpu:>7.2f}"
-            f"{target:>8g}"
+            f"{name:<12}{fps:>4g}{frames:>8,}{clip.gate.kept:>7.1%}{ms[0]:>10.2f}{ms[1]:>9.2f}{own[0]:>8.2f}{own[1]:>7.2f}"
+            f"{own[2]:>9.2f}{wall:>7.2f}{cpu:>7.2f}{longest:>7.2f}{target:>8g}"
         )
         gate = statistics.median(other[1] / ours[1] for other, (_, ours) in zip(others, pairs, strict=True))
         told.append(f"{name} {gate:.2f}")
-    tell("\nms are CPU time a frame that is sampled; wall and CPU are reading over plain, target is for the wall.")
+    tell(
+        "\nms are CPU time a frame that is sampled, decode, gate and prepare those of a thread each (the decoder's own "
+        "threads\nnot counted); wall, CPU and path are reading over plain, target is for the wall."
+    )
     tell(f"\nReading with backend=opencv over PyAV's, CPU time (target 1.2): {', '.join(told)}")
 
 
@@ -133,29 +161,52 @@ def looped(path: str, minutes: float, out: Path) -> str:
 
 
 def memory(path: str, minutes: float, tell: Callable[[str], None]) -> None:
-    """Resident memory while a long clip is read."""
-    before, most = resident(), 0.0
-
-    def watch(stage: str, done: float) -> None:
-        nonlocal most
-        most = max(most, resident())
-
-    sampling = Sampling(10.0, end=minutes * 60)
-    clip = read_clip(path, read_processor("qwen2.5-vl"), Plan.parse("grt"), Report(), sampling, progress=watch)
-    most = max(most, resident())
-    rows, cells = clip.rows.numel() / 2**20, clip.gate.keep.size * 11 / 2**20
+    """Resident memory above the model while a long clip is read and encoded with hold."""
+    model = random_model(geometry("qwen2.5-vl-3b"), MEDIUM)
+    family = families.of(model)
+    family.encode_clips(model, [read(path, 10.0, 1.0)], frozenset(), hold=True)  # libraries allocate theirs once
+    before = resident()
+    with Highest() as reading:
+        clip = read(path, 10.0, minutes * 60)
+    with Highest() as encoding, torch.no_grad():
+        features = family.encode_clips(model, [clip], frozenset(), hold=True)
+    sizes = [clip.rows.numel(), clip.gate.keep.size * 11, features.x.numel() * features.x.element_size()]
+    rows, cells, x = (size / 2**20 for size in sizes)
     tell(
-        f"\n{minutes:g} minutes of 1280x720 at 10 fps ({len(clip.pts):,} frames, {clip.gate.kept:.1%} kept): resident "
-        f"{before:,.0f} MiB before, {most:,.0f} MiB at most (+{most - before:,.0f}); of that {rows:,.0f} MiB rows as "
-        f"uint8 and {cells:,.0f} MiB map"
+        f"\n{minutes:g} minutes of 1280x720 at 10 fps ({len(clip.pts):,} frames, {clip.gate.kept:.1%} kept, "
+        f"{len(clip.rows):,} patches): resident {before:,.0f} MiB with the model, +{reading.most - before:,.0f} at "
+        f"most while it is read, +{encoding.most - before:,.0f} while it is encoded; of that {rows:,.0f} MiB rows as "
+        f"uint8, {cells:,.0f} map, {x:,.0f} features"
     )
+
+
+class Highest:
+    """The highest resident memory within a block, MiB, looked at every 50 ms."""
+
+    def __enter__(self) -> Highest:
+        self.most, self._stop = resident(), threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.05):
+            self.most = max(self.most, resident())
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.most = max(self.most, resident())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=Path, default=Path("../shared/videos"), help="folder of the real clips")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--minutes", type=float, default=5.0, help="length of the long clip (default 5)")
+    parser.add_argument(
+        "--minutes", type=float, nargs="+", default=[2.0, 6.0], help="lengths of the long clip (default 2 and 6)"
+    )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run (default all)")
     parser.add_argument(
         "--threads", type=int, default=1, help="threads of the model (default 1: reading has the other)"
     )
@@ -171,12 +222,17 @@ def main() -> None:
     tell(f"{machine.describe()}; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the beginning\n")
     with tempfile.TemporaryDirectory() as scratch:
         lecture = write_video(Path(scratch) / "lecture.mp4", render("slides", seconds=20.0, fps=30.0))
-        reading(given.videos, str(lecture), given.repeats, tell)
-        asking(given.videos, given.repeats, tell)
-        memory(
-            looped(str(given.videos / "syn_slides.mp4"), given.minutes, Path(scratch) / "long.mp4"), given.minutes, tell
-        )
-    options = f"--repeats {given.repeats} --minutes {given.minutes:g}"
+        if "reading" in given.only:
+            reading(given.videos, str(lecture), given.repeats, tell)
+        if "ask" in given.only:
+            asking(given.videos, given.repeats, tell)
+        if "memory" in given.only:
+            long = looped(str(given.videos / "syn_slides.mp4"), max(given.minutes), Path(scratch) / "long.mp4")
+            for minutes in given.minutes:
+                memory(long, minutes, tell)
+    options = f"--repeats {given.repeats} --minutes {' '.join(f'{m:g}' for m in given.minutes)}"
+    if given.only != PARTS:
+        options += f" --only {' '.join(given.only)}"
     tell(f"\nload {os.getloadavg()[0]:.1f} at the end; python -m benchmarks.pipeline {options}")
     write_text(given.out, "\n".join(lines) + "\n")
 

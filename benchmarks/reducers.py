@@ -190,7 +190,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     given = parser().parse_args()
-    known = registry.names("pruner") + registry.names("merger")
+    known = [
+        name for name in registry.names("pruner") + registry.names("merger") if name != "learned"
+    ]  # it has weights
     methods = given.methods or known
     if strange := sorted(set(methods) - set(known)):
         raise SystemExit(f"no pruner or merger: {', '.join(strange)}; known: {', '.join(known)}")

@@ -6,7 +6,10 @@ Row: ``name`` in plans, ``options`` (dataclass fields), ``signals`` that the met
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, TypedDict
+
+SCORER = str(Path(__file__).parent / "data" / "scorer")  # random weights, for the width of tests/tokens.py
 
 
 class Row(TypedDict):
@@ -63,6 +66,8 @@ PRUNERS: list[Row] = [
     {"name": "quota", "options": {"inner": "divprune:anchors=1", "power": 0, "anchors": 1}, "signals": []},
     {"name": "kffocus", "options": {}, "signals": []},
     {"name": "kffocus", "options": {"inner": "cls"}, "signals": ["cls_attention"]},
+    {"name": "learned", "options": {"weights": SCORER}, "signals": []},
+    {"name": "learned", "options": {"weights": SCORER, "anchors": 1}, "signals": []},
     {"name": "surprise", "options": {}, "signals": ["surprise"]},
     {"name": "surprise", "options": {"anchors": 1}, "signals": ["surprise"]},
 ]
@@ -122,4 +127,4 @@ OWN_COUNT: list[Row] = [
 
 def label(row: Row) -> str:
     """Readable test id."""
-    return "-".join([row["name"], *(f"{k}={v}" for k, v in row["options"].items())])
+    return "-".join([row["name"], *(f"{k}={v}" for k, v in row["options"].items() if k != "weights")])

@@ -22,6 +22,7 @@ NEEDED = {
     "vtoken/reference/weights/tokenizer.json",
     "vtoken/reference/weights/chat_template.jinja",
     "vtoken/reference/vjepa/model.safetensors",
+    "vtoken/reference/scorer/model.safetensors",
     "vtoken/reference/vjepa/video_preprocessor_config.json",
 }
 PLAN = "grt | jepa_surprise:encoder=tiny | surprise:keep=0.5"  # with both models of the package

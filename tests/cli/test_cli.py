@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import vtoken
+from tests.catalogue import SCORER
 from tests.video.made import remux
 from vtoken.bench.models import byte_tokenizer, random_model
 from vtoken.cli import main as cli
@@ -114,7 +115,8 @@ def test_methods_of_a_family_agree_with_wrap(family: str, capsys: pytest.Capture
         method = get(name)
         text = f"mad | {name}" if method.needs & Gate.gives else name
         text = text.replace("jepa", "jepa:encoder=tiny", 1) if name == "jepa" else text
-        text = {"surprise": f"{JEPA} | surprise", "jepa_surprise": JEPA}.get(name, text)
+        alone = {"surprise": f"{JEPA} | surprise", "jepa_surprise": JEPA, "learned": f"learned:weights={SCORER}"}
+        text = alone.get(name, text)
         budget = {"keep": 0.5} if getattr(method, "needs_budget", False) else {}
         try:
             check(Plan.parse(text, **budget), FAMILIES[family])

@@ -14,7 +14,8 @@ def values(clip: Path, **changes: Any) -> dict[str, Any]:
     """The controls as the page starts with them."""
     start = {"video": str(clip), "question": "What is it?", "start": 0, "end": None, "fps": 10.0, "gate": "grt"}
     start |= {"reducer": "none", "kind": "keep", "amount": 0.25, "threshold": None, "written": "", "new_tokens": 4}
-    assert tuple(start) != () and set(start) == set(CONTROLS)
+    start["remember"] = False
+    assert set(start) == set(CONTROLS)
     return start | changes
 
 

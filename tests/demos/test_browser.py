@@ -144,3 +144,28 @@ def test_every_tab_in_light_and_dark_on_desktop_and_phone(
 def test_samples_of_the_gallery_all_open(visit: Visit) -> None:
     for name in clips.samples():
         visit.take(name)
+
+
+def test_the_live_tab_watches_a_clip_and_answers(visit: Visit) -> None:
+    visit.take("cuts")
+    visit.tab("Live")
+    visit.page.click("#vt-live-start")
+    state = visit.page.locator(".vt-live")
+    expect(state).to_contain_text("The source has ended", timeout=LONG)
+    expect(state.locator("polyline")).to_have_count(3)
+    visit.page.fill("#vt-live-question textarea", "What happens?")
+    visit.page.press("#vt-live-question textarea", "Enter")
+    expect(visit.page.locator("#vt-live-chat")).to_contain_text(re.compile(r"\d\.\d s: "), timeout=LONG)
+    assert visit.fits()
+    visit.page.click("#vt-live-stop")
+
+
+def test_the_live_tab_watches_a_webcam(visit: Visit) -> None:
+    visit.tab("Live")
+    visit.page.locator("#vt-live-kind").get_by_text("Webcam").click()
+    visit.page.click("text=Click to Access Webcam")
+    visit.page.click("#vt-live-camera .button-wrap button >> nth=0")
+    visit.page.click("#vt-live-start")
+    expect(visit.page.locator(".vt-live dd").nth(1)).not_to_contain_text(re.compile("^0"), timeout=LONG)
+    expect(visit.page.locator(".vt-live")).to_contain_text("Watching.")
+    visit.page.click("#vt-live-stop")

@@ -96,6 +96,29 @@ def test_asking_shows_both_runs(runner: Runner, upload: Path) -> None:
     assert Path(found["csv_file"]).read_text().count("\n") == 3
 
 
+def test_remembered_turns_are_in_the_prompt(runner: Runner, upload: Path, loaded: tuple[Any, Any]) -> None:
+    handlers = Handlers(runner)
+    first = last(handlers.ask("a", values(upload, remember=True), False))
+    asked = values(upload, remember=True, question="And now?")
+    second = last(handlers.ask("a", asked, False))
+    assert [m["content"] for m in second["chat"]][:2] == [m["content"] for m in first["chat"]]
+    history = [{"role": m["role"], "content": m["content"]} for m in first["chat"]]
+    options: dict[str, Any] = {"fps": "native", "plan": "grt", "max_new_tokens": 4}
+    told = json.loads(second["report"])[0]
+    assert told["answer"] == vtoken.ask(*loaded, upload, "And now?", history=history, **options).text
+    assert told["report"]["prompt"] > json.loads(first["report"])[0]["report"]["prompt"]
+    alone = last(handlers.ask("a", asked | {"remember": False}, False))
+    assert json.loads(alone["report"])[0]["report"]["prompt"] < told["report"]["prompt"]
+    assert len(alone["chat"]) == 6
+
+
+def test_another_clip_or_part_begins_a_new_chat(runner: Runner, upload: Path) -> None:
+    handlers = Handlers(runner)
+    last(handlers.ask("a", values(upload, remember=True), False))
+    found = last(handlers.ask("a", values(upload, remember=True, end=1.0), False))
+    assert len(found["chat"]) == 2
+
+
 def test_full_tokens_above_the_limit_are_not_run(runner: Runner, upload: Path) -> None:
     object.__setattr__(runner, "settings", Settings(model=runner.settings.model, max_tokens=5))
     found = last(Handlers(runner).ask("a", values(upload), True))

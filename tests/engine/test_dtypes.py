@@ -50,7 +50,7 @@ def columns(name: str, plan: Any) -> list[int]:
         return torch.cat(prepared(model_of(name), inputs_of(name)).cut.slots).tolist()
 
 
-ROWS = [row for row in PRUNERS + MERGERS if row["name"] not in ("none", "surprise")]
+ROWS = [row for row in PRUNERS + MERGERS if row["name"] not in ("none", "surprise", "learned")]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=label)

@@ -14,6 +14,7 @@ from tests.families.prepared import prepared
 from tests.families.tiny import FAMILIES, model_of, moving_block
 from tests.families.tokenizer import tokenizer_of
 from vtoken.data.report import CellState
+from vtoken.engine.prepare import prepare
 
 NAMES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "llava_onevision", "llava_next_video"]
 PLAIN = "grt:tau=None,second=None"
@@ -126,17 +127,28 @@ def test_a_held_cache_goes_on_with_a_second_turn(name: str) -> None:
 
 
 @torch.no_grad()
-def test_a_model_that_cannot_hold_drops_and_says_so() -> None:
+@pytest.mark.parametrize("attention", ["flash_attention_2", "flash_attention_3", "kernels-community/flash-attn"])
+@pytest.mark.parametrize("plan", ["grt", "hold:tau=0.05"])
+def test_a_model_that_cannot_hold_drops_and_names_the_way_out(attention: str, plan: str) -> None:
     model, inputs = model_of("qwen2_5_vl"), inputs_of("qwen2_5_vl", block("qwen2_5_vl"))
     text = model.config.get_text_config()
     before = text._attn_implementation
     try:
-        with vtoken.wrapped(model, "grt"):
-            text._attn_implementation = "flash_attention_2"
-            plan = model.vtoken.call(model)
-            assert plan.plan.hold is None and "skipped cells are dropped" in plan.report.notes[0]
+        with vtoken.wrapped(model, plan):
+            text._attn_implementation = attention
+            call = model.vtoken.call(model)
+            ready = prepare(call, dict(inputs), generating=False)
     finally:
         text._attn_implementation = before
+    assert ready.hold is None and ready.drops
+    (note,) = [n for n in call.report.notes if "hold cannot run here" in n]
+    assert f"attn_implementation={attention!r} takes no mask" in note and "attn_implementation='sdpa' does" in note
+    assert ("skipped cells are dropped" if plan == "grt" else "what is not computed is dropped") in note
+
+
+@torch.no_grad()
+def test_hold_is_off_on_request() -> None:
+    model, inputs = model_of("qwen2_5_vl"), inputs_of("qwen2_5_vl", block("qwen2_5_vl"))
     with vtoken.wrapped(model, "grt:hold=off"):
         model(**inputs)
         assert prepared(model, inputs).hold is None

@@ -126,7 +126,7 @@ def test_all_families(name: str, kinds: tuple[str, str]) -> None:
 
 
 # catp reads the text between an item and the next one: test_text_between_items
-ROWS = [row for row in PRUNERS + MERGERS if row["name"] not in ("none", "surprise", "vscan", "catp")]
+ROWS = [row for row in PRUNERS + MERGERS if row["name"] not in ("none", "surprise", "vscan", "catp", "learned")]
 
 
 @pytest.mark.parametrize("name", ["qwen3_vl", "llava_next_video"])

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 import pytest
 
-from tests.catalogue import MERGERS, OWN_COUNT, PRUNERS
+from tests.catalogue import MERGERS, OWN_COUNT, PRUNERS, SCORER
 from vtoken.errors import InputError
 from vtoken.methods import registry
 from vtoken.methods.anchors import Anchors
@@ -42,11 +42,12 @@ def test_every_pruner_and_merger_has_a_row_and_a_page():
 def test_every_method_describes_itself(name):
     cls = get(name)
     assert cls.name == name
-    assert cls.kind in ("gate", "encoder", "pruner", "merger", "inner", "cache", "pathway")
+    assert cls.kind in ("gate", "image", "encoder", "pruner", "merger", "inner", "cache", "pathway")
     assert 10 < len(cls.describe()) <= 120
     assert "(" not in cls.describe().split()[0], "the dataclass wrote the docstring"
-    options = {"encoder": "tiny"} if "encoder" in cls.__dataclass_fields__ else {}  # type: ignore[attr-defined]
-    assert str(build(name, **options)) == f"{name}{':encoder=tiny' if options else ''}"
+    required = {"encoder": "tiny", "weights": SCORER}
+    options = {n: v for n, v in required.items() if n in cls.__dataclass_fields__}  # type: ignore[attr-defined]
+    assert str(build(name, **options)) == ":".join([name, *(f"{n}={v}" for n, v in options.items())])
 
 
 def test_unknown_names_get_a_hint():

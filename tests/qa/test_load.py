@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from transformers.utils import logging
 import vtoken
 from tests.families.tiny import model_of, moving_block
 from tests.qa import processors as real
+from vtoken import families
 from vtoken.errors import InputError, MissingExtraError
+from vtoken.qa.api import preprocessor_of
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +123,24 @@ def test_errors_are_ours(folder: Path, tmp_path: Path) -> None:
     BertConfig(num_hidden_layers=1).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="'bert', which vtoken does not know"):
         vtoken.load(str(tmp_path), "cpu")
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_without_torchvision_the_checkpoints_own_video_settings_count(folder: Path, tmp_path: Path, own: bool) -> None:
+    where = tmp_path / "copy"
+    shutil.copytree(folder, where)
+    for file in ("video_preprocessor_config.json", "processor_config.json"):
+        (where / file).unlink(missing_ok=True)
+    if own:
+        settings = {"size": {"shortest_edge": 784, "longest_edge": 98_000}, "patch_size": 14, "merge_size": 2}
+        settings |= {"image_mean": [0.4] * 3, "image_std": [0.3] * 3, "video_processor_type": "Qwen2VLVideoProcessor"}
+        (where / "video_preprocessor_config.json").write_text(json.dumps(settings))
+    model, processor = vtoken.load(str(where), "cpu")
+    if getattr(processor, "tokenizer", None) is not None:
+        pytest.skip("torchvision is here, so that the processor itself is built")
+    found = preprocessor_of(families.of(model), model, processor)
+    stock = families.of(model).preprocess(model)
+    assert (found == stock) == (not own)
+    if own:
+        assert (found.mean, found.min_pixels, found.max_pixels) == ((0.4,) * 3, 784, 98_000)
+        assert found.patch == model.config.vision_config.patch_size

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from training import program
 from training.reference import batches, train
 from training.reference.guide import HEADS, earlier, targets
 from training.reference.labels import IGNORE, LANGUAGE, VISION, language_labels, vision_labels
+from vtoken.output import program
 from vtoken.reference.questions import ask_all
 from vtoken.reference.world import script
 
 SIZES = {"layers": 3, "depth": 1}
+
+
+@pytest.fixture(autouse=True)
+def _precision() -> Iterator[None]:
+    """The program sets it for its whole process."""
+    before = torch.get_float32_matmul_precision()
+    yield
+    torch.set_float32_matmul_precision(before)
 
 
 def _steps(state: train.State, n: int) -> None:
@@ -68,10 +77,11 @@ def test_the_loss_falls_on_one_batch() -> None:
 
 
 def test_rounds_and_schedules_depend_on_seed_and_round_alone() -> None:
-    assert train.schedule(0, 3, 2) == train.schedule(0, 3, 2)
-    assert train.schedule(0, 3, 2) != train.schedule(0, 4, 2)
-    assert {fps for fps, _ in train.schedule(0, 0, 2)} == {0, 1, 2, 4, 8, 16}
-    for fps, rows in train.schedule(0, 0, 2):
+    clips = train.ROUNDS[2]
+    assert train.schedule(0, 3, clips) == train.schedule(0, 3, clips)
+    assert train.schedule(0, 3, clips) != train.schedule(0, 4, clips)
+    assert {fps for fps, _ in train.schedule(0, 0, clips)} == {0, 1, 2, 4, 8, 16}
+    for fps, rows in train.schedule(0, 0, clips):
         assert len(rows) == train.ROWS[fps]
 
 
@@ -163,7 +173,7 @@ def test_the_program_goes_on_after_the_tower_and_writes_a_model(
 ) -> None:
     monkeypatch.setattr(train, "ROUNDS", ({2: 4}, {2: 4}, {2: 4}))
     monkeypatch.setattr(train, "ROWS", {2: 4})
-    monkeypatch.setattr(train, "start", lambda seed, start=train.start: start(seed, **SIZES))
+    monkeypatch.setattr(train, "start", lambda seed, family="qwen3_vl", start=train.start: start(seed, family, **SIZES))
     monkeypatch.setattr(batches, "SPAN", 8)
     ready = train.start(0)
     train.vision_step(ready, 0, clips=2, each=2)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.video.hf_cases import DATA, levels, ours, stock, video
 from vtoken.data.frames import Frames, Grid
 from vtoken.errors import InputError, UnsupportedError
+from vtoken.kernels.luma import of_rgb
 from vtoken.video.preprocess import Preprocessor
 from vtoken.video.processors import PRESETS, read_processor
 from vtoken.video.sizes import smart_resize, smart_resize_clip
@@ -278,3 +279,19 @@ def test_one_pixel_frames():
         values = own.pixel_values(Frames(np.full((1, 1, 1, 3), 128, np.uint8), np.zeros(1)), grid)
         rgb = own.pictures(values, own.grid_thw(1, grid) if own.kind == "qwen" else None)
         assert (rgb == 128).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 300), st.sampled_from(FAMILIES), st.booleans(), st.integers(0, 9))
+def test_levels_and_luma_come_back_from_values(rows: int, size: int, name: str, half: bool, seed: int):
+    """Exactly those that the values were made of; what no level gives is clipped."""
+    own = read_processor(name).normalise
+    levels = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (rows, 3, size), dtype=np.uint8))
+    values = own(levels)
+    if half and own.std is not None and max(own.std) / own.rescale < 128:
+        values = values.half()
+    assert torch.equal(own.back(values), levels)
+    want = of_rgb(levels.permute(0, 2, 1).numpy())
+    assert np.array_equal(own.back(values, luma=True)[:, 0].numpy(), want)
+    far = values.float() * 100
+    assert set(own.back(far.abs() + 1000).unique().tolist()) == {255} and own.back(-far.abs() - 1000).max() == 0

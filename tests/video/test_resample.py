@@ -1,4 +1,4 @@
-"""Patches resized alone against torch's resize of the whole image."""
+"""Cells resized alone against torch's resize of the whole image."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vtoken.video.resample import resize_patches, source_rows
+from vtoken.data.frames import Windows, columns_first
+from vtoken.video.resample import resize_cells
 
 SIDES = st.integers(1, 90)
 
 
 @settings(max_examples=300, deadline=None)
 @given(SIDES, SIDES, SIDES, SIDES, st.sampled_from(["bicubic", "bilinear"]), st.integers(0, 9), st.data())
-def test_patches_are_those_of_the_whole(
+def test_cells_are_those_of_the_whole(
     height: int, width: int, tall: int, wide: int, mode: str, seed: int, data: st.DataObject
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -42,18 +43,23 @@ def test_real_sizes(size: tuple[int, int], side: int) -> None:
 def compare(
     images: np.ndarray, size: tuple[int, int], side: int, keep: np.ndarray, offset: tuple[int, int], mode: str
 ) -> None:
-    """The patches of ``keep`` alone, from images that are black but for the rows that are said to be read."""
+    """The cells of ``keep`` alone; windows of pictures of even size begin and end at even pixels."""
     rows, columns = np.nonzero(keep)
-    needed = np.zeros_like(images)
-    for first, stop in source_rows(images.shape[1], size[0], side, rows, offset[0], mode):
-        needed[:, first:stop] = images[:, first:stop]
-    parts = resize_patches(list(needed), size, side, rows, columns, offset, mode)
-    assert parts.dtype == np.uint8 and parts.shape == (len(rows), 3, len(images), side, side)
+    height, width = images.shape[1:3]
+
+    def take(windows: Windows) -> np.ndarray:
+        for first, length, whole in ((windows.top, windows.tall, height), (windows.left, windows.wide, width)):
+            assert (first >= 0).all() and (first + length <= whole).all()
+            assert whole % 2 or not ((first % 2).any() or length % 2)
+        return columns_first(list(images), windows)
+
+    parts = resize_cells(take, (height, width), size, side, rows, columns, offset, mode)
+    assert parts.dtype == np.uint8 and parts.shape == (len(rows), len(images), side, 3, side)
     for t, image in enumerate(images):
         whole = whole_of(image, size, mode)
-        for part, row, column in zip(parts[:, :, t], rows, columns, strict=True):
+        for part, row, column in zip(parts[:, t], rows, columns, strict=True):
             y, x = offset[0] + row * side, offset[1] + column * side
-            assert np.array_equal(part, whole[y : y + side, x : x + side].transpose(2, 0, 1))
+            assert np.array_equal(part, whole[y : y + side, x : x + side].swapaxes(1, 2))
 
 
 def whole_of(image: np.ndarray, size: tuple[int, int], mode: str) -> np.ndarray:

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from training.reference import second
 from training.reference.guide import HEADS, earlier, flashes, targets
 from training.reference.labels import IGNORE, LANGUAGE, language_labels, vision_labels
 from training.reference.pairs import rows_of
+from vtoken.engine.positions import rope_positions, trained
 from vtoken.reference import model as shape
 from vtoken.reference.questions import Question, ask_all, ask_image
 from vtoken.reference.render import Painter
@@ -35,6 +37,7 @@ class Item:
     fps: int
     frames: np.ndarray  # numbers of those sampled
     features: Tensor
+    taught: Tensor | None  # the features of a teacher, where there is one
     labels: dict[str, Tensor]
     questions: dict[str, list[Question]]
 
@@ -66,7 +69,7 @@ def sampled(fps: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def item(model: Any, seed: int, fps: int, level: int, split: str = "train") -> Item:
+def item(model: Any, seed: int, fps: int, level: int, split: str = "train", teacher: Any = None) -> Item:
     symbols, panels = LEVELS[level]
     seed += SPLITS.index(split) * SPAN
     what, rng = script(seed, symbols, panels), np.random.default_rng((seed, 1))
@@ -81,7 +84,9 @@ def item(model: Any, seed: int, fps: int, level: int, split: str = "train") -> I
     for q in ask_all(what, rng) if still is None else ask_image(what, still):
         asked.setdefault(q.task, []).append(q)
     flat = {n: torch.from_numpy(v).flatten() for n, v in labels.items()}
-    return Item(what, fps, frames, shape.vision_forward(model, rows_of(images)), flat, asked)
+    forward, rows = second.vision_forward if second.is_one(model) else shape.vision_forward, rows_of(images)
+    taught = None if teacher is None else shape.vision_forward(teacher, rows)
+    return Item(what, fps, frames, forward(model, rows), taught, flat, asked)
 
 
 class Packer:
@@ -103,12 +108,20 @@ class Packer:
             row, grid = self._image() if fps == 0 else self._video(fps)
             c, key = self.model.config, "image_grid_thw" if fps == 0 else "video_grid_thw"
             kinds = (row == c.image_token_id).int() + 2 * (row == c.video_token_id).int()
-            where, _ = self.model.model.get_rope_index(row[None], kinds[None], **{key: grid})
+            inputs = {"input_ids": row[None], "mm_token_type_ids": kinds[None], key: grid}
+            if fps and second.is_one(self.model):
+                inputs["second_per_grid_ts"] = torch.tensor([2 / fps])
+            stock, _ = rope_positions(self.model, inputs, False)
+            assert stock is not None  # both families have M-RoPE
+            where = trained(self.model, inputs, stock)
             self.prefixes[fps] = (row, where[:, 0])
         return self.prefixes[fps]
 
     def _video(self, fps: int) -> tuple[Tensor, Tensor]:
         frames, c = sampled(fps).reshape(-1, 2), self.model.config
+        if second.is_one(self.model):  # its steps have no stamps
+            ids = [*self.ids("<|im_start|>user<|vision_start|>"), *[c.video_token_id] * (CELLS * len(frames))]
+            return torch.tensor([*ids, c.vision_end_token_id]), torch.tensor([[len(frames), 8, 8]])
         step = [c.vision_start_token_id, *[c.video_token_id] * CELLS, c.vision_end_token_id]
         ids = self.ids("<|im_start|>user<|vision_start|>")
         ids = ids + [t for m in frames.mean(1) / FPS for t in self.ids(f"<{m:.1f} seconds>") + step]

@@ -18,12 +18,14 @@ def forward(
     middle: int,
     looking: tuple[Tensor, Tensor, Tensor, Tensor] | None = None,
     back: tuple[Tensor, Tensor] | None = None,
+    states: list[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """All layers; the last one for the questions alone, since nothing reads the video after it.
 
     Args:
         looking: what ``batches.looks`` gives, to guide the layer after ``middle``.
         back: what ``batches.looks_back`` gives, to guide layer ``middle``.
+        states: gets the hidden states behind every layer, float32 [B, L, SIDE]; those of the questions behind the last.
 
     Returns:
         last hidden states [B, L, SIDE], of use behind the prefix; those after layer ``middle``; and the losses of the
@@ -38,6 +40,8 @@ def forward(
         x, losses[i] = _layer(layer, x, turns, batch, i == len(inner.layers) - 1, guides.get(i))
         if i == middle:
             between = x
+        if states is not None:
+            states.append(x)
     return inner.norm(x), between, losses.get(middle + 1), losses.get(middle)
 
 
@@ -49,9 +53,10 @@ def _layer(
     attention, cut = layer.self_attn, batch.prefix
     h = layer.input_layernorm(x)
     wide = (*h.shape[:2], -1, attention.head_dim)
-    q = attention.q_norm(attention.q_proj(h).view(wide)).transpose(1, 2)
-    k = attention.k_norm(attention.k_proj(h).view(wide)).transpose(1, 2)
-    v = attention.v_proj(h).view(wide).transpose(1, 2)
+    q, k, v = (project(h).view(wide) for project in (attention.q_proj, attention.k_proj, attention.v_proj))
+    if hasattr(attention, "q_norm"):  # Qwen3-VL's
+        q, k = attention.q_norm(q), attention.k_norm(k)
+    q, k, v = (a.transpose(1, 2) for a in (q, k, v))
     q, k = apply_rotary_pos_emb(q, k, *turns)
     out = attend(q[:, :, cut:], k, v, attn_mask=batch.mask)
     if not last:

@@ -15,15 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-from training import program
 from training.optimizer import Optimizer
-from training.reference import batches, language
+from training.reference import batches, language, second, taught
 from training.reference.labels import IGNORE, LANGUAGE, VISION
 from training.reference.pairs import pairs
-from vtoken.output import curves
+from vtoken.output import curves, program
 from vtoken.reference import model as shape
 from vtoken.reference.questions import TASKS
 
@@ -38,6 +37,10 @@ KEEPS = (1.0, 1.0, 0.5, 0.3, 0.18)  # random token dropping, once the curriculum
 FULL = 3600  # steps of the last level before that
 DROPPED = 4  # frames a second from which tokens are dropped
 PASS = 0.75  # accuracy that ends a level
+# of a model that starts from the reference model and learns from its states
+TAUGHT = {4: 24, 8: 24, 16: 12}  # clips of a round by rate
+SIGHT = 80  # steps of its vision stage
+PEAK = 1e-3  # learning rate
 
 
 @dataclass
@@ -59,16 +62,20 @@ class State:
     last: int = 0  # step at which the vision stage ends, once both stand free; 0 before
     score: dict[str, float] = field(default_factory=dict)
     optimizer: Optimizer | None = None
+    teacher: taught.Teacher | None = None  # of a model of the second family; not in the checkpoint
     log: list[dict[str, Any]] = field(default_factory=list)
 
 
-def start(seed: int = 0, **sizes: int) -> State:
-    """A fresh state."""
-    words = shape.tokenizer()
-    model = shape.build(words, seed, **sizes)
+def start(seed: int = 0, family: str = "qwen3_vl", **sizes: int) -> State:
+    """A fresh state; one of the second family starts from the reference model and learns from it."""
+    words, teacher = shape.tokenizer(), None
+    if family == second.FAMILY:
+        model, teacher = taught.start(words, seed, **sizes)
+    else:
+        model = shape.build(words, seed, **sizes)
     eyes = nn.ModuleDict({n: nn.Linear(shape.SIDE, k) for n, k in VISION.items()})
     minds = nn.ModuleDict({n: nn.Linear(shape.SIDE, k) for n, k in LANGUAGE.items()})
-    return State(model, words, eyes, minds)
+    return State(model, words, eyes, minds, teacher=teacher, level=0 if teacher is None else len(batches.LEVELS) - 1)
 
 
 PARTS = ("model", "eyes", "minds")
@@ -97,7 +104,7 @@ def optimizer(state: State, vision: bool) -> Optimizer:
         parts = (inner.visual.patch_embed, inner.visual.blocks, inner.visual.merger)
         return Optimizer(
             [p for part in parts for p in part.parameters()],
-            [*inner.visual.pos_embed.parameters(), *state.eyes.parameters()],
+            [p for n, p in inner.visual.named_parameters() if n.startswith("pos_embed")] + [*state.eyes.parameters()],
         )
     rest = [inner.language_model.embed_tokens.weight, *inner.language_model.norm.parameters()]
     rest += [*state.model.lm_head.parameters(), *state.minds.parameters()]
@@ -134,22 +141,39 @@ def vision_step(state: State, seed: int, clips: int = 16, each: int = 6) -> dict
     return right | {"loose": loose[0], "loose_shapes": loose[1]}
 
 
+def sight_step(state: State, seed: int) -> dict[str, float]:
+    """One step of a tower that learns the features of the reference model's."""
+    assert state.teacher is not None
+    state.optimizer = state.optimizer or optimizer(state, vision=True)
+    apart = taught.sight(state.model, state.teacher, seed, state.seen)
+    state.last = SIGHT
+    state.optimizer.step(apart, program.rate(state.seen, SIGHT, PEAK))
+    state.seen += 1
+    return {"apart": float(apart.detach())}
+
+
 def round_of(state: State, seed: int, index: int) -> dict[int, list[batches.Item]]:
     """Clips of one round at the state's level, a quarter of them from the levels below."""
     r = np.random.default_rng((seed, index))
-    out = {}
-    for fps, n in ROUNDS[state.level].items():
+    out, teacher = {}, None if state.teacher is None else state.teacher.model
+    for fps, n in rates(state).items():
         seeds = r.integers(0, batches.SPAN, n)
         levels = np.where(r.random(n) < 0.2, np.maximum(state.level - 1, 0), state.level)
-        out[fps] = [batches.item(state.model, int(s), fps, int(k)) for s, k in zip(seeds, levels, strict=True)]
+        pairs = zip(seeds.tolist(), levels.tolist(), strict=True)
+        out[fps] = [batches.item(state.model, s, fps, k, teacher=teacher) for s, k in pairs]
     return out
 
 
-def schedule(seed: int, index: int, level: int) -> list[tuple[int, list[int]]]:
+def rates(state: State) -> dict[int, int]:
+    """Clips of a round by rate."""
+    return ROUNDS[state.level] if state.teacher is None else TAUGHT
+
+
+def schedule(seed: int, index: int, clips: dict[int, int]) -> list[tuple[int, list[int]]]:
     """Rates and clips of the steps of one round: every clip ``REUSE`` times."""
     r = np.random.default_rng((seed, index, 7))
     out = []
-    for fps, n in ROUNDS[level].items():
+    for fps, n in clips.items():
         order = np.concatenate([r.permutation(n) for _ in range(REUSE)])
         rows = min(ROWS[fps], n)
         out += [(fps, order[i : i + rows].tolist()) for i in range(0, len(order), rows) if i + rows <= len(order)]
@@ -165,20 +189,45 @@ def language_step(
     g = torch.Generator().manual_seed(seed * 1_000_003 + state.step)
     dropping = state.level == len(batches.LEVELS) - 1 and state.step - state.entered > FULL
     keep = float(r.choice(KEEPS)) if dropping and items[0].fps >= DROPPED else 1.0
-    batch = packer.pack(items, [batches.choose(i, r) for i in items], keep, g)
+    chosen = [batches.choose(i, r) for i in items]
+    batch = packer.pack(items, chosen, keep, g)
+    if state.teacher is None:
+        loss, right = _guided(state, items, batch, keep == 1.0, dense)
+    else:
+        states: list[Tensor] = []
+        loss, right = _answers(state, batch, language.forward(state.model, batch, MIDDLE, states=states)[0])
+        apart = state.teacher.apart(items, chosen, batch, states)
+        program.blend(state.score, {"apart": float(apart.detach())})
+        loss = loss + apart
+    state.optimizer.step(loss, program.rate(state.step, steps, 1.5e-3 if state.teacher is None else PEAK))
+    state.step += 1
+    state.score["loss"] = float(loss.detach())
+    if keep == 1.0 and items[0].fps >= 4:
+        for task, value in right.items():
+            state.score[task] = 0.9 * state.score.get(task, 0.0) + 0.1 * value
+
+
+def _answers(state: State, batch: batches.Batch, last: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """The loss of the answers, and the accuracy by task."""
+    rows, columns = (batch.targets != IGNORE).nonzero(as_tuple=True)
+    logits, goals = state.model.lm_head(last[rows, columns]), batch.targets[rows, columns]
+    each, weights = functional.cross_entropy(logits, goals, reduction="none"), batches.weights(batch)[rows, columns]
+    right = batches.accuracy(batch, rows, columns, logits.argmax(1) == goals)
+    return (each * weights).sum() / weights.sum(), right
+
+
+def _guided(
+    state: State, items: list[batches.Item], batch: batches.Batch, whole: bool, dense: float
+) -> tuple[Tensor, dict[str, float]]:
+    """The loss of the answers with the aids of a training from nothing, and the accuracy by task."""
     looking = batches.looks(batch, items)
     back = batches.looks_back(batch, items) if items[0].fps else None
     last, middle, away, behind = language.forward(state.model, batch, MIDDLE, looking, back)
-    rows, columns = (batch.targets != IGNORE).nonzero(as_tuple=True)
-    logits = state.model.lm_head(last[rows, columns])
-    goals = batch.targets[rows, columns]
-    each = functional.cross_entropy(logits, goals, reduction="none")
-    weights = batches.weights(batch)[rows, columns]
-    loss = (each * weights).sum() / weights.sum()
+    loss, right = _answers(state, batch, last)
     cells = middle.gather(1, batch.visual[..., None].expand(-1, -1, middle.shape[-1]))
     for name, head in state.minds.items():
         known = batch.labels[name] != IGNORE
-        if known.any() and keep == 1.0:  # they are about everything shown
+        if known.any() and whole:  # they are about everything shown
             loss = loss + dense * functional.cross_entropy(head(cells[known]), batch.labels[name][known])
     assert away is not None
     state.score["away"] = 0.9 * state.score.get("away", 5.0) + 0.1 * float(away.detach())
@@ -186,12 +235,7 @@ def language_step(
     if behind is not None:
         state.score["behind"] = 0.9 * state.score.get("behind", 5.0) + 0.1 * float(behind.detach())
         loss = loss + GUIDE * behind
-    state.optimizer.step(loss, program.rate(state.step, steps, 1.5e-3))
-    state.step += 1
-    state.score["loss"] = float(loss.detach())
-    if keep == 1.0 and items[0].fps >= 4:
-        for task, value in batches.accuracy(batch, rows, columns, logits.argmax(1) == goals).items():
-            state.score[task] = 0.9 * state.score.get(task, 0.0) + 0.1 * value
+    return loss, right
 
 
 @torch.no_grad()
@@ -213,7 +257,7 @@ def validate(state: State, packer: batches.Packer, fps: int, clips: int = 24, of
 def run(args: argparse.Namespace) -> None:
     path = program.begin(args)
     torch.set_float32_matmul_precision("medium")  # bfloat16 inside matrix products where the CPU has it
-    state = start(args.seed)
+    state = start(args.seed, args.family, **({} if args.layers is None else {"layers": args.layers}))
     if path.is_file():
         load(state, path)
     if not args.export:
@@ -228,14 +272,15 @@ def _train_vision(state: State, args: argparse.Namespace, path: Path) -> None:
     """The first stage, which ends by its own measure."""
     began = time.time()
     while not 0 < state.last <= state.seen:
-        right = vision_step(state, args.seed)
+        right = vision_step(state, args.seed) if state.teacher is None else sight_step(state, args.seed)
         if state.seen % 20 == 0:
             print(f"[{time.time() - began:6.0f} s] vision {state.seen}: {curves.values(right)}", flush=True)
         if state.seen % 40 == 0:
             save(state, path)
     if state.optimizer is not None:  # else a checkpoint between the stages
         state.optimizer = None
-        shape.scale_features(state.model, pairs(args.seed, 8, 4)[0])
+        if state.teacher is None:
+            shape.scale_features(state.model, pairs(args.seed, 8, 4)[0])
         save(state, path)
 
 
@@ -245,7 +290,7 @@ def _train_language(state: State, args: argparse.Namespace, path: Path) -> None:
     def advance() -> None:
         """One round: every clip of it ``REUSE`` times."""
         clips = round_of(state, args.seed, state.round)
-        for fps, which in schedule(args.seed, state.round, state.level):
+        for fps, which in schedule(args.seed, state.round, rates(state)):
             items = [clips[fps][i] for i in which]
             language_step(state, items, packer, args.seed, args.steps, args.dense)
         state.round += 1
@@ -271,8 +316,19 @@ def main(argv: list[str] | None = None) -> None:
 
     parser = program.parser("training.reference.train", __doc__, "out/reference", steps=2500, threads=2)
     program.add_export(parser, WEIGHTS)
+    parser.add_argument(
+        "--family",
+        choices=("qwen3_vl", second.FAMILY),
+        default="qwen3_vl",
+        help=f"qwen3_vl from nothing (default), or {second.FAMILY}, which starts from the reference model",
+    )
+    parser.add_argument("--layers", type=int, help="of the language model (default 4, the reference model's)")
     parser.add_argument("--dense", type=float, default=0.3, help="weight of the dense labels of the language model")
-    run(parser.parse_args(argv))
+    parser.set_defaults(weights=None)
+    args = parser.parse_args(argv)
+    if args.weights is None:  # the weights of the package are the first family's
+        args.weights = WEIGHTS if args.family == "qwen3_vl" else args.out / "weights"
+    run(args)
 
 
 if __name__ == "__main__":

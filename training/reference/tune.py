@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from training import program
 from training.reference.labels import IGNORE
 from vtoken import families
 from vtoken.data.report import Report
@@ -29,6 +28,7 @@ from vtoken.engine.check import check
 from vtoken.errors import InputError
 from vtoken.families.compat import core
 from vtoken.methods.plan import Plan
+from vtoken.output import program
 from vtoken.qa import load as loading
 from vtoken.qa.prompt import prompts, stack, tokenizer_of
 from vtoken.qa.read import Sampling, read_clip

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from training import program
 from training.optimizer import Optimizer
 from training.reference.train import GUIDE
 from training.thinker.lessons import Lesson, Packer, accuracy, answers, lesson, looks
 from vtoken.errors import InputError
+from vtoken.output import program
 from vtoken.reference import WEIGHTS as REFERENCE
 from vtoken.reference import model as reference
 from vtoken.thinkjepa import hands

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training import program
 from training.optimizer import Optimizer
 from training.vjepa import masks, probe
 from training.vjepa.corpus import Pool
+from vtoken.output import program
 from vtoken.reference import VJEPA
 from vtoken.thinkjepa.hands.inputs import CROP, MEAN, STD
 

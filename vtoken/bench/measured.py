@@ -16,10 +16,8 @@ from vtoken.engine.check import check
 from vtoken.engine.prepare import prepare
 from vtoken.errors import InputError
 from vtoken.methods.plan import Plan, PlanLike
-from vtoken.qa.api import questions_of
+from vtoken.qa.api import BUDGETS, questions_of
 from vtoken.qa.cache import ClipMemory
-
-BUDGETS = ("keep", "tokens", "per_second")
 
 
 def measure(

@@ -20,7 +20,7 @@ from vtoken.families.family import Family
 from vtoken.families.features import Clip, Features
 from vtoken.methods.gate import Gate
 from vtoken.methods.pathway import Cells, Pathway, joined
-from vtoken.qa.read import pieces
+from vtoken.qa.pieces import pieces
 from vtoken.video import VideoReader, open_video
 from vtoken.video.preprocess import Preprocessor
 

@@ -50,6 +50,13 @@ def add(commands: Any, command: Any) -> None:
         help=f"most visual tokens of the run with full tokens (default {d.max_tokens})",
     )
     limits.add_argument(
+        "--max-live",
+        type=int,
+        default=d.max_live,
+        metavar="N",
+        help=f"most streams of the Live tab at a time (default {d.max_live})",
+    )
+    limits.add_argument(
         "--keep-uploads",
         type=int,
         default=d.keep_uploads,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from vtoken.cli import accuracy as accuracy_cli
 from vtoken.cli import ask as ask_cli
-from vtoken.cli import batch, demo, fidelity, imported, jepa, joint, kernels, search, serve, watch
+from vtoken.cli import batch, demo, fidelity, imported, jepa, joint, kernels, search, serve, train, watch
 from vtoken.errors import InputError, VtokenError
 from vtoken.version import __version__
 
@@ -80,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     accuracy_cli.add(commands, _command, _rates)
     fidelity.add(commands, _command, _rates, _shared_arguments)
     search.add(commands, _command, _clip_arguments)
+    train.add(commands, _command)
     kernels.add(commands, _command)
     imported.add(commands, _command)
     joint.add(commands, _command)

@@ -75,7 +75,7 @@ def written(field: dataclasses.Field[Any]) -> str:
 
 def example(method: type[Method]) -> str:
     """A plan that runs a method."""
-    if method.kind == "gate":
+    if method.kind in ("gate", "image"):
         return method.name
     if method.name == "none":
         return "none"

@@ -12,9 +12,10 @@ from vtoken.methods import registry
 from vtoken.methods.registry import Method
 from vtoken.output.console import terminal
 
-KINDS = ("gate", "encoder", "pruner", "merger", "inner", "cache", "pathway")
+KINDS = ("gate", "image", "encoder", "pruner", "merger", "inner", "cache", "pathway")
 PLACES = {
     "gate": "Gates (gate): before the encoder; cells that did not change are not computed",
+    "image": "Gates of images (image): before the encoder; cells that repeat a neighbour are not computed",
     "encoder": "Inside the encoder (encoder): tokens are dropped or merged between its layers",
     "pruner": "Pruners (pruner): after the encoder; they drop tokens",
     "merger": "Mergers (merger): after the encoder; they merge tokens",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from vtoken.errors import InputError
 from vtoken.kernels import luma as luma_of
@@ -50,7 +52,26 @@ class Grid:
         return -(-frames // self.frames)
 
 
-Spans = Sequence[tuple[int, int]]
+@dataclass(frozen=True)
+class Windows:
+    """Equal rectangles of a picture.
+
+    Attributes:
+        top, left: int64 [n], the first row and column of each, even where the picture's height and width are.
+        tall, wide: pixels of each, even where the picture's height and width are.
+    """
+
+    top: np.ndarray
+    left: np.ndarray
+    tall: int
+    wide: int
+
+    def of(self, picture: np.ndarray, scale: int = 1) -> np.ndarray:
+        """Copies from a picture [H, W, ...], or from a plane of 1 / ``scale`` its size: [n, tall, wide, ...]."""
+        tall, wide = self.tall // scale, self.wide // scale
+        rows, columns = picture.shape[0] - tall + 1, picture.shape[1] - wide + 1
+        shape, strides = (rows, columns, tall, wide, *picture.shape[2:]), (*picture.strides[:2], *picture.strides)
+        return as_strided(picture, shape, strides, writeable=False)[self.top // scale, self.left // scale]
 
 
 class Frames:
@@ -59,6 +80,7 @@ class Frames:
     Attributes:
         pts: float64 [T], seconds.
         luma: uint8 [T, H, W], BT.601 in video range (16 to 235): the decoder's Y plane, or computed from RGB.
+            Stacked when first asked for; ``plane`` gives that of one frame without a copy.
         pixels: uint8 [T, H, W, 3] RGB, converted when first asked for.
         source: file name or description, for messages.
 
@@ -74,11 +96,12 @@ class Frames:
         *,
         luma: np.ndarray | None = None,
         convert: Callable[[int], np.ndarray] | None = None,
-        part: Callable[[int, Spans], np.ndarray] | None = None,
+        lazy: Lazy | None = None,
     ) -> None:
-        if pixels is None and (luma is None or convert is None):
+        if pixels is None and lazy is None and (luma is None or convert is None):
             raise InputError("Frames needs pixels, or luma with a convert function")
-        self._pixels, self._luma, self._convert, self._part = pixels, luma, convert, part
+        self._pixels, self._luma, self._lazy = pixels, luma, lazy
+        self._convert = convert if lazy is None else lazy.rgb
         self.pts = np.asarray(pts, dtype=np.float64)
         self.source = source
         self._check("pixels", pixels, 4)
@@ -99,6 +122,8 @@ class Frames:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
+        if self._lazy is not None:
+            return self._lazy.size
         shape = (self._pixels if self._pixels is not None else self._luma).shape  # type: ignore[union-attr]
         return shape[1], shape[2]
 
@@ -115,22 +140,51 @@ class Frames:
     def luma(self) -> np.ndarray:
         if self._luma is None:
             whole = np.empty((len(self), *self.size), np.uint8)
-            for i, picture in enumerate(self.pixels):
-                whole[i] = luma_of.of_rgb(picture)
+            for i in range(len(self)):
+                whole[i] = self.plane(i)
             self._luma = whole
         return self._luma
 
-    def rgb(self, index: int, rows: Spans | None = None) -> np.ndarray:
-        """One frame as uint8 [H, W, 3]; converts that frame alone.
+    def plane(self, index: int) -> np.ndarray:
+        """Luma of one frame, uint8 [H, W]; maybe a view of what the decoder gave, which must not be written to."""
+        if self._luma is not None:
+            return self._luma[index]
+        return self._lazy.luma(index) if self._lazy is not None else luma_of.of_rgb(self.pixels[index])
 
-        Args:
-            rows: (first, last + 1) of the rows of pixels that are needed; the others may hold anything.
+    def rgb(self, index: int) -> np.ndarray:
+        """One frame as uint8 [H, W, 3]; converts that frame alone. It must not be written to."""
+        return self._pixels[index] if self._pixels is not None else self._convert(index)  # type: ignore[misc]
+
+    def windows(self, indices: Sequence[int], windows: Windows) -> np.ndarray:
+        """Parts of some frames, columns first: uint8 [n, wide, frames, tall, 3]; converts those parts alone if it can.
+
+        Columns come first because a resize works along rows first, as a product with each column's lines.
         """
-        if self._pixels is not None:
-            return self._pixels[index]
-        if rows is not None and self._part is not None:
-            return self._part(index, rows)
-        return self._convert(index)  # type: ignore[misc]
+        if self._pixels is None and self._lazy is not None:
+            return self._lazy.windows(indices, windows)
+        images = {i: self.rgb(i) for i in dict.fromkeys(indices)}
+        return columns_first([images[i] for i in indices], windows)
+
+
+class Lazy(Protocol):
+    """Frames that are converted when asked for; see the methods of ``Frames`` of these names."""
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    def rgb(self, index: int) -> np.ndarray: ...
+
+    def luma(self, index: int) -> np.ndarray: ...
+
+    def windows(self, indices: Sequence[int], windows: Windows) -> np.ndarray: ...
+
+
+def columns_first(images: Sequence[np.ndarray], windows: Windows) -> np.ndarray:
+    """Windows of images [H, W, 3]: uint8 [n, wide, images, tall, 3]."""
+    out = np.empty((len(windows.top), windows.wide, len(images), windows.tall, 3), np.uint8)
+    for t, image in enumerate(images):
+        out[:, :, t] = windows.of(image).swapaxes(1, 2)
+    return out
 
 
 @dataclass

@@ -70,12 +70,14 @@ def page(runner: Any) -> Any:
     import gradio as gr
 
     from vtoken.demos import api, events, parts
+    from vtoken.demos.live import Lives
 
+    lives = Lives(runner, runner.settings.max_live)
     age = runner.settings.keep_uploads
     with gr.Blocks(title="vtoken", analytics_enabled=False, fill_width=True, delete_cache=(60, age)) as blocks:
-        events.wire(parts.layout(runner), runner)
+        events.wire(parts.layout(runner), runner, lives)
         api.offer(runner)
-        blocks.unload(events.forget(runner))
+        blocks.unload(events.forget(runner, lives))
     return blocks.queue(max_size=64, default_concurrency_limit=8)
 
 

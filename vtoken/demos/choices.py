@@ -43,7 +43,7 @@ PRESETS = {
 }
 START = PRESETS["Balanced"]
 
-WRITTEN = ("jepa", "surprise")  # need a V-JEPA 2 checkpoint by name: a plan that is written out can name it
+WRITTEN = ("jepa", "learned", "surprise")  # need weights of their own: a plan that is written out can name them
 
 
 def methods(family: Family, *kinds: str) -> list[str]:

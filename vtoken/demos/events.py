@@ -9,6 +9,7 @@ import gradio as gr
 
 from vtoken.demos import choices, controls, views
 from vtoken.demos.handlers import CONTROLS, Handlers
+from vtoken.demos.live import WEBCAM, Lives
 from vtoken.demos.parts import Parts, model_line
 from vtoken.demos.runner import Runner, readable
 from vtoken.qa.steps import Step
@@ -30,10 +31,11 @@ SCROLL = """(...values) => {
 }"""
 
 
-def wire(p: Parts, runner: Runner) -> None:
+def wire(p: Parts, runner: Runner, lives: Lives) -> None:
     """Tie the parts to what they do."""
     controls.wire(p, runner, QUICK)
     _runs(p, runner)
+    _live(p, lives)
     if "load" in p:
         _models(p, runner)
 
@@ -80,6 +82,38 @@ def _runs(p: Parts, runner: Runner) -> None:
     p["stop"].click(stop, None, p["stop"], **QUICK)
 
 
+def _live(p: Parts, lives: Lives) -> None:
+    """The Live tab: a stream of this visitor."""
+    shown = ("live_state", "live_chat", "live_notice")
+
+    def updates(made: Iterator[dict[str, Any]]) -> Iterator[dict[Any, Any]]:
+        for update in made:
+            yield {p[name]: value for name, value in update.items()}
+
+    def watch(request: gr.Request, kind: str, tokens: float, policy: str, *values: Any):
+        named = dict(zip(CONTROLS, values, strict=True))
+        yield from updates(lives.watch(request.session_hash, named, kind, tokens, policy))
+
+    def ask(request: gr.Request, question: str):
+        yield from updates(lives.ask(request.session_hash, question))
+
+    def camera(request: gr.Request, frame: Any) -> None:
+        lives.push(request.session_hash, frame)
+
+    def end(request: gr.Request) -> None:
+        lives.close(request.session_hash)
+
+    given = [p[name] for name in ("live_kind", "live_tokens", "live_policy", *CONTROLS)]
+    outputs = [p[name] for name in shown]
+    p["live_start"].click(watch, given, outputs, concurrency_id="live", concurrency_limit=lives.most, **QUIET)
+    gr.on(
+        [p["live_ask"].click, p["live_question"].submit], ask, p["live_question"], outputs, concurrency_limit=8, **QUIET
+    )
+    p["live_stop"].click(end, None, None, **QUICK)
+    p["live_kind"].change(lambda kind: gr.update(visible=kind == WEBCAM), p["live_kind"], p["live_camera"], **QUICK)
+    p["live_camera"].stream(camera, p["live_camera"], None, stream_every=0.2, concurrency_limit=8, **QUIET)
+
+
 def _models(p: Parts, runner: Runner) -> None:
     """Another checkpoint for this visitor."""
 
@@ -104,10 +138,11 @@ def _models(p: Parts, runner: Runner) -> None:
     p["load"].click(load, p["model_name"], outputs, **QUEUED)
 
 
-def forget(runner: Runner):
+def forget(runner: Runner, lives: Lives):
     """The event of a page that was closed."""
 
     def leave(request: gr.Request) -> None:
+        lives.close(request.session_hash)
         runner.visitors.leave(request.session_hash)
 
     return leave

@@ -17,7 +17,8 @@ from vtoken.qa.steps import Step
 
 Updates = Iterator[dict[str, Any]]
 CONTROLS = ("video", "question", "start", "end", "fps", "gate", "reducer", "kind", "amount", "threshold", "written")
-CONTROLS += ("new_tokens",)
+CONTROLS += ("new_tokens", "remember")
+STOPPED, SILENT = " (stopped)", "(no words)"  # what the chat says of a turn
 MOST = 48  # runs of one curve or comparison
 
 
@@ -33,6 +34,11 @@ class Handlers:
         stop = visitor.stop
         try:
             asked, plan = self._asked(values), None
+            about = asked.path, asked.options.get("start"), asked.options.get("end")
+            if visitor.about != about:
+                visitor.about, visitor.chat = about, []
+            if values["remember"]:
+                asked.options["history"] = self._history(visitor)
             yield {"progress": views.progress(Step("load")), "chat": self._chat(visitor, asked.question, "…")}
             for item in self.runner.run(visitor, asked, stop):
                 if isinstance(item, Run):
@@ -141,9 +147,15 @@ class Handlers:
     def _chat(self, visitor: Visitor, question: str, answer: str) -> list[dict[str, Any]]:
         return [*visitor.chat, {"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
+    def _history(self, visitor: Visitor) -> list[dict[str, str]]:
+        """The questions and answers before this one, for the prompt; turns that were stopped or silent are left out."""
+        pairs = zip(visitor.chat[::2], visitor.chat[1::2], strict=True)
+        whole = [pair for pair in pairs if not pair[1]["content"].endswith((STOPPED, SILENT))]
+        return [{"role": m["role"], "content": m["content"]} for pair in whole for m in pair]
+
     def _remember(self, visitor: Visitor, question: str, run: Run) -> None:
-        end = " (stopped)" if run.stopped else ""
-        visitor.chat = self._chat(visitor, question, (run.answer.text or "(no words)") + end)
+        end = STOPPED if run.stopped else ""
+        visitor.chat = self._chat(visitor, question, (run.answer.text or SILENT) + end)
 
     def _files(self, visitor: Visitor, runs: list[Run]) -> dict[str, Any]:
         script, report = records.to_python(runs[0]), records.to_json(runs)

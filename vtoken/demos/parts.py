@@ -8,10 +8,10 @@ from typing import Any
 
 import gradio as gr
 
-from vtoken.demos import choices, clips, views
+from vtoken.demos import choices, clips, live, views
 from vtoken.demos.overlay import jpeg
 from vtoken.demos.runner import Runner
-from vtoken.demos.settings import MOST_TOKENS
+from vtoken.demos.settings import MOST_TOKENS, REFERENCE
 from vtoken.demos.theme import asset
 
 Parts = dict[str, Any]
@@ -39,7 +39,7 @@ def layout(runner: Runner) -> Parts:
     with gr.Row(elem_id="vt-columns"):
         with gr.Column(elem_id="vt-controls", scale=2, min_width=320):
             _clip(p)
-            _question(p)
+            _question(p, runner)
             _plan(p, runner)
         with gr.Column(elem_id="vt-results", scale=5, min_width=320), gr.Tabs(elem_id="vt-tabs"):
             _results(p, runner)
@@ -91,16 +91,20 @@ def gallery() -> str:
     return f'<div class="vt-gallery" role="group" aria-label="Sample clips">{buttons}</div>'
 
 
-def _question(p: Parts) -> None:
+def _question(p: Parts, runner: Runner) -> None:
     gr.HTML('<h2 class="vt-h">2 · Question</h2>', apply_default_css=False)
     p["question"] = gr.Textbox(
         label="Question", placeholder="What happens at 0:42?", lines=1, max_lines=4, elem_id="vt-question",
-        info="Answered from the clip alone. Enter asks, Shift+Enter starts a line.", submit_btn=False,
+        info="Enter asks, Shift+Enter starts a line.", submit_btn=False,
     )  # fmt: skip
     with gr.Row(elem_id="vt-go"):
         p["ask"] = gr.Button("Ask", variant="primary", elem_id="vt-ask", scale=3, min_width=120)
         p["stop"] = gr.Button("Stop", interactive=False, elem_id="vt-stop", scale=1, min_width=90)
     p["ideas"] = _html(ideas([]), "ideas", js_on_load=asset("gallery.js"))
+    p["remember"] = gr.Checkbox(
+        runner.settings.model != REFERENCE, label="Remember earlier questions", elem_id="vt-remember",
+        info="The prompt has the conversation so far. The reference model was trained on single questions.",
+    )  # fmt: skip
     p["beside"] = gr.Checkbox(True, label="Also run with full tokens, to compare", elem_id="vt-beside")
 
 
@@ -183,6 +187,7 @@ def _results(p: Parts, runner: Runner) -> None:
         p["compare"] = gr.Button("Compare on this question", variant="primary", elem_id="vt-compare")
         p["rows"] = _html(views.empty("One row a plan: answer, tokens, milliseconds by stage."), "rows")
         p["rows_csv"] = gr.DownloadButton("CSV", size="sm", elem_id="vt-rows-csv")
+    _live(p)
     with gr.Tab("Export", id="take", render_children=True):
         save = partial(gr.DownloadButton, size="sm", min_width=120)
         with gr.Row():
@@ -191,3 +196,41 @@ def _results(p: Parts, runner: Runner) -> None:
             p["csv_file"] = save("CSV", elem_id="vt-csv-file")
         p["script"] = gr.Code(label="This run as Python", language="python", interactive=False, elem_id="vt-script")
         p["report"] = gr.Code(label="Report", language="json", interactive=False, max_lines=30, elem_id="vt-report")
+
+
+def _live(p: Parts) -> None:
+    with gr.Tab("Live", id="live", render_children=True):
+        p["live_kind"] = gr.Radio(
+            [live.CLIP, live.WEBCAM], value=live.CLIP, label="What to watch", elem_id="vt-live-kind",
+            info="Plan and frames a second are those on the left; a plan that reads the question cannot watch.",
+        )  # fmt: skip
+        camera = gr.WebcamOptions(mirror=False, constraints={"video": {"width": {"ideal": 640}}})
+        p["live_camera"] = gr.Image(
+            sources=["webcam"], streaming=True, type="numpy", webcam_options=camera, height=220, visible=False,
+            label="Webcam: start it here, then press Watch", elem_id="vt-live-camera", buttons=[],
+        )  # fmt: skip
+        with gr.Row():
+            p["live_tokens"] = gr.Number(
+                live.TOKENS, label="Tokens in the cache", minimum=16, precision=0, min_width=110
+            )
+            p["live_policy"] = gr.Dropdown(
+                list(live.POLICIES), value=live.POLICIES[0], label="What leaves a full cache", filterable=False,
+                min_width=110,
+            )  # fmt: skip
+        with gr.Row():
+            p["live_start"] = gr.Button("Watch", variant="primary", elem_id="vt-live-start", scale=3, min_width=120)
+            p["live_stop"] = gr.Button("End", elem_id="vt-live-stop", scale=1, min_width=90)
+        told = "Tokens a second, lag and memory are drawn here while it watches."
+        p["live_state"] = _html(views.empty(told), "live-state")
+        with gr.Row():
+            p["live_question"] = gr.Textbox(
+                label="Ask at any moment", placeholder="What happens now?", max_lines=2, scale=4,
+                elem_id="vt-live-question",
+            )  # fmt: skip
+            p["live_ask"] = gr.Button("Ask now", elem_id="vt-live-ask", scale=1, min_width=90)
+        p["live_chat"] = gr.Chatbot(
+            label="Answers, each with the second up to which it has seen the source", height=190,
+            render_markdown=False, buttons=[], elem_id="vt-live-chat", feedback_options=None,
+            group_consecutive_messages=False,
+        )  # fmt: skip
+        p["live_notice"] = _html("", "live-notice", js_on_load=asset("notice.js"))

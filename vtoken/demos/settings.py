@@ -26,6 +26,7 @@ class Settings:
         max_seconds: longest part of a clip that is read.
         max_frames: most frames of one run; a higher rate is lowered, and the report says so.
         max_tokens: largest prompt that the run with full tokens may make.
+        max_live: most streams of the Live tab at a time.
         keep_uploads: seconds after which files of visitors are removed.
 
     Raises:
@@ -44,10 +45,11 @@ class Settings:
     max_seconds: float = 300.0
     max_frames: int = 1024
     max_tokens: int = 32768
+    max_live: int = 2
     keep_uploads: int = 3600
 
     def __post_init__(self) -> None:
-        for name in ("max_upload", "max_seconds", "max_frames", "max_tokens", "keep_uploads"):
+        for name in ("max_upload", "max_seconds", "max_frames", "max_tokens", "max_live", "keep_uploads"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise InputError(f"--{name.replace('_', '-')}={value} must be above 0")

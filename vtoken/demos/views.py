@@ -8,6 +8,7 @@ from html import escape
 from vtoken.data.report import STAGES
 from vtoken.demos.records import Run
 from vtoken.qa.steps import Step
+from vtoken.qa.stream.report import StreamReport
 
 STEPS = {
     "wait": "Waiting for its turn",
@@ -197,3 +198,51 @@ def _cell(run: Run, column: str, truth: str | None) -> str:
     }
     text = values[column] if column in values else f"{report.milliseconds.get(column, 0.0):,.1f}"
     return f'<td class="vt-c-{column}">{text}</td>'
+
+
+def live(report: StreamReport, looks: Sequence[tuple[float, int, float, int]], ended: bool = False) -> str:
+    """How a stream goes: figures, and curves of tokens a second, lag and memory.
+
+    Args:
+        looks: (seconds, tokens computed so far, seconds of lag, bytes of the cache), one a look.
+    """
+    rates = [
+        (b[0], (b[1] - a[1]) / (b[0] - a[0]) if b[0] > a[0] else 0.0) for a, b in zip(looks, looks[4:], strict=False)
+    ]
+    rate = rates[-1][1] if rates else 0.0
+    figures = [
+        ("Watched", f"{report.seconds:,.1f} s", f"{report.sampled:,} frames, {report.dropped:,} late ones dropped"),
+        ("Computed", f"{report.computed:,}", f"of {report.cells:,} visual tokens"),
+        ("In the cache", f"{report.cached:,}", f"{report.evicted:,} have left it"),
+        ("Tokens a second", f"{rate:,.0f}", "into the language model"),
+        ("Lag", f"{report.lag:.2f} s", "behind the source"),
+        ("Memory", f"{report.nbytes / 2**20:,.1f} MiB", "of the cache"),
+    ]
+    cells = "".join(f"<div><dt>{n}</dt><dd>{escape(v)}<small>{escape(s)}</small></dd></div>" for n, v, s in figures)
+    curves = [
+        ("tokens a second", rates),
+        ("lag, s", [(t, lag) for t, _, lag, _ in looks]),
+        ("memory, MiB", [(t, size / 2**20) for t, _, _, size in looks]),
+    ]
+    drawn = "".join(curve(name, points) for name, points in curves)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
+    state = "The source has ended; questions are still answered." if ended else "Watching."
+    told = f"<ul class=vt-notes>{notes}</ul>" if notes else ""
+    head = f"<code>{escape(report.plan)}</code><code>{escape(report.policy)}</code>"
+    return (
+        f'<section class="vt-card vt-live"><h3><span aria-live="polite">{state}</span>{head}</h3>'
+        f'<dl>{cells}</dl><div class="vt-sparks">{drawn}</div>{told}</section>'
+    )
+
+
+def curve(name: str, points: Sequence[tuple[float, float]]) -> str:
+    """A small curve with its highest value."""
+    top = max((value for _, value in points), default=0.0)
+    line = ""
+    if len(points) > 1 and points[-1][0] > points[0][0]:
+        wide, high = 200 / (points[-1][0] - points[0][0]), 40 / top if top > 0 else 0.0
+        line = " ".join(f"{(t - points[0][0]) * wide:.1f},{44 - value * high:.1f}" for t, value in points)
+    return (
+        f'<figure><svg viewBox="0 0 200 48" preserveAspectRatio="none" role="img" aria-label="{escape(name)}">'
+        f'<polyline points="{line}"/></svg><figcaption>{escape(name)}, at most {top:,.3g}</figcaption></figure>'
+    )

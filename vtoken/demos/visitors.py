@@ -18,6 +18,7 @@ class Visitor:
     Attributes:
         folder: for downloads, below the page's temporary folder; removed with the visitor.
         chat: messages shown, as ``gr.Chatbot`` takes them.
+        about: the clip and its part that the chat is about; another one begins a new chat.
         model: the checkpoint this visitor asks.
         stop: set to end the run at hand; every run has its own.
         seen: when the visitor last did something, seconds.
@@ -26,6 +27,7 @@ class Visitor:
     folder: Path
     model: str
     chat: list[dict[str, Any]] = field(default_factory=list)
+    about: Any = None
     stop: threading.Event = field(default_factory=threading.Event)
     seen: float = field(default_factory=time.monotonic)
 

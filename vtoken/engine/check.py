@@ -32,6 +32,11 @@ def check(plan: Plan, family: Family, signals: Collection[str] = ()) -> Plan:
             f"plan {str(plan)!r}: the encoder of {family.title} cannot run on some patches only, so {plan.gate.name} "
             "cannot gate it; 'evs' drops repeated tokens after the encoder"
         )
+    if plan.image_gate is not None and "image" not in family.thins:
+        raise UnsupportedError(
+            f"plan {str(plan)!r}: {plan.image_gate.name} skips cells of images before the encoder, which vtoken can do "
+            f"for LLaVA-1.5 and the Qwen-VL families, not for {family.title}; 'divprune' drops tokens after it"
+        )
     if plan.thinner is not None and not family.thins:
         raise UnsupportedError(
             f"plan {str(plan)!r}: {plan.thinner.name} lets tokens leave inside the encoder, which vtoken can do for "
@@ -70,7 +75,8 @@ def on_model(plan: Plan, model: Any, report: Report) -> Plan:
     """
     if plan.acts_inside:
         check_layers(model, plan)
-    if plan.gate is None or not plan.gate.hold or not (why := why_not_held(model, plan)):
+    gates = (plan.gate, plan.image_gate)
+    if not any(gate is not None and gate.hold for gate in gates) or not (why := why_not_held(model, plan)):
         return plan
     report.note(f"hold cannot run here ({why}): skipped cells are dropped")
     return plan.without_hold()
@@ -99,5 +105,5 @@ def why_not_held(model: Any, plan: Plan) -> str | None:
     why = supports(model.config)
     attention = attention_of(model)
     if why is None and attention not in MASKED:
-        why = f"attn_implementation={attention!r} takes no mask; 'sdpa' does"
+        why = f"attn_implementation={attention!r} takes no mask in the prefill; attn_implementation='sdpa' does"
     return why

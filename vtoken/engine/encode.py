@@ -13,10 +13,12 @@ from torch import Tensor
 from vtoken.engine.call import Call
 from vtoken.engine.quota import Item, items_of, thinning
 from vtoken.errors import InputError
-from vtoken.families.clips import encode_each_once
+from vtoken.families.clips import UNKNOWN_FPS, encode_each_once
 from vtoken.families.family import has_pixels
 from vtoken.families.features import Clip, Features
+from vtoken.families.images import encode_images, gate_images
 from vtoken.families.runs import run_slot
+from vtoken.methods.image_gate import ImageGate
 
 MODALITIES = ("image", "video")
 
@@ -62,7 +64,10 @@ def encode(call: Call, inputs: dict[str, Any], hold: bool = False) -> list[Rows]
         mask = call.family.placeholders(call.model, modality, inputs["input_ids"], inputs)
         sample, column = mask.nonzero(as_tuple=True)
         with call.report.stage("encode", inputs["input_ids"].device):
-            features = _features(call, modality, inputs, clips, sample, hold, beside)
+            if clips is None and modality == "image" and call.plan.image_gate is not None:
+                features = _images_gated(call, inputs, call.plan.image_gate)
+            else:
+                features = _features(call, modality, inputs, clips, sample, hold, beside)
         _fill_signals(call, modality, features)
         if call.fps and modality == "video":
             features.layout.timed(call.family.frames_per_step(call.model) / call.fps)
@@ -92,6 +97,10 @@ def _gate_inputs(call: Call, inputs: dict[str, Any]) -> list[Clip] | None:
     if plan.gate is not None:
         with call.report.stage("gate", device), float32(device):
             clips = family.clips(call.model, inputs, plan.gate, call.fps, call.preprocess)
+        if any(math.isnan(clip.seconds) and len(clip.pts) > 1 for clip in clips):
+            call.report.note(
+                f"the frames a second of the videos are unknown, so times count on {UNKNOWN_FPS:g}; say wrap(..., fps=)"
+            )
     if plan.pathways:
         with call.report.stage("pathway", device), float32(device):
             seen = family.clips(call.model, inputs, None, call.fps, call.preprocess, plan.pathways)
@@ -108,6 +117,17 @@ def _images(call: Call, inputs: dict[str, Any]) -> list[Item]:
         return []
     sample = family.placeholders(model, "image", inputs["input_ids"], inputs).nonzero()[:, 0]
     return items_of("image", family.full_clips(model, "image", inputs, call.fps), sample)
+
+
+def _images_gated(call: Call, inputs: dict[str, Any], gate: ImageGate) -> Features:
+    """Features of the images' kept cells."""
+    with float32(inputs["input_ids"].device):
+        clips, shown = gate_images(call.family, call.model, inputs, gate, call.preprocess)
+    features = encode_images(call.family, call.model, clips, shown, call.plan.wants)
+    if call.plan.gate is None:
+        for name in ("motion", "scene"):  # nothing moved, and there were no frames
+            del features.signals[name]
+    return features
 
 
 def _features(

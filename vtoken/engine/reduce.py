@@ -181,7 +181,11 @@ def _pack(call: Call, inputs: dict[str, Any], rows: list[Rows], units: list[Unit
     )
     owner = [u.sample for u in units]
     text = question_embeddings(call, inputs, rows, owner) if call.plan.reads_text else None
-    extra = {"lm_head": call.model.get_output_embeddings()}
+    extra = {
+        "lm_head": call.model.get_output_embeddings(),
+        "model_type": call.model.config.model_type,
+        "embeddings": call.model.get_input_embeddings(),
+    }
     questions = None if call.questions is None else [call.questions[b] for b in owner]
     seconds = [u.seconds for u in units]
     told = {"given": call.signals, "questions": questions, "extra": extra}

@@ -107,7 +107,10 @@ def held(unit: Unit, kept: Tokens, target: Tensor, rule: Hold) -> Filled:
     slot_of_place = torch.full((len(layout.structural),), -1)
     slot_of_place[content] = slot_of
     slots = slot_of_place[unit.rows.features.index[unit.tokens].cpu()]
-    found = held_rows(slots, target.cpu(), slot_of_place[kept.signals[ROW].cpu()], kept, shape, rule)
+    stands = None
+    if layout.shown is not None:
+        stands = torch.arange(len(place_of)).index_copy(0, slot_of, slot_of_place[layout.shown[content]])
+    found = held_rows(slots, target.cpu(), slot_of_place[kept.signals[ROW].cpu()], kept, shape, rule, stands)
     structural = structural_rows(unit, None) if len(kept) else torch.zeros(0, dtype=torch.long)
     columns = unit.rows.column.cpu()
     home = columns[place_of[found.home]]
@@ -121,7 +124,15 @@ def held(unit: Unit, kept: Tokens, target: Tensor, rule: Hold) -> Filled:
     return Filled(slot[order], slot[order], x, stack, len(found.home), shows, place_of[found.home], found.source)
 
 
-def held_rows(slots: Tensor, target: Tensor, own: Tensor, kept: Tokens, shape: tuple[int, ...], rule: Hold) -> Held:
+def held_rows(
+    slots: Tensor,
+    target: Tensor,
+    own: Tensor,
+    kept: Tokens,
+    shape: tuple[int, ...],
+    rule: Hold,
+    stands: Tensor | None = None,
+) -> Held:
     """The rows of a clip and the slots that show them.
 
     Args:
@@ -129,20 +140,22 @@ def held_rows(slots: Tensor, target: Tensor, own: Tensor, kept: Tokens, shape: t
         target: int64 [n], the kept token that it is part of, or -1.
         own: int64 [k], the slot of every kept token.
         shape: (T, h, w), slots of the clip.
+        stands: int64 [T * h * w], of an image the slot whose token each shows.
     """
-    return _rows(_shown(slots, target, shape), own, kept, rule)
+    return _rows(_shown(slots, target, shape, stands), own, kept, rule)
 
 
-def _shown(slots: Tensor, target: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _shown(slots: Tensor, target: Tensor, shape: tuple[int, ...], stands: Tensor | None) -> Tensor:
     """int64 [T, h, w], the kept token that each slot shows, or -1: that of the newest token in its place.
 
     Args:
         slots: int64 [n], the slot of every token before any stage.
         target: int64 [n], what each has become.
+        stands: see ``held_rows``.
     """
     token = torch.full((shape[0] * shape[1] * shape[2],), -1)
     token[slots] = torch.arange(len(slots))
-    token = token.view(shape)
+    token = token.view(shape) if stands is None else token[stands].view(shape)
     step = torch.arange(shape[0])[:, None, None].expand(shape)
     newest = torch.where(token >= 0, step, -1).cummax(0).values
     token = torch.where(newest >= 0, token.gather(0, newest.clamp(min=0)), -1)

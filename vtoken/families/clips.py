@@ -124,7 +124,7 @@ def pathway_signals(clips: list[Clip], which: list[np.ndarray], device: torch.de
     }
 
 
-def held_steps(clips: list[Clip], hold: bool, reuse: bool) -> list[np.ndarray] | None:
+def held_steps(clips: Sequence[Clip], hold: bool, reuse: bool) -> list[np.ndarray] | None:
     """With hold, the step whose cell every cell of each clip repeats; None without.
 
     Raises:

@@ -21,6 +21,7 @@ class Layout:
         time: float32 [R], seconds from the clip's start, nan where unknown.
         seconds: length of each item in seconds, nan where unknown.
         run: int32 [R], time steps of each row's run, 0 for rows without a token; None without a gate.
+        shown: int64 [R], of images behind a gate the row that stands for each; None where cells repeat in time alone.
     """
 
     lengths: list[int]
@@ -30,6 +31,7 @@ class Layout:
     time: Tensor
     seconds: list[float]
     run: Tensor | None = None
+    shown: Tensor | None = None
 
     @classmethod
     def of_grids(cls, grids: list[tuple[int, int, int]], seconds_per_step: list[float] | None = None) -> Layout:

@@ -19,6 +19,7 @@ from vtoken.encoders.compat import has_cls
 from vtoken.encoders.packed import Thinning
 from vtoken.encoders.taps import collect
 from vtoken.errors import UnsupportedError
+from vtoken.families.chunks import encode_in_chunks
 from vtoken.families.clips import (
     adapt,
     gate_signals,
@@ -176,17 +177,22 @@ class Llava(Family):
                 f"{self.title}: patches can leave only where features come without a CLS row, and this config has "
                 f"vision_feature_select_strategy={model.config.vision_feature_select_strategy!r}"
             )
-        keep = np.concatenate([c.gate.keep.reshape(len(c.gate.keep), -1) for c in clips])
-        rows = torch.cat([c.values(device_of(tower), dtype_of(tower)) for c in clips])
-        wants, steps = self.available(tower, wants), held_steps(clips, hold, reuse)
-        if reuse:
-            return encoder.encode_reuse(tower, rows, keep, self.layer(model), wants)
-        reference = None
-        if steps is not None:  # frames of all clips count on
-            starts = np.cumsum([0] + [len(s) for s in steps])
-            reference = np.concatenate([s.reshape(len(s), -1) + a for s, a in zip(steps, starts, strict=False)])
-        carry = carry if hold else None
-        return encoder.encode(tower, rows, keep, self.layer(model), wants, thin=thin, reference=reference, carry=carry)
+        wants, layer = self.available(tower, wants), self.layer(model)
+
+        def run(some: Sequence[Clip], before: Carry | None = None) -> Encoded:
+            keep = np.concatenate([c.gate.keep.reshape(len(c.gate.keep), -1) for c in some])
+            rows = torch.cat([c.values(device_of(tower), dtype_of(tower)) for c in some])
+            steps, reference = held_steps(some, hold, reuse), None
+            if reuse:
+                return encoder.encode_reuse(tower, rows, keep, layer, wants)
+            if steps is not None:  # frames of all clips count on
+                starts = np.cumsum([0] + [len(s) for s in steps])
+                reference = np.concatenate([s.reshape(len(s), -1) + a for s, a in zip(steps, starts, strict=False)])
+            return encoder.encode(tower, rows, keep, layer, wants, thin=thin, reference=reference, carry=before)
+
+        if reuse or thin is not None or carry is not None:
+            return run(clips, carry if hold else None)
+        return encode_in_chunks(run, clips, hold, bool(wants))
 
 
 @dataclass(frozen=True)

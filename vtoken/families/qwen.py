@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from vtoken.data.frames import GateMap, Grid
+from vtoken.encoders import Encoded
 from vtoken.encoders import qwen as encoder
 from vtoken.encoders.carry import Carry
 from vtoken.encoders.packed import Thinning
 from vtoken.encoders.taps import collect, merge_cells
+from vtoken.families.chunks import encode_in_chunks
 from vtoken.families.clips import adapt, gate_signals, gated, held_steps, kept_index, layout_of, thinned
 from vtoken.families.compat import base, device_of, dtype_of, outputs
 from vtoken.families.family import Family
@@ -120,16 +122,23 @@ class Qwen(Family):
     ) -> Features:
         visual = base(model).visual
         merge = visual.spatial_merge_size
-        keeps = [c.gate.keep for c in clips]
-        grids = torch.tensor([[k.shape[0], k.shape[1] * merge, k.shape[2] * merge] for k in keeps])
-        rows = torch.cat([c.values(device_of(visual), dtype_of(visual)) for c in clips])
-        grids, wants = grids.to(rows.device), self.available(visual, wants)
-        steps = held_steps(clips, hold, reuse)
+        wants = self.available(visual, wants)
+
+        def run(some: Sequence[Clip], before: Carry | None = None) -> Encoded:
+            keeps = [c.gate.keep for c in some]
+            grids = torch.tensor([[k.shape[0], k.shape[1] * merge, k.shape[2] * merge] for k in keeps])
+            rows = torch.cat([c.values(device_of(visual), dtype_of(visual)) for c in some])
+            grids, steps = grids.to(rows.device), held_steps(some, hold, reuse)
+            if reuse:
+                return encoder.encode_reuse(visual, rows, grids, keeps, wants)
+            return encoder.encode(visual, rows, grids, keeps, wants, thin, steps, before)
+
         if reuse:
-            out, clips = encoder.encode_reuse(visual, rows, grids, keeps, wants), all_kept(clips)
+            out, clips = run(clips), all_kept(clips)
+        elif thin is not None or carry is not None:
+            out = expand_repeated(clips, run(clips, carry if hold else None))
         else:
-            out = encoder.encode(visual, rows, grids, keeps, wants, thin, steps, carry if hold else None)
-            out = expand_repeated(clips, out)
+            out = expand_repeated(clips, encode_in_chunks(run, clips, hold, bool(wants)))
         index = kept_index([c.gate.sent for c in clips])
         encoded = sum(int(c.gate.keep.sum()) for c in clips)
         index, size, signals = thinned(out, index, *gate_signals(clips, out.x.device))

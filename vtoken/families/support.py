@@ -34,6 +34,10 @@ def verdict(method: type[Method], on: Family) -> str:
         if on.sparse:
             return "yes"
         return "no: its encoder cannot run on some patches only; evs drops repeats after it"
+    if method.kind == "image":
+        if "image" in on.thins:
+            return "yes"
+        return "no: its encoder cannot run on some patches of an image only; divprune drops tokens after it"
     if method.kind == "encoder" and not on.thins:
         return "no: tokens cannot leave inside its encoder; divprune drops them after it"
     if method.kind in ("inner", "cache"):

@@ -5,6 +5,8 @@ Thresholds of gates are levels of this luma. What is stored as RGB or in full ra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -37,6 +39,14 @@ def of_rgb(image: np.ndarray, bgr: bool = False) -> np.ndarray:
     flat = image.reshape(-1, image.shape[-2], 3)  # pictures one below the other
     gray = cv2.cvtColor(flat, cv2.COLOR_BGR2GRAY if bgr else cv2.COLOR_RGB2GRAY)
     return narrow(gray).reshape(image.shape[:-1])
+
+
+def of_planes(planes: Sequence[np.ndarray]) -> np.ndarray:
+    """The same for red, green and blue in planes of their own: uint8 [n, N] each to [n, N]."""
+    import cv2
+
+    gray = cv2.cvtColor(cv2.merge(list(planes)), cv2.COLOR_RGB2GRAY)
+    return narrow(gray).reshape(planes[0].shape)
 
 
 def of_levels(levels: Tensor) -> Tensor:

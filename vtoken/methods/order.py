@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from vtoken.errors import InputError
 from vtoken.methods.eviction import Eviction
 from vtoken.methods.gate import Gate
+from vtoken.methods.image_gate import ImageGate
 from vtoken.methods.inner import Inner
 from vtoken.methods.pathway import Pathway
 from vtoken.methods.registry import Method
@@ -26,11 +27,18 @@ def check_order(stages: Sequence[Method], plan: str) -> None:
     gates = [i for i, s in enumerate(stages) if isinstance(s, Gate)]
     if len(gates) > 1 or gates and gates[0] != 0:
         raise InputError(f"plan {plan!r}: a plan has at most one gate, and it comes first")
+    images = [i for i, s in enumerate(stages) if isinstance(s, ImageGate)]
+    if len(images) > 1 or images and images[0] != len(gates):
+        raise InputError(f"plan {plan!r}: at most one method gates images, and only a gate of videos comes before it")
     others = [s for s in stages if not isinstance(s, Pathway)]
     inside = [i for i, s in enumerate(others) if isinstance(s, Thinner)]
-    if len(inside) > 1 or inside and inside[0] != len(gates):
+    if len(inside) > 1 or inside and inside[0] != len(gates) + len(images):
         raise InputError(
             f"plan {plan!r}: at most one method acts inside the encoder, and it comes before those that act after it"
+        )
+    if inside and images:
+        raise InputError(
+            f"plan {plan!r}: {stages[images[0]].name} and a method inside the encoder do not go together; leave one out"
         )
     first = stages[0] if stages else None
     if inside and isinstance(first, Gate) and first.reuses:

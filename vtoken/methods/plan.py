@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
 from typing import Union
@@ -16,6 +15,7 @@ from vtoken.methods import registry
 from vtoken.methods.eviction import Eviction
 from vtoken.methods.gate import Gate
 from vtoken.methods.hold import Hold
+from vtoken.methods.image_gate import ImageGate
 from vtoken.methods.inner import Inner
 from vtoken.methods.order import check_order
 from vtoken.methods.pathway import Pathway
@@ -30,8 +30,8 @@ DEFAULT = "default"  # the plan where none is given: grt, and under a budget div
 
 @dataclass(frozen=True)
 class Plan:
-    """At most one gate (before the encoder) and one thinner (inside it), then pruners and mergers (after it), then
-    methods inside the language model.
+    """At most one gate of videos and one of images (before the encoder) and one thinner (inside it), then pruners and
+    mergers (after it), then methods inside the language model.
 
     Pathways read all frames; they may appear anywhere after the gate.
 
@@ -83,7 +83,7 @@ class Plan:
         """
         budget = Budget.given(keep, tokens, per_second)
         if isinstance(plan, Plan):
-            return dataclasses.replace(plan, budget=budget) if budget else plan
+            return replace(plan, budget=budget) if budget else plan
         if isinstance(plan, Method):
             return cls((plan,), budget)
         if not isinstance(plan, str):
@@ -104,6 +104,11 @@ class Plan:
     def gate(self) -> Gate | None:
         """The gate of the plan, or None."""
         return next((s for s in self.stages if isinstance(s, Gate)), None)
+
+    @property
+    def image_gate(self) -> ImageGate | None:
+        """The gate of images of the plan, or None."""
+        return next((s for s in self.stages if isinstance(s, ImageGate)), None)
 
     @property
     def thinner(self) -> Thinner | None:
@@ -148,12 +153,14 @@ class Plan:
     def reducers(self) -> list[Reducer]:
         """The stages after the encoder: a gate's own second stage, unless the plan writes it out, and the others."""
         written = [s for s in self.stages if isinstance(s, Reducer) and not isinstance(s, Inner)]
-        second = self.gate.second_stage() if self.gate is not None else None
-        if second is None or second[0] in {s.name for s in written}:
-            return written
-        implied = registry.build(second[0], **second[1])
-        assert isinstance(implied, Reducer)
-        return [implied, *written]
+        implied: dict[str, Reducer] = {}
+        for gate in (self.gate, self.image_gate):
+            second = gate.second_stage() if gate is not None else None
+            if second is not None and second[0] not in {*implied, *(s.name for s in written)}:
+                stage = registry.build(second[0], **second[1])
+                assert isinstance(stage, Reducer)
+                implied[second[0]] = stage
+        return [*implied.values(), *written]
 
     @property
     def hold(self) -> Hold | None:
@@ -162,12 +169,12 @@ class Plan:
         if not rules or self.thinner is not None:
             return None
         last = isinstance(getattr(self.reducers[-1], "rule", None), Hold)
-        return rules[-1] if last else dataclasses.replace(rules[-1], second=None)  # a later stage has an exact count
+        return rules[-1] if last else replace(rules[-1], second=None)  # a later stage has an exact count
 
     def without_hold(self) -> Plan:
         """The same plan, whose gate drops the cells that it skips."""
-        stages = tuple(dataclasses.replace(s, hold=False) if isinstance(s, Gate) else s for s in self.stages)
-        return dataclasses.replace(self, stages=stages)
+        stages = tuple(replace(s, hold=False) if isinstance(s, (Gate, ImageGate)) else s for s in self.stages)
+        return replace(self, stages=stages)
 
     @property
     def inner(self) -> list[Inner]:

@@ -74,7 +74,7 @@ class GateStream:
         self._turn = 0  # how many turns of the timed refresh have passed since the start
         # the frame before the current step
         self.previous: np.ndarray | None = None
-        self._histogram: np.ndarray | None = None
+        self._histogram: np.ndarray | None = None  # of that frame, where it was counted
 
     def push(self, planes: np.ndarray, pts: np.ndarray) -> GateMap:
         """Gate the next frames and return the map of the time steps completed by now (maybe none).
@@ -149,7 +149,6 @@ class GateStream:
         due = self._due(at)
         if self.content is None:
             self.content = self.gate.content(step).copy()
-            self._histogram = cuts.histogram(step[-1])
         elif not (cut := self._histograms_cut(step)) and not self.gate.keeps_whole(self._step):
             score = self.compare(step)
             keep = self.decide(step, score)
@@ -192,12 +191,15 @@ class GateStream:
     def _histograms_cut(self, step: np.ndarray) -> bool:
         if self.gate.cut_histogram >= 1:
             return False
-        cut = False
+        cut, before, known = False, self.previous, self._histogram
+        assert before is not None
         for frame in step:
-            now = cuts.histogram(frame)
-            assert self._histogram is not None
-            cut |= cuts.distance(now, self._histogram) > self.gate.cut_histogram
-            self._histogram = now
+            now = None
+            if cuts.most(frame, before) > self.gate.cut_histogram:  # else the histograms need not be counted
+                now = cuts.histogram(frame)
+                cut |= cuts.distance(now, cuts.histogram(before) if known is None else known) > self.gate.cut_histogram
+            before, known = frame, now
+        self._histogram = known
         return cut
 
     def _remember(self, frame: np.ndarray) -> None:

@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -169,7 +169,11 @@ def _config(name: str, hub: dict[str, Any]) -> Any:
 
 
 def _processor(name: str, hub: dict[str, Any]) -> Any:
-    """The processor; where its video part needs a torchvision that is missing, the tokenizer with the chat template."""
+    """The processor; where its video part needs a torchvision that is missing, the tokenizer with the chat template.
+
+    The tokenizer then has the settings of the checkpoint's video processor as ``video_processor``, where it has such a
+    file.
+    """
     from transformers import AutoProcessor, AutoTokenizer
 
     try:
@@ -182,20 +186,23 @@ def _processor(name: str, hub: dict[str, Any]) -> Any:
         raise InputError(f"model {name!r}: it has no tokenizer that can be loaded ({_first(error)})") from error
     if not tokenizer.chat_template:
         tokenizer.chat_template = _template(name, hub)
+    tokenizer.video_processor = _file(name, "video_preprocessor_config.json", hub, json.loads)
     return tokenizer
 
 
 def _template(name: str, hub: dict[str, Any]) -> str | None:
     """The chat template of a processor, kept beside the tokenizer's own."""
+    plain = _file(name, "chat_template.jinja", hub, str)
+    return plain or _file(name, "chat_template.json", hub, lambda text: json.loads(text)["chat_template"])
+
+
+def _file(name: str, file: str, hub: dict[str, Any], read: Callable[[str], Any]) -> Any:
+    """A text file of a checkpoint, read; None where it has none."""
     from transformers.utils.hub import cached_file
 
     where = {n: v for n, v in hub.items() if n not in ("trust_remote_code", "code_revision")}
-    for file in ("chat_template.jinja", "chat_template.json"):
-        found = cached_file(name, file, _raise_exceptions_for_missing_entries=False, **where)
-        if found is not None:
-            text = Path(found).read_text(encoding="utf-8")
-            return json.loads(text)["chat_template"] if file.endswith("json") else text
-    return None
+    found = cached_file(name, file, _raise_exceptions_for_missing_entries=False, **where)
+    return None if found is None else read(Path(found).read_text(encoding="utf-8"))
 
 
 def _first(error: BaseException) -> str:

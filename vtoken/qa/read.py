@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vtoken.data.frames import Frames, GateMap, Grid
 from vtoken.data.report import Report
-from vtoken.errors import InputError, VideoError
+from vtoken.errors import InputError
 from vtoken.families.features import Clip
 from vtoken.methods.gate import Gate
-from vtoken.methods.pathway import Cells, Pathway, joined
+from vtoken.methods.pathway import joined
 from vtoken.methods.plan import Plan
-from vtoken.methods.stream import GateStream
+from vtoken.qa.pieces import Piece, pieces, push, seen_chunks
 from vtoken.qa.pixels import Pixels, gated_size
 from vtoken.video import VideoReader, open_video
-from vtoken.video.ahead import Ahead
 from vtoken.video.preprocess import Preprocessor
 
-CHUNK = 32
+CHUNK = 16
 
 Progress = Callable[[str, float], None]  # the stage at hand and its share done, 0 to 1
-Stage = Callable[[str], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -126,9 +122,10 @@ def _gated(
 
     def count(chunks: Iterator[Frames], grid: Grid, most: int) -> tuple[int, int]:
         stream, kept, seen = gate.stream(grid), 0, 0
-        for frames in _timed(chunks, report.stage):
+        for frames, planes in seen_chunks(chunks, preprocess, gate, grid, report.stage):
+            assert planes is not None
             with report.stage("gate"):
-                kept += int(_push(stream, frames, preprocess, grid, gate).keep.sum())
+                kept += int(push(stream, planes, frames, grid).keep.sum())
             seen += len(frames)
             if kept > most:
                 break
@@ -167,132 +164,6 @@ def _open(video: Any, s: Sampling) -> VideoReader:
     )
 
 
-@dataclass
-class Piece:
-    """A chunk of a clip after the gate: float64 [n] times, its time steps' map, the uint8 rows of kept cells (see
-    ``Preprocessor.levels``), and the pathway signals of every cell."""
-
-    pts: np.ndarray
-    gate: GateMap
-    rows: Tensor
-    signals: Cells
-
-
-def pieces(
-    reader: VideoReader,
-    preprocess: Preprocessor,
-    gate: Gate | None,
-    grid: Grid,
-    stage: Stage,
-    pathways: Sequence[Pathway] = (),
-) -> Generator[Piece, None, None]:
-    """Decode, gate and cut chunk by chunk; references and scenes count from the clip's start.
-
-    One thread decodes and a second one gates and cuts, each a chunk ahead of the next, while the caller works on a
-    piece. Closing the generator ends both.
-
-    Args:
-        gate: None keeps every cell.
-        stage: a context manager by name that times "decode", "gate", "pathway" and "prepare", in their threads.
-        pathways: run on all frames.
-
-    Raises:
-        VideoError: the part asked for has no frame.
-    """
-    unit = _unit(grid, pathways)
-    reader.chunk = max(unit, reader.chunk - reader.chunk % unit)
-    grad = torch.is_grad_enabled()  # of this thread alone, so it is handed on
-
-    def cut() -> Iterator[Piece]:
-        with torch.set_grad_enabled(grad), Ahead(lambda: _timed(iter(reader), stage)) as chunks:
-            yield from cut_pieces(chunks, preprocess, gate, grid, stage, pathways)
-
-    seen = 0
-    with Ahead(cut) as made:
-        for piece in made:
-            seen += len(piece.pts)
-            yield piece
-    if not seen:
-        raise VideoError(
-            f"{reader.source}: no frame from start={reader.start:g} to end={reader.end:g} at fps={reader.fps}; "
-            "choose a longer part or a higher rate"
-        )
-
-
-def _timed(chunks: Iterator[Frames], stage: Stage) -> Iterator[Frames]:
-    while True:
-        with stage("decode"):
-            frames = next(chunks, None)
-        if frames is None:
-            return
-        yield frames
-
-
-def _unit(grid: Grid, pathways: Sequence[Pathway]) -> int:
-    """Frames of which a chunk has a multiple: whole time steps, and no pathway has frames pending."""
-    return math.lcm(grid.frames, *(p.window for p in pathways))
-
-
-def cut_pieces(
-    chunks: Iterable[Frames],
-    preprocess: Preprocessor,
-    gate: Gate | None,
-    grid: Grid,
-    stage: Stage,
-    pathways: Sequence[Pathway] = (),
-) -> Iterator[Piece]:
-    """Gate the chunks of a clip and cut out what is kept, in the caller's thread; arguments as in ``pieces``.
-
-    Every chunk but the last has whole time steps, and whole windows of the pathways.
-    """
-    unit = _unit(grid, pathways)
-    watches = [p.watch(grid) for p in pathways]
-    stream = gate.stream(grid) if gate is not None else None
-    steps = 0
-    for frames in chunks:
-        with stage("gate"):
-            if gate is None or stream is None:
-                part = GateMap.full(grid.steps(len(frames)), grid.rows, grid.columns)
-                part.reference += steps
-            else:
-                part = _push(stream, frames, preprocess, grid, gate)
-        signals: Cells = {}
-        if watches:
-            with stage("pathway"):
-                planes = _colour(frames, preprocess, grid)
-                seen = [w.push(planes) for w in watches]
-                if len(frames) % unit:
-                    seen = [_both(s, w.finish()) for s, w in zip(seen, watches, strict=True)]
-                signals = {name: value for s in seen for name, value in s.items()}
-        with stage("prepare"):
-            rows = preprocess.levels(frames, grid, part.keep)
-        steps += len(part.keep)
-        yield Piece(frames.pts, part, rows, signals)
-
-
 def _tell(progress: Progress | None, frames: int | None, seen: int) -> None:
     if progress is not None:
         progress("decode", min(1.0, seen / frames) if frames else 0.0)
-
-
-def _push(stream: GateStream, frames: Frames, preprocess: Preprocessor, grid: Grid, gate: Gate) -> GateMap:
-    """The map of a chunk; what is left of a time step at the end of a clip is one."""
-    part = stream.push(_planes(frames, preprocess, grid, gate), frames.pts)
-    return GateMap.concatenate([part, stream.finish()]) if len(frames) % grid.frames else part
-
-
-def _planes(frames: Frames, preprocess: Preprocessor, grid: Grid, gate: Gate) -> np.ndarray:
-    if gate.signal == "rgb":
-        return _colour(frames, preprocess, grid)
-    planes = np.empty((len(frames), grid.height, grid.width), np.uint8)
-    for plane, out in zip(frames.luma, planes, strict=True):
-        preprocess.luma(plane, grid, out)
-    return planes
-
-
-def _colour(frames: Frames, preprocess: Preprocessor, grid: Grid) -> np.ndarray:
-    return np.stack([preprocess.resize(frames.rgb(i), grid) for i in range(len(frames))])
-
-
-def _both(first: Cells, then: Cells) -> Cells:
-    return {name: np.concatenate([value, then[name]]) for name, value in first.items()}

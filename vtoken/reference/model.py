@@ -29,6 +29,10 @@ bottom yes no none ? , . : between"""
 WORDS = TEXT.split()
 SIDE = 192  # width of the language model
 PATCH = 14
+PROCESSORS = {
+    "qwen3_vl": ("Qwen3VLProcessor", "Qwen3VLVideoProcessor"),
+    "qwen2_5_vl": ("Qwen2_5_VLProcessor", "Qwen2VLVideoProcessor"),
+}
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
     "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
@@ -213,7 +217,7 @@ def save(model: Any, words: Any, folder: Path) -> None:
     words.save_pretrained(part)
     for file in part.iterdir():
         file.chmod(0o644)  # safetensors writes for the owner alone
-    size = {"shortest_edge": 4096, "longest_edge": 4096 * 112 * 112}
+    size = {"shortest_edge": 4096, "longest_edge": 24_576 * 32 * 32}  # as published for Qwen3-VL
     common = {
         "size": size,
         "patch_size": PATCH,
@@ -222,10 +226,10 @@ def save(model: Any, words: Any, folder: Path) -> None:
         "image_mean": [0.5] * 3,
         "image_std": [0.5] * 3,
         "do_sample_frames": False,
-        "processor_class": "Qwen3VLProcessor",
+        "processor_class": PROCESSORS[model.config.model_type][0],
     }
     images = common | {"image_processor_type": "Qwen2VLImageProcessor"}
-    videos = common | {"video_processor_type": "Qwen3VLVideoProcessor"}
+    videos = common | {"video_processor_type": PROCESSORS[model.config.model_type][1]}
     (part / "preprocessor_config.json").write_text(json.dumps(images, indent=2) + "\n")
     (part / "video_preprocessor_config.json").write_text(json.dumps(videos, indent=2) + "\n")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")

@@ -28,6 +28,7 @@ class MotionStream(GateStream):
     noise: float | None = None
     apart: np.ndarray | None = None  # score between the frames of the last step in the cells that were kept
 
+    differences: list[np.ndarray] | None = None  # of every frame of the step to what was predicted, where in place
     memory: Recall | None = None
     settled: np.ndarray | None = None  # bool [h, w], cells whose frames were alike in the step that was encoded
 
@@ -50,12 +51,14 @@ class MotionStream(GateStream):
         return recalled
 
     def compare(self, step: np.ndarray) -> np.ndarray:
-        score = super().compare(step)
+        assert self.content is not None
+        reference = self.content[-1]
+        self.predicted = [reference] * len(step)
+        self.differences = [absolute_difference(frame, reference) for frame in step]
+        score = self.gate.largest(self.differences, self.grid)
         if self.gate.motion is None or not (score > self.gate.threshold).any():
             return score
-        assert self.content is not None
-        reference, score = self.content[-1], np.zeros_like(score)
-        self.predicted = []
+        self.predicted, self.differences, score = [], None, np.zeros_like(score)
         for frame in step:
             predicted, residual = flow.compensate(frame, reference, self.gate, self.grid)
             self.predicted.append(predicted)
@@ -69,8 +72,8 @@ class MotionStream(GateStream):
             keep |= self.apart > limit
         if self.noise is not None and self.noise < self.gate.tiny_object_noise and self.gate.tiny_object < 255:
             assert self.predicted is not None
-            for frame, predicted in zip(step, self.predicted, strict=True):
-                difference = absolute_difference(frame, predicted)
+            found = self.differences or map(absolute_difference, step, self.predicted)
+            for difference in found:
                 if difference.max() > self.gate.tiny_object:
                     keep |= block_max(difference, self.grid.cell) > self.gate.tiny_object
         return keep
@@ -178,8 +181,13 @@ class Grt(Gate):
         return out
 
     def score(self, current: np.ndarray, reference: np.ndarray, grid: Grid) -> np.ndarray:
+        return self.largest([absolute_difference(current, reference)], grid)
+
+    def largest(self, differences: list[np.ndarray], grid: Grid) -> np.ndarray:
+        """The largest mean of a sub-block of each cell, over some differences [H, W] of frames: float32 [h, w]."""
         k = side(grid.cell, SUB_BLOCK)
-        return cell_max(block_mean(absolute_difference(current, reference), k), grid.cell // k)
+        means = [cell_max(block_mean(difference, k), grid.cell // k) for difference in differences]
+        return np.maximum.reduce(means)
 
 
 def _quartile(score: np.ndarray) -> float:

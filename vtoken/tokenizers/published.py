@@ -124,7 +124,7 @@ class L2(PatchVectors):
 
     def score(self, current: np.ndarray, reference: np.ndarray, grid: Grid) -> np.ndarray:
         k = side(grid.cell, PATCH)
-        distance = np.sqrt(block_sum(squares(current, reference), k)).astype(np.float32)
+        distance = np.sqrt(block_sum(squares(current, reference), k), dtype=np.float64).astype(np.float32)
         return cell_max(distance, grid.cell // k)
 
     def dissimilarity(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vtoken.kernels.luma import of_levels
-from vtoken.video.resample import resize_patches
+from vtoken.kernels.luma import of_levels, of_planes
 
 AT_ONCE = 1 << 17  # values
 
@@ -40,19 +38,31 @@ class Normalise:
 
     def back(self, values: Tensor, luma: bool = False) -> Tensor:
         """From values [n, 3, N] to the levels that they were made of: uint8 on the CPU, or their luma [n, 1, N]."""
-        mean, std = (
-            (torch.tensor(x or (y, y, y), dtype=torch.float32) / self.rescale).view(3, 1).to(values.device)
-            for x, y in ((self.mean, 0.0), (self.std, 1.0))
-        )
-        out = []
-        for part in values.split(max(1, AT_ONCE // values[0].numel())):  # small enough for a processor's cache
-            levels = torch.addcmul(mean, part.float(), std).round_().clamp_(0, 255)
-            out.append((of_levels(levels) if luma else levels.to(torch.uint8)).cpu())
-        return torch.cat(out)
+        mean, std = (x or (y, y, y) for x, y in ((self.mean, 0.0), (self.std, 1.0)))
+        mean, std = ([v / self.rescale for v in x] for x in (mean, std))
+        out = torch.empty(len(values), 1 if luma else 3, values.shape[2], dtype=torch.uint8)
+        parts = max(1, AT_ONCE // max(1, values[0].numel())) if len(values) else 1  # as much as a cache holds
+        for part, to in zip(values.split(parts), out.split(parts), strict=True):
+            if values.device.type == "cpu":
+                planes = [_levels(part[:, c], std[c], mean[c]) for c in range(3)]
+                to.copy_(torch.from_numpy(of_planes(planes)[:, None] if luma else np.stack(planes, 1)))
+            else:
+                scale, shift = (torch.tensor(x, device=values.device).view(3, 1) for x in (std, mean))
+                levels = torch.addcmul(shift, part.float(), scale).round_().clamp_(0, 255)
+                to.copy_(of_levels(levels) if luma else levels.to(torch.uint8))
+        return out
 
     def rows(self, levels: Tensor) -> Tensor:
         """uint8 [n, 3 * N] rows of patches, channel by channel, to float32."""
         return self(levels.unflatten(1, (3, -1))).flatten(1)
+
+
+def _levels(values: Tensor, scale: float, shift: float) -> np.ndarray:
+    """uint8 [n, N] of values on the CPU, rounded and clipped."""
+    import cv2
+
+    x = values.detach().float().numpy()
+    return cv2.addWeighted(x, scale, x, 0.0, shift, dtype=cv2.CV_8U).reshape(x.shape)
 
 
 def cut_whole(frames: Tensor, keep: np.ndarray, patch: int, merge: int) -> Tensor:
@@ -71,28 +81,8 @@ def cut_whole(frames: Tensor, keep: np.ndarray, patch: int, merge: int) -> Tenso
     return cells.reshape(len(cells) * merge**2, -1)
 
 
-def cut_alone(
-    images: Sequence[np.ndarray],
-    size: tuple[int, int],
-    offset: tuple[int, int],
-    keep: np.ndarray,
-    patch: int,
-    merge: int,
-    mode: str,
-) -> Tensor:
-    """The same rows, from images uint8 [H, W, 3] of which only the kept cells are resized to their part of ``size``.
-
-    Args:
-        offset: (row, column) of the resized image at which the cells begin.
-    """
-    rows, columns = patches_of(keep, merge)
-    cells = resize_patches(images, size, patch, rows, columns, offset, mode)
-    return torch.from_numpy(cells).flatten(1)
-
-
-def patches_of(keep: np.ndarray, merge: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns, int64 [n * merge**2], of the patches of the kept cells, those of a cell together."""
-    inside = np.arange(merge)
-    row, column = (x.reshape(-1, 1, 1) * merge for x in np.nonzero(keep))
-    rows, columns = np.broadcast_arrays(row + inside[:, None], column + inside)
-    return rows.ravel(), columns.ravel()
+def cells_as_rows(cells: np.ndarray, patch: int, merge: int) -> Tensor:
+    """The same rows of cells that were resized alone, uint8 [n, T, side, 3, side]."""
+    n, count = cells.shape[:2]
+    blocks = cells.reshape(n, count, merge, patch, 3, merge, patch).transpose(0, 2, 5, 4, 1, 3, 6)
+    return torch.from_numpy(blocks.reshape(n * merge**2, -1))

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from vtoken.data.frames import Frames, Grid
 from vtoken.errors import InputError
-from vtoken.video.levels import Normalise, cut_alone, cut_whole, patches_of
-from vtoken.video.resample import source_rows
+from vtoken.video.levels import Normalise, cells_as_rows, cut_whole
+from vtoken.video.resample import resize_cells
 from vtoken.video.sizes import center_crop, shortest_edge, smart_resize, smart_resize_clip
 
 SHRINKS = 3.0  # pixels of a frame for each of the resized one
-FEW = 1 / 3  # share of kept cells up to which resizing them alone is cheaper than resizing the whole frame
+FEW = 1 / 2  # share of kept cells up to which resizing them alone is cheaper than resizing the whole frame
 
 
 @dataclass(frozen=True)
@@ -180,8 +180,8 @@ class Preprocessor:
     def levels(self, frames: Frames, grid: Grid, keep: np.ndarray) -> Tensor:
         """The rows of the kept cells alone before they are normalised.
 
-        Frames of a time step with nothing kept are neither converted to RGB nor resized; of the others only the rows
-        of pixels under kept cells are converted and, where few cells are kept, only the pixels under them resized.
+        Frames of a time step with nothing kept are neither converted to RGB nor resized; of the others only the pixels
+        under kept cells, where few cells are kept.
 
         Args:
             keep: bool [steps, rows, columns].
@@ -238,10 +238,12 @@ class Preprocessor:
             raise InputError(
                 f"rows of shape {tuple(values.shape)} do not fit grid {steps}x{h}x{w}, which needs {wanted}"
             )
-        levels = self.normalise.back(values.unflatten(1, (3, -1)), luma)
-        blocks = levels.view(steps, h // m, w // m, m, m, -1, t, p, p).permute(0, 6, 1, 3, 7, 2, 4, 8, 5)
-        frames = blocks.reshape(steps * t, h * p, w * p, -1).numpy()
-        return frames[..., 0] if luma else frames
+        levels = self.normalise.back(values.unflatten(1, (3, -1)), luma).numpy()
+        if luma:
+            blocks = levels.reshape(steps, h // m, w // m, m, m, t, p, p).transpose(0, 5, 1, 3, 6, 2, 4, 7)
+            return blocks.reshape(steps * t, h * p, w * p)
+        blocks = levels.reshape(steps, h // m, w // m, m, m, 3, t, p, p).transpose(0, 6, 1, 3, 7, 2, 4, 8, 5)
+        return blocks.reshape(steps * t, h * p, w * p, 3)
 
     # parts
 
@@ -265,11 +267,18 @@ class Preprocessor:
             return cut_whole(torch.stack([resized[i] for i in indices]), keep, self.patch, self.merge)
         tall, wide = self._before_crop(*frames.size, grid)
         top, left = int((tall - grid.height) / 2), int((wide - grid.width) / 2)
-        patches = patches_of(keep, self.merge)[0]
-        spans = source_rows(frames.size[0], tall, self.patch, patches, top, self.resample)
-        images = {i: frames.rgb(i, spans) for i in dict.fromkeys(indices)}
-        images = [images[i] for i in indices]
-        return cut_alone(images, (tall, wide), (top, left), keep, self.patch, self.merge, self.resample)
+        rows, columns = np.nonzero(keep)
+        cells = resize_cells(
+            lambda windows: frames.windows(indices, windows),
+            frames.size,
+            (tall, wide),
+            self.patch * self.merge,
+            rows,
+            columns,
+            (top, left),
+            self.resample,
+        )
+        return cells_as_rows(cells, self.patch, self.merge)
 
     def _pads(self, size: tuple[int, int], grid: Grid) -> bool:
         """Whether the centre crop reaches beyond the resized frame."""

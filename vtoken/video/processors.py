@@ -106,8 +106,11 @@ def _config(source: Any) -> tuple[dict[str, Any], str, int | None]:
         config = dict(source)
     else:
         for part in parts:
-            if getattr(source, part, None) is not None:
-                patch, source = getattr(source, "patch_size", None), getattr(source, part)
+            own = getattr(source, part, None)
+            if isinstance(own, Mapping):  # settings alone, where the processor itself cannot be built
+                return _config(own)
+            if own is not None:
+                patch, source = getattr(source, "patch_size", None), own
                 break
         kind = type(source).__name__
         config = {name: getattr(source, name, None) for name in (*NAMES, *TILING)}

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vtoken.data.frames import Spans
 from vtoken.kernels.luma import narrow, of_rgb
+from vtoken.video import colour
 from vtoken.video.files import container, first_line, is_address, packets
 from vtoken.video.source import Clip, Picture
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.frame import VideoFrame
-    from av.video.plane import VideoPlane
     from av.video.stream import VideoStream
 
 SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # an AVI with B-frames seeks to the wrong frame
@@ -35,6 +34,7 @@ class Trace:
         frames: how many frames came.
         last: seconds in the file of the latest frame.
         stands: seconds that it stays on the screen: as its packet says, or as long as the one before it.
+        unit: seconds of the stream's clock.
     """
 
     errors: list[str] = field(default_factory=list)
@@ -43,12 +43,13 @@ class Trace:
     frames: int = 0
     last: float = 0.0
     stands: float = 0.0
+    unit: float = 0.0
 
     def see(self, frame: VideoFrame) -> None:
         """Follow where the clip ends."""
         time = _time(frame)
         if time is not None and time > self.last:
-            own = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
+            own = frame.duration * self.unit if frame.duration else 0.0
             self.last, self.stands = time, max(own, time - self.last)
 
     @property
@@ -84,6 +85,7 @@ def decode(file: InputContainer, stream: VideoStream, trace: Trace) -> Iterator[
     from av.error import EOFError, FFmpegError
 
     coming = packets(file, stream)
+    trace.unit = float(stream.time_base or 0)
     more = True
     while more:
         packet, frames = None, []
@@ -173,59 +175,27 @@ def _picture(frame: VideoFrame, clip: Clip) -> Picture:
     upright = clip.upright
 
     def rgb() -> np.ndarray:
-        return upright.apply(frame.to_ndarray(format="rgb24"))
-
-    def part(rows: Spans) -> np.ndarray:
-        return _strips(frame, rows)
+        return upright.apply(colour.rgb(frame))
 
     def luma() -> np.ndarray:
         return upright.apply(_luma(frame))
 
-    whole = upright.swap or upright.mirror or upright.flip or not in_strips(frame)
-    return Picture(_time(frame), rgb, luma, None if whole else part)
-
-
-def in_strips(frame: VideoFrame) -> bool:
-    """Whether swscale converts each pair of rows alone, so that a strip has the colours of the whole picture."""
-    return frame.format.name == "yuv420p" and frame.height % 2 == 0
-
-
-def _strips(frame: VideoFrame, rows: Spans) -> np.ndarray:
-    """uint8 [H, W, 3] with the rows in these spans converted, from pictures that are as high as a span."""
-    from av import VideoFrame
-
-    if 2 * sum(last - first for first, last in rows) > frame.height:
-        return frame.to_ndarray(format="rgb24")
-    out = np.empty((frame.height, frame.width, 3), np.uint8)
-    for first, last in rows:
-        first, last = first - first % 2, last + last % 2
-        strip = VideoFrame(frame.width, last - first, frame.format.name)
-        strip.colorspace, strip.color_range = frame.colorspace, frame.color_range
-        for i, (plane, source) in enumerate(zip(strip.planes, frame.planes, strict=True)):
-            a, b = (first, last) if i == 0 else (first // 2, last // 2)
-            np.asarray(_lines(plane))[:, : plane.width] = _lines(source)[a:b, : plane.width]
-        out[first:last] = strip.to_ndarray(format="rgb24")
-    return out
-
-
-def _lines(plane: VideoPlane) -> np.ndarray:
-    """uint8 [H, bytes of a line], a view."""
-    whole = np.frombuffer(plane, np.uint8)  # type: ignore[call-overload]
-    return whole[: plane.line_size * plane.height].reshape(plane.height, plane.line_size)
+    turned = upright.swap or upright.mirror or upright.flip
+    return Picture(_time(frame), rgb, luma, frame if not turned and colour.by_pairs(frame) else None)
 
 
 def _luma(frame: VideoFrame) -> np.ndarray:
-    """uint8 [H, W]: the Y plane as decoded; 10-bit and packed formats through 8-bit 4:2:0, RGB by its weights."""
+    """uint8 [H, W]: a view of the Y plane; 10-bit and packed formats through 8-bit 4:2:0, RGB by its weights."""
     kind = frame.format
     if kind.is_rgb or kind.has_palette:
-        return of_rgb(frame.to_ndarray(format="rgb24"))
+        return of_rgb(colour.rgb(frame))
     full = frame.color_range == JPEG or kind.name.startswith(("yuvj", "gray"))
     first = kind.components[0]
     planar = all(part.plane > 0 for part in kind.components[1:])
     if not (first.is_luma and first.bits == 8 and planar and frame.planes[0].line_size >= frame.width):
         frame = frame.reformat(format="yuv420p")
-    rows = _lines(frame.planes[0])[:, : frame.width]
-    return narrow(np.ascontiguousarray(rows)) if full else rows.copy()
+    rows = colour.lines(frame.planes[0])[:, : frame.width]
+    return narrow(np.ascontiguousarray(rows)) if full else rows
 
 
 def _tell(clip: Clip, trace: Trace, whole: bool) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from vtoken.data.frames import Frames, Spans
+from vtoken.data.frames import Frames
 from vtoken.errors import InputError, VideoError
 from vtoken.video import choice, files
 from vtoken.video import images as memory
@@ -18,7 +17,7 @@ from vtoken.video.arguments import fps_of, positive_of, second_of, whole_of
 from vtoken.video.check import agree
 from vtoken.video.probe import probe
 from vtoken.video.scan import frame_times, last_end, seconds
-from vtoken.video.source import Clip, Picture
+from vtoken.video.source import Clip, Picture, Pictures
 from vtoken.video.spool import Spooled, is_held
 from vtoken.video.timeline import sample, steady
 
@@ -95,10 +94,7 @@ class VideoReader:
         planes = [picture.luma for picture in pictures]
         if any(plane is None for plane in planes):
             return Frames(np.stack([picture.rgb() for picture in pictures]), pts, self.source)
-        luma = np.stack([plane() for plane in planes if plane is not None])
-        return Frames(
-            None, pts, self.source, luma=luma, convert=lambda i: pictures[i].rgb(), part=partial(_part, pictures)
-        )
+        return Frames(None, pts, self.source, lazy=Pictures(pictures, self.size))
 
     @property
     def duration(self) -> float | None:
@@ -176,11 +172,6 @@ class VideoReader:
         return f"VideoReader({self.source!r}, {self.size[1]}x{self.size[0]}, {length}, backend={self.backend!r})"
 
 
-def _part(pictures: list[Picture], index: int, rows: Spans) -> np.ndarray:
-    own = pictures[index].part
-    return pictures[index].rgb() if own is None else own(rows)
-
-
 def open_video(
     source: Any,
     *,
@@ -223,36 +214,12 @@ def open_video(
         VideoError: a source that cannot be read; MissingFileError, which is also a FileNotFoundError, for none there.
         MissingExtraError: the backend is not installed.
     """
-    rate, begin, stop = fps_of(fps), second_of("start", start, 0.0), second_of("end", end, math.inf)
-    if stop <= begin:
-        raise InputError(
-            f"end={end} must be greater than start={begin:g}; give end as a time in the clip, not a length"
-        )
-    whole_of("chunk", chunk)
-    if max_frames is not None:
-        whole_of("max_frames", max_frames)
-    if num_frames is not None:
-        whole_of("num_frames", num_frames)
-        if rate is not None or max_frames is not None:
-            other = f"fps={rate:g}" if rate is not None else f"max_frames={max_frames}"
-            raise InputError(f"num_frames={num_frames} says how many frames are read; leave out {other}")
-    if backend != "auto" and backend not in BACKENDS:
-        raise InputError(f"backend={backend!r} is unknown; known are auto, {', '.join(BACKENDS)}")
+    rate, begin, stop = _part(fps, start, end)
+    _check(rate, backend, chunk, max_frames, num_frames)
     if is_held(source):
         options = {"fps": fps, "start": start, "end": end, "backend": backend, "chunk": chunk}
         return _held(source, options | {"native_fps": native_fps, "max_frames": max_frames, "num_frames": num_frames})
-    if memory.is_memory(source):
-        if native_fps is not None:
-            native_fps = positive_of("native_fps", native_fps)
-        clip, pictures = memory.probe(source, native_fps)
-        name = "memory"
-    else:
-        if native_fps is not None:
-            raise InputError(
-                f"native_fps={native_fps!r} is for folders, lists and arrays; a video file has its own times"
-            )
-        name = "pyav" if backend == "auto" else backend
-        clip, pictures = _file(files.resolve(source, network), name, begin)
+    name, clip, pictures = _opened(source, backend, begin, native_fps, network)
     if begin > 0 and clip.duration is not None and begin >= clip.duration - LAST:
         last = last_end(clip)  # a header may count less than there is, or a little more
         if last is not None and begin >= last - ROUNDED:
@@ -267,6 +234,41 @@ def open_video(
     if num_frames is not None:
         reader._spread(int(num_frames))
     return reader
+
+
+def _part(fps: float | str, start: float | None, end: float | None) -> tuple[float | None, float, float]:
+    """Rate, first second and last second."""
+    begin, stop = second_of("start", start, 0.0), second_of("end", end, math.inf)
+    if stop <= begin:
+        raise InputError(
+            f"end={end} must be greater than start={begin:g}; give end as a time in the clip, not a length"
+        )
+    return fps_of(fps), begin, stop
+
+
+def _check(rate: float | None, backend: str, chunk: int, max_frames: int | None, num_frames: int | None) -> None:
+    whole_of("chunk", chunk)
+    if max_frames is not None:
+        whole_of("max_frames", max_frames)
+    if num_frames is not None:
+        whole_of("num_frames", num_frames)
+        if rate is not None or max_frames is not None:
+            other = f"fps={rate:g}" if rate is not None else f"max_frames={max_frames}"
+            raise InputError(f"num_frames={num_frames} says how many frames are read; leave out {other}")
+    if backend != "auto" and backend not in BACKENDS:
+        raise InputError(f"backend={backend!r} is unknown; known are auto, {', '.join(BACKENDS)}")
+
+
+def _opened(
+    source: Any, backend: str, start: float, native_fps: float | None, network: bool
+) -> tuple[str, Clip, Callable[[], Iterator[Picture]]]:
+    """The backend that decodes, the clip and its pictures."""
+    if memory.is_memory(source):
+        return "memory", *memory.probe(source, None if native_fps is None else positive_of("native_fps", native_fps))
+    if native_fps is not None:
+        raise InputError(f"native_fps={native_fps!r} is for folders, lists and arrays; a video file has its own times")
+    name = "pyav" if backend == "auto" else backend
+    return name, *_file(files.resolve(source, network), name, start)
 
 
 def _held(source: Any, options: dict[str, Any]) -> VideoReader:

@@ -1,106 +1,109 @@
-"""Antialiased resizing of some patches of an image, bit for bit what resizing the whole image gives.
+"""Antialiased resizing of some cells of an image, bit for bit what resizing the whole image gives.
 
 torch resizes uint8 images in two passes, columns first, each with fixed-point weights of 16 bits and a result rounded
-to uint8. The same weights applied to the source of a patch give the same pixels, as all sums are exact.
+to uint8. The same weights applied to the source of a cell give the same pixels, as all sums are exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
+from vtoken.data.frames import Windows
+
 SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}
+AT_ONCE = 1 << 19  # bytes of source in floating point: what is worked on stays in a processor's cache
 
 
-def resize_patches(
-    images: Sequence[np.ndarray],
-    size: tuple[int, int],
+def resize_cells(
+    take: Callable[[Windows], np.ndarray],
+    before: tuple[int, int],
+    after: tuple[int, int],
     side: int,
     rows: np.ndarray,
     columns: np.ndarray,
     offset: tuple[int, int] = (0, 0),
     mode: str = "bicubic",
 ) -> np.ndarray:
-    """Square patches of images that are resized to ``size``; all patches in one product a pass.
+    """Square cells of T images that are resized from ``before`` to ``after``.
 
     Args:
-        images: T images, uint8 [H, W, 3], contiguous; only the rows that ``source_rows`` names are read.
-        size: (height, width) of a whole resized image, pixels.
-        side: of a patch, pixels.
-        rows, columns: int64 [n], the place of every patch in a grid of patches.
+        take: gives windows of the images, uint8 [n, wide, T, tall, 3].
+        before, after: (height, width) of a whole image, pixels.
+        side: of a cell, pixels.
+        rows, columns: int64 [n], the place of every cell in a grid of cells.
         offset: (row, column) of the resized image at which that grid begins.
         mode: "bicubic" or "bilinear", antialiased.
 
     Returns:
-        uint8 [n, 3, T, side, side], equal to ``torch.nn.functional.interpolate(..., antialias=True)`` on uint8.
+        uint8 [n, T, side, 3, side], equal to ``torch.nn.functional.interpolate(..., antialias=True)`` on uint8.
     """
-    import cv2
-
-    height, width = images[0].shape[:2]
-    top, down = _windows(height, size[0], side, offset[0], mode)
-    left, across = _windows(width, size[1], side, offset[1], mode)
-    tall, wide = down.shape[2], across.shape[2]
-    n, count = len(rows), len(images)
-    source = np.empty((n, count, tall, 3, wide), across.dtype)
-    for t, image in enumerate(images):
-        windows = np.lib.stride_tricks.sliding_window_view(image.reshape(height, width * 3), (tall, wide * 3))
-        found = windows[top[rows], 3 * left[columns]].reshape(n * tall, wide, 3)
-        for c, plane in enumerate(cv2.split(found)):
-            source[:, t, :, c] = plane.reshape(n, tall, wide)
-    if width != size[1]:
-        source = _rounded(source.reshape(n, -1, wide) @ across[columns].swapaxes(1, 2))
-    source = source.reshape(n, count, tall, 3 * side).astype(down.dtype, copy=False)
-    if height != size[0]:
-        source = _rounded(down[rows][:, None] @ source)
-    return source.reshape(n, count, side, 3, side).transpose(0, 3, 1, 2, 4).astype(np.uint8, order="C")
+    down = _taps(before[0], after[0], side, offset[0], mode)
+    across = _taps(before[1], after[1], side, offset[1], mode)
+    source = take(Windows(down.first[rows], across.first[columns], down.count, across.count))
+    n, count = len(rows), source.shape[2]
+    out = np.empty((n, count, side, 3 * side), np.uint8)
+    most = max(1, AT_ONCE // (across.count * count * down.count * 3 * across.weights.itemsize))
+    for a in range(0, n, most):
+        part = slice(a, min(a + most, n))
+        x = source[part].astype(across.weights.dtype, order="C").reshape(part.stop - a, across.count, -1)
+        wide = across.levels(x.swapaxes(1, 2) @ across.weights[columns[part]].swapaxes(1, 2))  # [n, T * tall * 3, side]
+        y = wide.reshape(-1, count, down.count, 3 * side).astype(down.weights.dtype)
+        out[part] = down.levels(down.weights[rows[part]][:, None] @ y)
+    return out.reshape(n, count, side, 3, side)
 
 
-def source_rows(
-    height: int, after: int, side: int, rows: np.ndarray, offset: int = 0, mode: str = "bicubic"
-) -> list[tuple[int, int]]:
-    """Rows [first, last + 1) of an image of this height that the patches in these rows of the grid are made from."""
-    top, down = _windows(height, after, side, offset, mode)
-    spans: list[tuple[int, int]] = []
-    for first in top[np.unique(rows)].tolist():
-        if spans and first <= spans[-1][1]:
-            spans[-1] = spans[-1][0], first + down.shape[2]
-        else:
-            spans.append((first, first + down.shape[2]))
-    return spans
+@dataclass(frozen=True)
+class Taps:
+    """What the cells along one side of an image are made from.
 
+    Attributes:
+        first: int64 [cells], the first source pixel of each; even where the image's side is.
+        weights: floating [cells, side, count], exact in its dtype.
+        half: half of the last place of a weighted sum, and less than a half.
+    """
 
-def _rounded(total: np.ndarray) -> np.ndarray:
-    """Rounded half up to 0..255, in place."""
-    total += 0.5
-    np.clip(total, 0, 255, out=total)
-    return np.floor(total, out=total)
+    first: np.ndarray
+    weights: np.ndarray
+    half: float
+
+    @property
+    def count(self) -> int:
+        return self.weights.shape[2]
+
+    def levels(self, sums: np.ndarray) -> np.ndarray:
+        """Rounded half up to uint8 0..255: OpenCV rounds to even, and with ``half`` more there are no ties."""
+        import cv2
+
+        flat = sums.reshape(-1, sums.shape[-1])
+        return cv2.add(flat, self.half, dtype=cv2.CV_8U).reshape(sums.shape)  # type: ignore[call-overload, arg-type]
 
 
 @lru_cache(maxsize=64)
-def _windows(before: int, after: int, side: int, offset: int, mode: str) -> tuple[np.ndarray, np.ndarray]:
-    """What the patches along one side of an image are made from: the first source pixel of each, int64 [patches], and
-    weights [patches, side, taps], all with one count of taps."""
-    patches = (after - offset) // side
-    if before == after:
-        same = np.broadcast_to(np.eye(side, dtype=np.float32), (patches, side, side))
-        return offset + side * np.arange(patches), same
+def _taps(before: int, after: int, side: int, offset: int, mode: str) -> Taps:
+    cells = (after - offset) // side
     starts, weights, shift = _weights(before, after, mode)
-    outputs = offset + np.arange(patches * side).reshape(patches, side)
+    outputs = offset + np.arange(cells * side).reshape(cells, side)
     first = starts[outputs].min(1)
-    taps = int(min(before, (starts[outputs].max(1) + weights.shape[1] - first).max()))
+    first -= first % 2  # colour is stored for pairs of pixels
+    taps = int((starts[outputs].max(1) + weights.shape[1] - first).max())
+    taps = min(before, taps + taps % 2)
     first = np.minimum(first, before - taps)
     # a sum of 8 + shift bits and a half is exact in float32 up to 24 bits
-    dense = np.zeros((patches, side, taps + weights.shape[1]), np.float32 if shift <= 15 else np.float64)
+    dense = np.zeros((cells, side, taps + weights.shape[1] + 1), np.float32 if shift <= 15 else np.float64)
     place = (starts[outputs] - first[:, None])[:, :, None] + np.arange(weights.shape[1])
     np.put_along_axis(dense, place, weights[outputs] / (1 << shift), 2)
-    return first, np.ascontiguousarray(dense[:, :, :taps])  # what lies beyond the image has no weight
+    return Taps(first, np.ascontiguousarray(dense[:, :, :taps]), 0.5 / (1 << max(shift, 1)))  # no weight beyond
 
 
 @lru_cache(maxsize=64)
 def _weights(before: int, after: int, mode: str) -> tuple[np.ndarray, np.ndarray, int]:
     """First source pixel of every output, its fixed-point weights [after, taps], and the bits of the fraction."""
+    if before == after:
+        return np.arange(after), np.ones((after, 1), np.float32), 0
     scale = before / after
     stretch = max(scale, 1.0)
     support = SUPPORT[mode] * stretch

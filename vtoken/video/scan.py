@@ -61,7 +61,9 @@ def _packets(clip: Clip, end: float) -> Iterator[Stamp]:
 
     late = 0
     with container(clip.path) as file:
-        coming = packets(file, file.streams[clip.stream])  # type: ignore[arg-type]
+        stream = file.streams[clip.stream]
+        unit = stream.time_base
+        coming = packets(file, stream)  # type: ignore[arg-type]
         while late < 64:  # frames of one group may still come in front of those behind ``end``
             try:
                 packet = next(coming)
@@ -69,9 +71,11 @@ def _packets(clip: Clip, end: float) -> Iterator[Stamp]:
                 return  # the file is cut off; what could be read counts
             if not packet.size:
                 continue
-            unit = packet.time_base or 0
-            decoded = float(packet.dts * unit) if packet.dts is not None and unit else None
-            shown = float(packet.pts * unit) if packet.pts is not None and unit else decoded
+            decoded, shown = (
+                None if stamp is None or not unit else stamp * unit.numerator / unit.denominator
+                for stamp in (packet.dts, packet.pts)
+            )
+            shown = decoded if shown is None else shown
             late += shown is not None and shown - clip.origin > end + PAST
             yield shown, decoded
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from vtoken.data.frames import Spans
+from vtoken.data.frames import Windows, columns_first
+from vtoken.video.colour import windows_of
 from vtoken.video.orientation import Orientation
 
 
@@ -23,14 +25,37 @@ class Picture:
     Attributes:
         time: presentation time in seconds as the file has it, or None where the file has none.
         rgb: returns uint8 [H, W, 3].
-        luma: returns luma in video range, uint8 [H, W], as a copy; None where it is to be computed from RGB.
-        part: returns uint8 [H, W, 3] of which only the rows in these spans are sure; None where ``rgb`` is as quick.
+        luma: returns luma in video range, uint8 [H, W], maybe a view; None where it is to be computed from RGB.
+        decoded: PyAV's frame of which windows can be converted alone (see ``colour.py``), or None.
     """
 
     time: float | None
     rgb: Callable[[], np.ndarray]
     luma: Callable[[], np.ndarray] | None = None
-    part: Callable[[Spans], np.ndarray] | None = None
+    decoded: Any = None
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Decoded pictures with luma, converted to RGB when asked; see ``data.frames.Lazy``."""
+
+    items: list[Picture]
+    size: tuple[int, int]
+
+    def rgb(self, index: int) -> np.ndarray:
+        return self.items[index].rgb()
+
+    def luma(self, index: int) -> np.ndarray:
+        plane = self.items[index].luma
+        assert plane is not None
+        return plane()
+
+    def windows(self, indices: Sequence[int], windows: Windows) -> np.ndarray:
+        frames = [self.items[i].decoded for i in indices]
+        if all(frame is not None for frame in frames):
+            return windows_of(frames, windows)
+        images = {i: self.rgb(i) for i in dict.fromkeys(indices)}
+        return columns_first([images[i] for i in indices], windows)
 
 
 @dataclass

@@ -97,6 +97,8 @@ def _jobs(setting: Setting) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield from _encoder(frames, side)
     tokens, context = made.clip(frames, side, setting.pick(1152, 64))
     for name in [*registry.names("pruner"), *registry.names("merger")]:
+        if name == "learned":  # a scorer is trained for one model
+            continue
         method: Any = registry.build(name)
         budget = Budget.given(KEEP, None, None) if method.needs_budget else None
         yield name, lambda m=method, b=budget: m.reduce(tokens, b, context)

@@ -13,7 +13,7 @@ from vtoken.data.report import Report
 from vtoken.errors import InputError
 from vtoken.families.features import Clip
 from vtoken.methods.plan import Plan
-from vtoken.qa.read import cut_pieces
+from vtoken.qa.pieces import cut_pieces
 from vtoken.video.preprocess import Preprocessor
 
 NOMINAL = 256  # frames among which families that share out pixels over a whole clip do so

@@ -43,6 +43,7 @@ class Stream:
 
     Attributes:
         watches: standing questions.
+        error: what ended the thread of ``start``, or None.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Stream:
         self._lock = threading.RLock()
         self._events: SimpleQueue[Event | BaseException | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self.error: BaseException | None = None
         self._closed = self._ended = False
         self.source: Live = source if isinstance(source, Live) else open_live(source, fps=fps, realtime=realtime)
 
@@ -164,7 +166,7 @@ class Stream:
         return self._pump(until)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the thread of ``start``; whether the source has ended."""
+        """Wait for the thread of ``start``; whether the source has ended, or an error the thread."""
         if self._thread is not None:
             self._thread.join(timeout)
         return self._ended
@@ -215,6 +217,7 @@ class Stream:
             for event in self._pump():
                 self._events.put(event)
         except BaseException as error:
+            self.error, self._ended = error, True
             self._events.put(error)
         self._events.put(None)
 

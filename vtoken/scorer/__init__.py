@@ -1,0 +1,1 @@
+"""Training of scorers: ``vtoken train scorer``, for the pruner ``learned``."""
