@@ -43,9 +43,9 @@ COLUMNS = {
     **{f"ADE at {h}, cm": lambda m, h=h: 100 * _at(m, h)["ade"] for h in (8, 16, 32)},
     **{f"FDE at {h}, cm": lambda m, h=h: 100 * _at(m, h)["fde"] for h in (8, 16, 32)},
     "drift at 32, mm a step": lambda m: 1000 * _at(m, 32)["slope"],
-    "unstable at 32, %": lambda m: 100 * _at(m, 32)["instability"],
+    "lost at 32, %": lambda m: 100 * _at(m, 32)["lost"],
 }
-SHOWN = ("ADE, cm", "FDE, cm", "within 5 cm, %", "ADE at 32, cm", "drift at 32, mm a step", "unstable at 32, %")
+SHOWN = ("ADE, cm", "FDE, cm", "within 5 cm, %", "ADE at 32, cm", "drift at 32, mm a step", "lost at 32, %")
 
 
 def _at(found: dict[str, Any], horizon: int) -> dict[str, float]:

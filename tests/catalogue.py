@@ -76,6 +76,8 @@ MERGERS: list[Row] = [
     {"name": "dpc_knn", "options": {}, "signals": []},
     {"name": "dpc_knn", "options": {"per_frame": True}, "signals": []},
     {"name": "dpc_knn", "options": {"anchors": 1}, "signals": []},
+    {"name": "flashvid", "options": {}, "signals": ["received_attention"]},
+    {"name": "flashvid", "options": {"alpha": 0.2, "c": 3, "anchors": 1}, "signals": ["cls_attention"]},
     {"name": "sparsevlm_merge", "options": {}, "signals": []},
     {"name": "visionzip", "options": {}, "signals": ["cls_attention", "keys"]},
     {"name": "visionzip", "options": {"contextual": 3, "exact": True}, "signals": ["received_attention", "keys"]},

@@ -80,7 +80,7 @@ def test_answers_and_tokens_are_those_of_ask(data: Data, made: tuple[Path, list[
     assert len(rows) == 2 * 3 * len(RATES) * len(PLANS)
     grt = {(r["clip"], r["fps"]): r["tokens"] for r in rows if r["plan"] == "grt"}
     texts = {"none": {"plan": "none"}, "random keep=0.5": {"plan": "random", "keep": 0.5}, "grt": {"plan": "grt"}}
-    texts |= {"uniform keep=0.5": {"plan": "uniform", "keep": 0.5}}
+    texts |= {f"{name} keep=0.5": {"plan": name, "keep": 0.5} for name in ("uniform", "resize")}
     texts |= {"grt | divprune keep=0.5": {"plan": "grt | divprune", "keep": 0.5}, "random@grt": {"plan": "random"}}
     for r in rows:
         plan = dict(texts[r["plan"]])
@@ -105,7 +105,7 @@ def test_plans_share_the_encoder(data: Data, tmp_path: Path) -> None:
         run(data, tmp_path)
     finally:
         hook.remove()
-    assert len(runs) == 1 + len(data.clips) * len(RATES) * 2  # one warms up; without and with the gate
+    assert len(runs) == 1 + len(data.clips) * len(RATES) * 3  # one warms up; without and with the gate, and smaller
 
 
 def test_the_hint_stands_behind_the_question_and_long_answers_are_cut(data: Data, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_run_goes_on_where_it_stopped(
 def test_more_plans_are_added_to_a_finished_run(data: Data, tmp_path: Path, asked: list[tuple[str, float]]) -> None:
     run(data, tmp_path, PLANS[:3])
     before = len(asked)
-    run(data, tmp_path, [*PLANS[:3], *entries(["evs"], [{"keep": 0.25}])[3:]])
+    run(data, tmp_path, [*PLANS[:3], *entries(["evs"], [{"keep": 0.25}])[4:]])
     assert {plan for plan, _ in asked[before:]} == {"evs (keep=0.25)"}
 
 
@@ -208,7 +208,8 @@ def test_what_cannot_run_is_refused_before_the_first_question(
         run(data, tmp_path, new_tokens=0)
     other = model_of("internvl")
     with pytest.raises(UnsupportedError, match="'evs' drops"):
-        accuracy.measure(data, PLANS, RATES, other, tokenizer_of(other), name="tiny", out=tmp_path)
+        plans = [e for e in PLANS if e.text != "resize"]
+        accuracy.measure(data, plans, RATES, other, tokenizer_of(other), name="tiny", out=tmp_path)
     assert not asked
 
 
@@ -220,16 +221,18 @@ def test_plans_come_with_every_budget_and_after_what_they_copy() -> None:
         "random keep=0.5",
         "uniform keep=0.1",
         "uniform keep=0.5",
+        "resize keep=0.1",
+        "resize keep=0.5",
         "grt | divprune keep=0.1",
         "grt | divprune keep=0.5",
         "random@grt | divprune keep=0.1",
         "random@grt | divprune keep=0.5",
         "evs:keep=0.3",
     ]
-    assert found[7].like == "grt | divprune keep=0.1" and str(found[7].plan(9)) == "random (tokens=9)"
-    assert found[7].series == found[8].series == "random@grt | divprune"
+    assert found[9].like == "grt | divprune keep=0.1" and str(found[9].plan(9)) == "random (tokens=9)"
+    assert found[9].series == found[10].series == "random@grt | divprune"
     assert [e.name for e in entries(["random@grt"], [], ["none"])] == ["none", "grt", "random@grt"]
-    assert str(found[1].plan()) == "random (keep=0.1)" and str(found[9].plan()) == "evs:keep=0.3"
+    assert str(found[1].plan()) == "random (keep=0.1)" and str(found[11].plan()) == "evs:keep=0.3"
 
 
 @pytest.mark.parametrize(
@@ -259,7 +262,7 @@ def record(clip: str, plan: str, i: int, n: int, q: Question, right: bool) -> Re
 def drawn() -> tuple[Data, list[Record], list[Line]]:
     """Made-up answers of 30 clips with 1 to 4 questions; `random keep=0.5` is right more seldom than `none`."""
     rng, clips, records = np.random.default_rng(0), [], []
-    chance = {"none": 0.9, "random keep=0.5": 0.5, "uniform keep=0.5": 0.9}
+    chance = {"none": 0.9, "random keep=0.5": 0.5, "uniform keep=0.5": 0.9, "resize keep=0.5": 0.6}
     for c in range(30):
         kinds = rng.choice(["read", "scene", "transcribe"], int(rng.integers(1, 5)))
         asked = tuple(
@@ -303,7 +306,7 @@ def test_sums_against_plain_means(drawn: tuple[Data, list[Record], list[Line]]) 
 
 def test_losses_are_paired(drawn: tuple[Data, list[Record], list[Line]]) -> None:
     data, records, lines = drawn
-    none, random, uniform = lines
+    none, random, uniform, _ = lines
     assert none.loss is None and random.loss is not None and uniform.loss is not None
     assert random.loss.value == pytest.approx(random.score.value - none.score.value) and random.loss.high < 0
     assert uniform.loss.low < 0 < uniform.loss.high
@@ -313,8 +316,25 @@ def test_losses_are_paired(drawn: tuple[Data, list[Record], list[Line]]) -> None
     assert equal is not None and (equal.value, equal.low, equal.high) == (0, 0, 0)
 
 
+def test_hard_questions_are_those_that_resizing_fails(drawn: tuple[Data, list[Record], list[Line]]) -> None:
+    data, records, (none, random, uniform, resize) = drawn
+    right = {(r.clip, r.index) for r in records if r.plan == "none" and r.exact}
+    hard = right - {(r.clip, r.index) for r in records if r.plan == "resize keep=0.5" and r.exact}
+    assert none.hard is None and resize.hard is not None and resize.hard.value == 0
+    for line in (random, uniform):
+        mine = [r for r in records if r.plan == line.plan and (r.clip, r.index) in hard]
+        assert line.hard is not None and line.hard.questions == len(hard) == len(mine) > 5
+        assert line.hard.value == pytest.approx(mean(mine))
+    copied = entries(["resize@evs"], [{"keep": 0.5}], ["none"])
+    alike = {"none": "none", "evs keep=0.5": "uniform keep=0.5", "resize@evs keep=0.5": "resize keep=0.5"}
+    moved = [replace(r, plan=new) for new, old in alike.items() for r in records if r.plan == old]
+    assert summarise(data, copied, [4.0], moved)[1].hard == uniform.hard
+    without = [r for r in records if r.plan != "resize keep=0.5"]
+    assert summarise(data, entries([], [{"keep": 0.5}], ["none", "random"]), [4.0], without)[1].hard is None
+
+
 def test_shares_of_all_tokens_are_paired(drawn: tuple[Data, list[Record], list[Line]]) -> None:
-    data, records, (none, random, uniform) = drawn
+    data, records, (none, random, uniform, _) = drawn
     assert none.ratio is None and none.worst is None and random.ratio is not None and uniform.ratio is not None
     assert random.ratio.value == pytest.approx(random.score.value / none.score.value) and random.ratio.high < 1
     assert uniform.ratio.low < 1 < uniform.ratio.high
@@ -411,7 +431,7 @@ def test_the_commands(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFi
     }
     rows = answers(out)
     assert {r["plan"] for r in rows} == {"none", "random tokens=4", "random tokens=8", "grt"} | {
-        f"uniform tokens={n}" for n in (4, 8)
+        f"{name} tokens={n}" for name in ("uniform", "resize") for n in (4, 8)
     }
     assert {r["clip"] for r in rows} == {"validation-000000.mp4"}
     assert all(r["tokens"] == 4 for r in rows if r["plan"] == "random tokens=4")

@@ -40,8 +40,8 @@ def rows(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
 
 
 def test_baselines_stand_beside_and_counts_are_exact(rows: list[Row]) -> None:
-    assert [r.plan for r in rows[:7]] == ["none", "random", "uniform", *PLANS]
-    assert [r.fps for r in rows] == [2] * 7 + [5] * 7
+    assert [r.plan for r in rows[:8]] == ["none", "random", "uniform", "resize", *PLANS]
+    assert [r.fps for r in rows] == [2] * 8 + [5] * 8
     found = {(r.fps, r.plan): r for r in rows}
     for fps in (2, 5):
         none = found[fps, "none"]
@@ -51,6 +51,8 @@ def test_baselines_stand_beside_and_counts_are_exact(rows: list[Row]) -> None:
         assert none.tokens == none.stock == -(-frames // 2) * columns_ * rows_
         quarter = int(0.25 * none.stock + 0.5)
         assert found[fps, "random"].tokens == found[fps, "uniform"].tokens == quarter
+        small = found[fps, "resize"]  # 6 x 4 cells become 3 x 2
+        assert small.stock == none.stock and small.tokens == quarter and small.encoded == 0.25
         assert found[fps, "evs:keep=0.5"].tokens == int(0.5 * none.stock + 0.5)
         gated = found[fps, "mad"]
         assert gated.tokens == round(gated.encoded * gated.stock) < none.stock
@@ -101,6 +103,7 @@ def test_everything_is_written(clip: Path, tmp_path: Path, capsys: pytest.Captur
     assert {p.name for p in (tmp_path / "a" / "b").iterdir()} == {"bench.jsonl", "tokens_vs_fps.png", "report.md"}
     lines = [json.loads(x) for x in (tmp_path / "a" / "b" / "bench.jsonl").read_text().splitlines()]
     assert [x["plan"] for x in lines] == ["none", "random", "uniform"] == [r.plan for r in made]
+    assert lines[0]["notes"][0] == "resize left out: vtoken cannot make the frames of this family smaller"
     assert all(x["tokens"] == 196 * x["frames"] * x["share"] for x in lines)
     assert lines[0]["machine"] and "random encoder" in lines[0]["encoder"]
     picture = np.asarray(Image.open(tmp_path / "a" / "b" / "tokens_vs_fps.png").convert("RGB"))
@@ -139,14 +142,14 @@ def test_the_same_name_twice_stays_apart(tmp_path: Path) -> None:
     assert job.clips == {str(p): (p, [2, 4.1]) for p in paths}
     assert all(note == f"{p}: fps 8 left out: above the clip's own 4" for p, note in zip(paths, job.notes, strict=True))
     assert bench.Job.of(paths[:1], [9, 8], [], {"keep": 0.5}).clips == {"clip.mp4": (paths[0], [9])}
-    assert len(bench.measure(job, geometry("qwen3-vl-2b"))) == 2 * 2 * 3
+    assert len(bench.measure(job, geometry("qwen3-vl-2b"))) == 2 * 2 * 4
 
 
 def test_a_model_is_measured_itself(clip: Path) -> None:
     job = bench.Job.of([clip], [4], ["grt"], {"keep": 0.5}, end=1.0)
     model = random_model(geometry("qwen2.5-vl-3b"))
     rows = measure_model(job, model, byte_tokenizer(), "tiny")
-    assert [r.plan for r in rows] == ["none", "random", "uniform", "grt"]
+    assert [r.plan for r in rows] == ["none", "random", "uniform", "resize", "grt"]
     assert rows[0].tokens == rows[0].stock and rows[1].tokens == rows[2].tokens == rows[0].stock // 2
     assert all(r.prefill_ms and r.generate_ms for r in rows) and "M weights" in rows[0].encoder
     assert "vtoken" not in vars(model)

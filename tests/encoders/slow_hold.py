@@ -79,7 +79,8 @@ def slow_qwen(visual: Any, rows: Tensor, grid: list[int], shown: Tensor) -> tupl
     out, deep = [], []
     for s, own in enumerate(rows.split(h * w)):
         cells = shown[s].flatten()[order]
-        with overwritten([b.attn.qkv for b in visual.blocks], history, cells.repeat_interleave(merge**2)):
+        layers = [m for b in visual.blocks for m in (getattr(b.attn, n, None) for n in ("qkv", "q", "k", "v")) if m]
+        with overwritten(layers, history, cells.repeat_interleave(merge**2)):
             found = visual(own, grid_thw=step)
         out.append(found.pooler_output)
         deep.append(getattr(found, "deepstack_features", None) or [])

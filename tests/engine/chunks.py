@@ -24,7 +24,16 @@ from vtoken.methods.plan import Plan
 from vtoken.qa.prompt import Chat, around
 from vtoken.qa.read import Sampling, read_clip
 
-NAMES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "llava_onevision", "llava_next_video"]
+NAMES = [
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "qwen3_vl_moe",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "llava_onevision",
+    "llava_next_video",
+]
 FAST = {"qwen2_5_vl", "qwen3_vl", "llava_onevision"}
 MOST = [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]  # the others differ little
 PLANS = ["none", "grt:hold=off,merge=none", "grt", "grt | hold:tau=0.05,second=0.1"]

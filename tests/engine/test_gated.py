@@ -17,7 +17,7 @@ from tests.families.prepared import prepared
 from tests.families.tiny import FAMILIES, model_of, moving_block
 from vtoken.methods.plan import Plan
 
-QWEN = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"]
+QWEN = ["qwen2_vl", "qwen2_5_vl", "qwen2_5_omni_thinker", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"]
 LLAVA = ["llava", "llava_siglip"]
 POOLED = ["llava_next_video", "llava_onevision"]
 PLAN = "mad:threshold=8,anchors=1"

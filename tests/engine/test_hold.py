@@ -14,14 +14,27 @@ from vtoken.engine.hold.inputs import generate_inputs, hold_inputs
 from vtoken.errors import InputError, UnsupportedError
 
 NAMES = ["llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
-MORE = ["llava_onevision", "internvl", "glm4v", "mistral3", "video_llama_3", "llava_next", "smolvlm"]
+MORE = [
+    "qwen2_5_omni_thinker",
+    "qwen3_vl_moe",
+    "perception_lm",
+    "llava_onevision",
+    "internvl",
+    "glm4v",
+    "mistral3",
+    "video_llama_3",
+    "llava_next",
+    "smolvlm",
+]
 GREEDY = {"max_new_tokens": 6, "do_sample": False}
 
 
 def visual(name: str, what: int) -> tuple[str, int | None]:
     family = FAMILIES[name]
     return (
-        ("video", what if family.ragged else 4) if "video" in family.modalities and name != "glm4v" else ("image", None)
+        ("video", what if family.ragged else 4)
+        if "video" in family.modalities and name not in ("glm4v", "perception_lm")
+        else ("image", None)
     )
 
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+import vtoken
 from tests.engine.inner_cases import built, deep, inside, prompts, visual_of
+from tests.families.tiny import FAMILIES
 from vtoken.engine.inner import Visual, installed
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.methods.plan import Plan
@@ -22,6 +24,13 @@ def refused(model, inputs, plan, error, match, **options):
 def test_chunked_prefill():
     family, model = built("llava")
     refused(model, prompts(family, model), PLAN, UnsupportedError, "prefill_chunk_size", prefill_chunk_size=20)
+
+
+def test_gemma_4():
+    model = FAMILIES["gemma4"].build()
+    with pytest.raises(UnsupportedError, match="do not run in Gemma 4"):
+        vtoken.wrap(model, "fastv:layer=2,keep=0.5")
+    assert not hasattr(model, "vtoken")
 
 
 def test_no_attention_layer_before():

@@ -68,6 +68,13 @@ def test_a_model_that_is_no_vlm(model: Any) -> None:
         vtoken.wrap(model, "none")
 
 
+def test_a_model_that_also_speaks_names_the_part_to_wrap() -> None:
+    whole = torch.nn.Module()
+    whole.thinker = torch.nn.Module()
+    with pytest.raises(InputError, match="model.thinker"):
+        vtoken.wrap(whole, "divprune", keep=0.5)
+
+
 def test_the_inner_model_is_told_to_be_wrapped_outside() -> None:
     with pytest.raises(InputError, match="ForConditionalGeneration"):
         vtoken.wrap(model_of("llava").model, "none")

@@ -13,6 +13,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 PAD, EOS, BOS, IMAGE, VIDEO, START, END, BREAK = range(8)
+AUDIO, AUDIO_START, AUDIO_END = 29, 30, 31
 FAKE, GLOBAL, VIDEO_START, VIDEO_END, NEWLINE, TILE = 8, 9, 10, 11, 12, 13  # TILE + r * 4 + c names a tile's place
 TEXT, VOCAB = 32, 256
 
@@ -105,6 +106,38 @@ def qwen3_vl() -> Spec:
     return "Qwen3VLForConditionalGeneration", hf.Qwen3VLConfig(text_config=text, vision_config=vision, **_qwen_ids())
 
 
+def _experts(**extra: Any) -> dict[str, Any]:
+    return _dict(moe_intermediate_size=48, num_experts_per_tok=2) | extra
+
+
+def qwen3_vl_moe() -> Spec:
+    vision = _dict(depth=4, hidden_size=32, intermediate_size=64, num_heads=4, out_hidden_size=64, patch_size=16)
+    vision |= _dict(num_position_embeddings=64, deepstack_visual_indexes=[0, 2])
+    text = _text(num_hidden_layers=3, head_dim=16, **_mrope(mrope_interleaved=True), **_experts(num_experts=4))
+    name, config = "Qwen3VLMoeForConditionalGeneration", hf.Qwen3VLMoeConfig
+    return name, config(text_config=text, vision_config=vision, tie_word_embeddings=False, **_qwen_ids())
+
+
+def qwen2_5_omni_thinker() -> Spec:
+    # the part of Qwen2.5-Omni that sees, hears and writes; its tower is Qwen2.5-VL's
+    vision = _dict(depth=4, hidden_size=32, intermediate_size=64, num_heads=4, out_hidden_size=64, patch_size=14)
+    vision |= _dict(window_size=56, fullatt_block_indexes=[1, 3])
+    audio = _dict(d_model=32, encoder_layers=1, encoder_attention_heads=4, encoder_ffn_dim=64, output_dim=64)
+    text = _text(**_mrope())
+    return "Qwen2_5OmniThinkerForConditionalGeneration", hf.Qwen2_5OmniThinkerConfig(
+        text_config=text,
+        vision_config=vision,
+        audio_config=audio,
+        image_token_index=IMAGE,
+        video_token_index=VIDEO,
+        audio_token_index=AUDIO,
+        audio_start_token_id=AUDIO_START,
+        audio_end_token_id=AUDIO_END,
+        position_id_per_seconds=25,
+        **_dict(vision_start_token_id=START, vision_end_token_id=END),
+    )
+
+
 def llava_next() -> Spec:
     return "LlavaNextForConditionalGeneration", hf.LlavaNextConfig(
         vision_config=_clip(56),
@@ -146,6 +179,17 @@ def qwen3_5() -> Spec:
     )
 
 
+def qwen3_5_moe() -> Spec:
+    _, dense = qwen3_5()
+    text = dense.text_config.to_dict() | _experts(num_experts=4, shared_expert_intermediate_size=48)
+    for name in ("model_type", "architectures", "intermediate_size"):
+        text.pop(name, None)
+    vision = dense.vision_config.to_dict()
+    vision.pop("model_type", None)
+    name, config = "Qwen3_5MoeForConditionalGeneration", hf.Qwen3_5MoeConfig
+    return name, config(text_config=text, vision_config=vision, tie_word_embeddings=False, **_qwen_ids())
+
+
 def internvl() -> Spec:
     return "InternVLForConditionalGeneration", hf.InternVLConfig(
         vision_config=_vit(84),
@@ -184,6 +228,27 @@ def gemma3() -> Spec:
     )
 
 
+def gemma4() -> Spec:
+    # Embeddings of every layer, layers that use the keys of earlier ones, experts, and images whose tokens see each
+    # other in the layers with a window; like Gemma3's, the window is longer than any sequence here.
+    kinds = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+    text = _text(head_dim=16, global_head_dim=32, sliding_window=2048, num_hidden_layers=4, layer_types=kinds)
+    text |= _dict(vocab_size_per_layer_input=VOCAB, hidden_size_per_layer_input=8, num_kv_shared_layers=2)
+    text |= _dict(use_bidirectional_attention="vision", enable_moe_block=True, num_experts=4, top_k_experts=2)
+    vision = _dict(hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, head_dim=8)
+    vision |= _dict(num_key_value_heads=4, patch_size=16, pooling_kernel_size=2, position_embedding_size=64)
+    return "Gemma4ForConditionalGeneration", hf.Gemma4Config(
+        vision_config=hf.Gemma4VisionConfig(**vision),
+        text_config=hf.Gemma4TextConfig(**text, moe_intermediate_size=48),
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        audio_token_id=AUDIO,
+        boi_token_id=START,
+        eoi_token_id=END,
+        tie_word_embeddings=False,
+    )
+
+
 def paligemma() -> Spec:
     return "PaliGemmaForConditionalGeneration", hf.PaliGemmaConfig(
         vision_config=_siglip(84),
@@ -213,11 +278,38 @@ def glm4v() -> Spec:
     )
 
 
+def glm4v_moe() -> Spec:
+    _, dense = glm4v()
+    rope = _dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5, mrope_section=[2, 1, 1])
+    experts = _experts(n_routed_experts=4, n_shared_experts=1, first_k_dense_replace=1)
+    vision = dense.vision_config.to_dict()
+    vision.pop("model_type", None)
+    ids = _dict(image_token_id=IMAGE, video_token_id=VIDEO, image_start_token_id=START, image_end_token_id=END)
+    ids |= _dict(video_start_token_id=VIDEO_START, video_end_token_id=VIDEO_END)
+    return "Glm4vMoeForConditionalGeneration", hf.Glm4vMoeConfig(
+        text_config=_text(rope_parameters=rope, **experts), vision_config=vision, **ids
+    )
+
+
 def mistral3() -> Spec:
     return "Mistral3ForConditionalGeneration", hf.Mistral3Config(
         vision_config=hf.PixtralVisionConfig(**_vit(224)),
         text_config=hf.MistralConfig(**_text(sliding_window=None)),
         image_token_index=IMAGE,
+        tie_word_embeddings=False,
+    )
+
+
+def perception_lm() -> Spec:
+    # The real tower is a model of timm, which is not installed; any tower with a CLS token has its shapes.
+    vision = _clip(84)
+    vision.model_args = {"embed_dim": 32}
+    return "PerceptionLMForConditionalGeneration", hf.PerceptionLMConfig(
+        vision_config=vision,
+        text_config=hf.LlamaConfig(**_text()),
+        projector_pooling_ratio=2,
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
         tie_word_embeddings=False,
     )
 

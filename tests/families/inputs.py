@@ -238,3 +238,22 @@ def paligemma_image(config: Any, pixels: np.ndarray, images: int, fps: float) ->
     # token types are 0 throughout the prompt: all of it is the prefix
     n = config.text_config.num_image_tokens
     return Visual([*[IMAGE] * n, BOS], [0] * (n + 1), {"pixel_values": square(config, pixels)})
+
+
+# --- Perception-LM ---
+
+
+def perception_image(config: Any, pixels: np.ndarray, images: int, fps: float) -> Visual:
+    return _perception(config, pixels, IMAGE, "pixel_values")
+
+
+def perception_video(config: Any, pixels: np.ndarray, images: int, fps: float) -> Visual:
+    return _perception(config, pixels, VIDEO, "pixel_values_videos")
+
+
+def _perception(config: Any, pixels: np.ndarray, token: int, name: str) -> Visual:
+    # one tile an image; frames stand one after the other
+    vision = config.vision_config
+    side = vision.image_size // vision.patch_size // config.projector_pooling_ratio
+    n = len(pixels) * side**2
+    return Visual([token] * n, [1 + (token == VIDEO)] * n, {name: square(config, pixels)[None]})

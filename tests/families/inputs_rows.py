@@ -1,4 +1,4 @@
-"""Inputs of the families whose encoder takes images of any size: Qwen-VL, VideoLLaMA3, GLM-4V, Mistral3.
+"""Inputs of the families whose encoder takes images of any size: Qwen, VideoLLaMA3, GLM-4V, Gemma 4, Mistral3.
 
 The encoders have the shape that ``inputs.py`` describes.
 """
@@ -46,6 +46,12 @@ def qwen2_video(config: Any, pixels: np.ndarray, images: int, fps: float) -> Vis
 def qwen2_5_video(config: Any, pixels: np.ndarray, images: int, fps: float) -> Visual:
     visual = qwen2_video(config, pixels, images, fps)
     visual.data["second_per_grid_ts"] = torch.tensor([config.vision_config.temporal_patch_size / fps])
+    return visual
+
+
+def omni_video(config: Any, pixels: np.ndarray, images: int, fps: float) -> Visual:
+    visual = qwen2_video(config, pixels, images, fps)
+    visual.data["video_second_per_grid"] = torch.tensor([config.vision_config.temporal_patch_size / fps])
     return visual
 
 
@@ -101,3 +107,29 @@ def mistral3_image(config: Any, pixels: np.ndarray, images: int, fps: float) -> 
     ids[-1] = END
     data = {"pixel_values": normalise(pixels), "image_sizes": torch.tensor([[height, width]])}
     return Visual(ids, [int(i == IMAGE) for i in ids], data)
+
+
+def _gemma4(config: Any, pixels: np.ndarray) -> tuple[Tensor, Tensor, int]:
+    """Patches [T, n, 3 * side**2] in raster order, their places (x, y) [T, n, 2], and tokens of a picture."""
+    vision = config.vision_config
+    x, side = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255, vision.patch_size
+    h, w = x.shape[2] // side, x.shape[3] // side
+    flat = x.view(len(x), 3, h, side, w, side).permute(0, 2, 4, 3, 5, 1).reshape(len(x), h * w, -1)
+    y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    places = torch.stack([x.flatten(), y.flatten()], -1).expand(len(pixels), -1, -1)
+    return flat, places, h * w // vision.pooling_kernel_size**2
+
+
+def gemma4_image(config: Any, pixels: np.ndarray, images: int, fps: float) -> Visual:
+    x, places, n = _gemma4(config, pixels)
+    return Visual([START, *[IMAGE] * n, END], [0, *[1] * n, 0], {"pixel_values": x, "image_position_ids": places})
+
+
+def gemma4_video(config: Any, pixels: np.ndarray, images: int, fps: float) -> Visual:
+    # "00:01 <boi> cells <eoi>" frame by frame
+    x, places, n = _gemma4(config, pixels)
+    ids: list[int] = []
+    for frame in range(len(pixels)):
+        ids += [*stamp(frame / fps), START, *[VIDEO] * n, END]
+    data = {"pixel_values_videos": x, "video_position_ids": places, "num_frames_per_video": torch.tensor([len(x)])}
+    return Visual(ids, [2 * (i == VIDEO) for i in ids], data)

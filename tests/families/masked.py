@@ -113,7 +113,8 @@ def _visible(group: Tensor, seen: Tensor) -> Tensor:
 
 
 def _attention(attn: Any, x: Tensor, cos: Tensor, sin: Tensor, visible: Tensor) -> Tensor:
-    q, k, v = attn.qkv(x).view(len(x), 3, attn.num_heads, -1).permute(1, 2, 0, 3)
+    joined = attn.qkv(x) if hasattr(attn, "qkv") else torch.cat([attn.q(x), attn.k(x), attn.v(x)], dim=-1)
+    q, k, v = joined.view(len(x), 3, attn.num_heads, -1).permute(1, 2, 0, 3)
 
     def rotate(y: Tensor) -> Tensor:
         a, b = y.chunk(2, dim=-1)

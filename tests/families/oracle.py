@@ -1,13 +1,14 @@
 """What a model must answer when tokens are dropped, computed without vtoken.
 
 The stock model runs once on everything; a hook records what its language model is given (embeddings with the visual
-features in place, M-RoPE positions, DeepStack rows). Those rows are then sliced, and the language model and its head
-run on one sample at a time: no padding, no cache, no encoder, no ids. Nothing here is shared with the code under test.
+features in place, M-RoPE positions, DeepStack rows, Gemma 4's rows of every layer). Those rows are then sliced, and the
+language model and its head run on one sample at a time: no padding, no cache, no encoder, no ids. Nothing here is
+shared with the code under test.
 
 Positions of kept tokens are the original three M-RoPE rows where the family has them, beside a contiguous text row
 (the mask code reads gaps in it as packed sequences), else contiguous. Gemma3 lets the tokens of one image see each
-other, PaliGemma all of the prompt; their masks are written out. Gemma3's sliding window counts distances in the
-sequence it is given, so its tiny config has a window longer than any sequence.
+other, Gemma 4 too in its layers with a window, PaliGemma all of the prompt; their masks are written out. Gemma3's
+sliding window counts distances in the sequence it is given, so its tiny config has a window longer than any sequence.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Row:
         visual: bool [n], the tokens that DeepStack adds to; None without DeepStack.
         deepstack: one [visual tokens, D] a layer.
         block: int [n], tokens with the same number (from 0) see each other in both directions; None if causal.
+        layers: [n, L, d], what Gemma 4 adds to a token's row in every layer; else None.
     """
 
     embeds: Tensor
@@ -36,10 +38,13 @@ class Row:
     visual: Tensor | None
     deepstack: list[Tensor]
     block: Tensor | None
+    layers: Tensor | None = None
 
-    def append(self, embed: Tensor) -> None:
+    def append(self, model: Any, token: Tensor) -> None:
         """Add a generated token: the next position on every row of the last one, text, causal."""
-        self.embeds = torch.cat([self.embeds, embed])
+        self.embeds = torch.cat([self.embeds, model.get_input_embeddings()(token[None])])
+        if self.layers is not None:
+            self.layers = torch.cat([self.layers, language_model(model).get_per_layer_inputs(token[None, None])[0]])
         if self.mrope is not None:
             self.mrope = torch.cat([self.mrope, self.mrope[:, -1:] + 1], dim=1)
         if self.visual is not None:
@@ -99,6 +104,7 @@ def rows(model: Any, inputs: dict[str, Tensor], keep: Tensor) -> list[Row]:
                 None if visual is None else visual[b, at],
                 deepstack,
                 _blocks(model, inputs, b, at),
+                None if seen.get("per_layer_inputs") is None else seen["per_layer_inputs"][b, at],
             )
         )
     return out
@@ -106,11 +112,13 @@ def rows(model: Any, inputs: dict[str, Tensor], keep: Tensor) -> list[Row]:
 
 def _blocks(model: Any, inputs: dict[str, Tensor], b: int, at: Tensor) -> Tensor | None:
     family, types = model.config.model_type, inputs.get("token_type_ids")
-    if types is None or family not in ("gemma3", "paligemma"):
+    if family == "gemma4":
+        types = inputs.get("mm_token_type_ids")
+    if types is None or family not in ("gemma3", "gemma4", "paligemma"):
         return None
     if family == "paligemma":  # type 0 is the prefix
         return torch.where(types[b, at] == 0, 0, -1)
-    image = types[b] == 1
+    image = types[b] > 0
     starts = image & ~torch.cat([image.new_zeros(1), image[:-1]])
     return torch.where(image, starts.long().cumsum(0) - 1, -1)[at]
 
@@ -124,13 +132,17 @@ def run(model: Any, row: Row) -> Tensor:
     kwargs: dict[str, Any] = {}
     if row.visual is not None:
         kwargs |= {"visual_pos_masks": row.visual[None], "deepstack_visual_embeds": row.deepstack}
+    if row.layers is not None:
+        kwargs["per_layer_inputs"] = row.layers[None]
     mask: Any = None
     if row.block is not None:
         same = (row.block[:, None] == row.block[None]) & (row.block >= 0)[None]
-        mask = (torch.ones(n, n, dtype=torch.bool).tril() | same)[None, None]
-        if model.config.model_type == "gemma3":
+        causal = torch.ones(n, n, dtype=torch.bool).tril()
+        mask = (causal | same)[None, None]
+        if model.config.model_type in ("gemma3", "gemma4"):
             assert n <= model.config.text_config.sliding_window
-            mask = {"full_attention": mask, "sliding_attention": mask}
+            whole = mask if model.config.model_type == "gemma3" else causal[None, None]
+            mask = {"full_attention": whole, "sliding_attention": mask}
     hidden = language_model(model)(
         inputs_embeds=row.embeds[None], position_ids=positions, attention_mask=mask, use_cache=False, **kwargs
     ).last_hidden_state
@@ -151,7 +163,7 @@ def oracle_generate(model: Any, inputs: dict[str, Tensor], keep: Tensor, count: 
         for _ in range(count):
             token = run(model, row)[-1].argmax()
             tokens.append(token)
-            row.append(model.get_input_embeddings()(token[None]))
+            row.append(model, token)
         out.append(torch.stack(tokens))
     return torch.stack(out)
 
@@ -169,7 +181,7 @@ def oracle_scores(model: Any, inputs: dict[str, Tensor], keep: Tensor, tokens: T
         row = replace(samples[i // each])
         start = len(row.embeds)
         for token in continuation[:-1]:
-            row.append(model.get_input_embeddings()(token[None]))
+            row.append(model, token)
         scores = run(model, row)[start - 1 :].log_softmax(-1)
         out.append(scores.gather(1, continuation[:, None]).sum())
     return torch.stack(out)

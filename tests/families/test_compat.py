@@ -225,7 +225,7 @@ def _accepted(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     return {n: v for n, v in inputs.items() if n in names}
 
 
-@pytest.mark.parametrize("name", [*GATED, "glm4v", "internvl", "siglip", "video_llama_3"])
+@pytest.mark.parametrize("name", [*GATED, "qwen2_5_omni_thinker", "glm4v", "internvl", "siglip", "video_llama_3"])
 def test_a_towers_parts_are_found(name: str) -> None:
     model = model_of("llava_siglip" if name == "siglip" else name)
     holder = model.model

@@ -21,7 +21,7 @@ from vtoken.families.features import Clip, Features
 from vtoken.methods.plan import Plan
 from vtoken.thinners.tome import ToMe
 
-QWEN = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"]
+QWEN = ["qwen2_vl", "qwen2_5_vl", "qwen2_5_omni_thinker", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"]
 LLAVA = ["llava", "llava_siglip"]
 POOLED = ["llava_next_video", "llava_onevision"]
 NONE: frozenset[str] = frozenset()

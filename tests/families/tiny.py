@@ -14,7 +14,7 @@ uint8 pixels [T, H, W, 3]. Samples of different length are padded on the left.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -66,7 +66,7 @@ class TinyFamily:
         mixed: whether the stock model takes images and videos in one batch.
         ragged: whether videos of one batch may have different numbers of frames.
         tolerance: by how much padding may change logits. Qwen3.5's linear attention sums in chunks of 64 tokens, and
-            padding that is no multiple of 64 moves the chunks.
+            padding that is no multiple of 64 moves the chunks. Experts and their gates enlarge such differences.
         finish: turns the inputs of all visuals of a batch into the family's own shape.
     """
 
@@ -138,7 +138,7 @@ class TinyFamily:
         GLM-4V looks for videos by an id its prompts do not have and fails, and with several images in a sample it
         gives the beams the wrong ones, silently. VideoLLaMA3 counts features before its compression and fails.
         """
-        if self.name == "glm4v":
+        if self.name in ("glm4v", "glm4v_moe"):
             kinds = [[kind for kind, _ in sample if kind != "text"] for sample in layout]
             return all(k in ([], ["image"]) for k in kinds)
         return self.name != "video_llama_3" or not any(what == "moving" for sample in layout for _, what in sample)
@@ -238,7 +238,12 @@ def _qwen(
     return TinyFamily(name, spec, rows.qwen_image, video, size, frames=6, types=types, tolerance=tolerance)
 
 
+def _glm(name: str, spec: Callable[[], configs.Spec]) -> TinyFamily:
+    return replace(_qwen(name, spec, rows.glm_video, (84, 112)), mixed=False)
+
+
 _PIXELS = frozenset({"pixel_values"})
+_GEMMA = frozenset({"pixel_values", "pixel_values_videos"})
 _ROWS = [
     TinyFamily("llava", configs.llava, inputs.llava_image),
     TinyFamily("llava_siglip", configs.llava_siglip, inputs.llava_image),
@@ -267,26 +272,32 @@ _ROWS = [
     ),
     _qwen("qwen2_vl", configs.qwen2_vl, rows.qwen2_video, (84, 112)),
     _qwen("qwen2_5_vl", configs.qwen2_5_vl, rows.qwen2_5_video, (84, 112)),
+    replace(_qwen("qwen2_5_omni_thinker", configs.qwen2_5_omni_thinker, rows.omni_video, (84, 112)), types=None),
     _qwen("qwen3_vl", configs.qwen3_vl, rows.qwen3_video, (96, 128)),
+    _qwen("qwen3_vl_moe", configs.qwen3_vl_moe, rows.qwen3_video, (96, 128)),
     _qwen("qwen3_5", configs.qwen3_5, rows.qwen3_video, (96, 128), tolerance=1e-4),
+    _qwen("qwen3_5_moe", configs.qwen3_5_moe, rows.qwen3_video, (96, 128), tolerance=5e-4),
     TinyFamily("internvl", configs.internvl, inputs.internvl_image, inputs.internvl_video, (84, 168)),
     TinyFamily("idefics3", configs.idefics3, inputs.idefics_image, size=(84, 168), finish=inputs.by_sample),
     TinyFamily(
         "smolvlm", configs.smolvlm, inputs.idefics_image, inputs.smolvlm_video, (84, 168), finish=inputs.by_sample
     ),
     TinyFamily("gemma3", configs.gemma3, inputs.gemma3_image, types="token_type_ids"),
+    TinyFamily(
+        "gemma4",
+        configs.gemma4,
+        rows.gemma4_image,
+        rows.gemma4_video,
+        size=(64, 96),
+        types="mm_token_type_ids",
+        padded=_GEMMA,
+        tolerance=5e-5,
+    ),
     TinyFamily("paligemma", configs.paligemma, inputs.paligemma_image, types="token_type_ids"),
     TinyFamily("video_llama_3", configs.video_llama_3, rows.videollama3_image, rows.videollama3_video, (56, 84)),
-    TinyFamily(
-        "glm4v",
-        configs.glm4v,
-        rows.qwen_image,
-        rows.glm_video,
-        (84, 112),
-        frames=6,
-        types="mm_token_type_ids",
-        mixed=False,
-    ),
+    _glm("glm4v", configs.glm4v),
+    _glm("glm4v_moe", configs.glm4v_moe),
     TinyFamily("mistral3", configs.mistral3, rows.mistral3_image, size=(84, 112), padded=_PIXELS),
+    TinyFamily("perception_lm", configs.perception_lm, inputs.perception_image, inputs.perception_video, ragged=False),
 ]
 FAMILIES: dict[str, TinyFamily] = {row.name: row for row in _ROWS}

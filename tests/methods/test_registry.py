@@ -42,7 +42,7 @@ def test_every_pruner_and_merger_has_a_row_and_a_page():
 def test_every_method_describes_itself(name):
     cls = get(name)
     assert cls.name == name
-    assert cls.kind in ("gate", "image", "encoder", "pruner", "merger", "inner", "cache", "pathway")
+    assert cls.kind in ("size", "gate", "image", "encoder", "pruner", "merger", "inner", "cache", "pathway")
     assert 10 < len(cls.describe()) <= 120
     assert "(" not in cls.describe().split()[0], "the dataclass wrote the docstring"
     required = {"encoder": "tiny", "weights": SCORER}

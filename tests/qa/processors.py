@@ -103,6 +103,8 @@ def processor_of(name: str, tokenizer: Any, clips: list[Clip], template: str | N
         "qwen2_vl": hf.Qwen2VLProcessor,
         "qwen2_5_vl": hf.Qwen2_5_VLProcessor,
         "qwen3_vl": hf.Qwen3VLProcessor,
+        "qwen3_vl_moe": hf.Qwen3VLProcessor,
+        "qwen3_5_moe": hf.Qwen3VLProcessor,
         "qwen3_5": hf.Qwen3VLProcessor,
     }[name]
 

@@ -27,7 +27,10 @@ ASKED = [
     "llava_onevision",
     "qwen2_vl",
     "qwen2_5_vl",
+    "qwen2_5_omni_thinker",
     "qwen3_vl",
+    "qwen3_vl_moe",
+    "qwen3_5_moe",
     "qwen3_5",
 ]
 

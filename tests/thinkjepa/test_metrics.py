@@ -56,16 +56,17 @@ def test_curves_of_one_step():
     assert metrics.slope(torch.tensor([2.0])) == 0 and metrics.area(torch.tensor([2.0])) == 2
 
 
-def test_what_counts_as_unstable():
-    g = torch.Generator().manual_seed(0)
-    target = torch.randn(4, 3, 5, 6, generator=g)
-    predicted = target + 0.5 * torch.randn(4, 3, 5, 6, generator=g)
-    assert not metrics.unstable(predicted, target).any()
-    predicted[0, 1, 2, 3] = math.nan
-    predicted[1, 2] = 0.01 * predicted[1, 2]
-    predicted[2, 2] = target[2, 2] + 2.0 * torch.randn(5, 6, generator=g)
-    found = metrics.unstable(predicted, target)
-    assert found.nonzero().tolist() == [[0, 1], [1, 2], [2, 2]]
+def test_a_frame_is_lost_that_is_no_better_than_standing_still():
+    still = torch.zeros(2, 5, 3)
+    target = torch.zeros(2, 4, 5, 3)
+    target[..., 0] = 0.1 * torch.arange(1, 5)[:, None]  # moves on by 10 cm a frame
+    predicted = target.clone()
+    predicted[0, 1, :, 0] += 0.19  # 19 cm off where it has moved by 20
+    predicted[0, 2, :, 0] += 0.31  # 31 cm off, by 30
+    predicted[1, 3, 2, 1] = math.nan
+    assert metrics.lost(predicted, target, still).nonzero().tolist() == [[0, 2], [1, 3]]
+    assert metrics.lost(still[:, None].expand(-1, 4, -1, -1), target, still).all()
+    assert not metrics.lost(target, target, still).any()
 
 
 def test_points_go_to_the_camera_and_back():
@@ -129,11 +130,13 @@ def test_horizons_are_told_as_far_as_they_go():
     true, points = torch.randn(3, 16, 4, 32), torch.zeros(3, 32, 4, 3)
     away = points.clone()
     away[..., 0] = 0.02 * (torch.arange(32) // 2)[:, None]  # both frames of step i are 2 i cm off
-    found = measure(true + 0.1, away, true, points)
+    still = torch.full((3, 4, 3), 0.05) * torch.tensor([1.0, 0.0, 0.0])
+    found = measure(true + 0.1, away, true, points, still)
     rows: dict = found["horizons"]  # type: ignore[assignment]
     assert list(rows) == [4, 8, 16] and rows[16]["slope"] == pytest.approx(0.02, rel=1e-3)
     assert rows[4]["ade"] == pytest.approx(0.03, rel=1e-3) and rows[4]["fde"] == pytest.approx(0.06, rel=1e-3)
-    assert rows[8]["instability"] == 0 and rows[8]["latent_mse"] == pytest.approx(0.01, rel=1e-3)
+    assert rows[4]["lost"] == 0.25 and rows[8]["lost"] == 5 / 8  # 6 cm off and more is worse than 5
+    assert rows[8]["latent_mse"] == pytest.approx(0.01, rel=1e-3)
 
 
 def test_a_saved_model_comes_back(tmp_path):

@@ -98,6 +98,35 @@ def test_a_run_goes_on_bit_for_bit_and_writes_merged_weights(rank: int, tmp_path
     assert found == pytest.approx(wanted, abs=2e-2)  # weights are written in float16
 
 
+def test_plans_take_turns_by_their_share_of_the_steps(tmp_path: Path) -> None:
+    plan, earlier = tune.scheduled("pool:keep=0.125@0.25; divprune@0.5; none", keep=0.3)
+    assert [f"{p}@{s}" for p, s in earlier] == ["pool:keep=0.125@0.25", "divprune (keep=0.3)@0.5"]
+    run = small(str(plan), None, steps=8, earlier=earlier)
+    shown = [str(run.settings.at(i)) for i in range(8)]
+    assert shown == ["pool:keep=0.125"] * 2 + ["divprune (keep=0.3)"] * 4 + ["none"] * 2
+    columns = []
+    for step in (0, 2, 6):
+        run.step = step
+        inputs, labels = tune.batch(run, step)
+        seen: list[int] = []
+        hook = run.model.get_decoder().register_forward_pre_hook(
+            lambda _, __, given, seen=seen: seen.append(given["inputs_embeds"].shape[1]), with_kwargs=True
+        )
+        tune.train_step(run, inputs, labels)
+        hook.remove()
+        columns.append(labels.shape[1] - seen[0])
+        run.step = step
+    assert columns[0] > columns[1] > columns[2] == 0  # fewer leave, then none
+    tune.validate(run, 1)
+    tune.save(run, tmp_path / "checkpoint.pt")
+    with pytest.raises(InputError, match="earlier="):
+        tune.resume(small("none", None), tmp_path / "checkpoint.pt")
+    for bad, told in (("pool@x; none", "no number"), ("divprune; none", "no share"), ("evs@1.0; none", "below 1")):
+        with pytest.raises(InputError, match=told):
+            last, first = tune.scheduled(bad, 0.3)
+            tune.Settings(last, earlier=first)
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shape.save(small().model, shape.tokenizer(), tmp_path / "base")
     threads = torch.get_num_threads()

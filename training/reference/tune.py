@@ -1,15 +1,17 @@
 """``python -m training.reference.tune``: fine-tune the reference model with a plan in the loop, resumable.
 
-The engine runs the plan, so every step learns from what the plan leaves of its videos: gradients flow through the kept
-tokens into the encoder and the language model. What comes out is no longer training-free and must be reported apart.
-With peft installed low-rank adapters are trained and merged in the end, else all weights are.
+The engine runs the plan, so every step learns from what the plan leaves of its videos: gradients flow through the
+kept tokens into the encoder and the language model. Several plans take turns by share of the steps (``--plans``), as
+LLaVolta (arXiv 2406.20092) does: many tokens leave first, fewer later, none in the end. What comes out is no longer
+training-free and must be reported apart. With peft installed low-rank adapters are trained and merged in the end,
+else all weights are.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -46,13 +48,14 @@ class Settings:
     """What a run is; a checkpoint goes on under the same settings only.
 
     Attributes:
-        plan: the plan in the loop, budget included.
+        plan: the plan in the loop, budget included; of several the last, which is also that of validation.
         steps: updates in all.
         seed: of clips, questions and adapters.
         rank: of the adapters; 0 trains all weights.
         lr: peak learning rate.
         fps: rates of the clips, one a step.
         clips, questions: clips a step, questions about each.
+        earlier: plans before it, each with the share of the steps that it has; it has the rest.
     """
 
     plan: Plan
@@ -63,6 +66,7 @@ class Settings:
     fps: tuple[int, ...] = (4, 8, 16)
     clips: int = 3
     questions: int = 6
+    earlier: tuple[tuple[Plan, float], ...] = ()
 
     def __post_init__(self) -> None:
         numbers = {"steps": 1, "seed": 0, "rank": 0, "clips": 1, "questions": 1}
@@ -71,11 +75,57 @@ class Settings:
                 raise InputError(f"{name}={getattr(self, name)} must be at least {least}")
         if not self.lr > 0 or not self.fps or min(self.fps) <= 0:
             raise InputError(f"lr={self.lr} and fps={self.fps} must be above 0")
+        shares = [share for _, share in self.earlier]
+        if any(not share > 0 for share in shares) or sum(shares) >= 1:
+            raise InputError(
+                f"shares of the steps {shares} must be above 0 and below 1 in all; the last plan has the rest"
+            )
         if self.rank and find_spec("peft") is None:
             raise InputError(f"rank={self.rank}: adapters need peft (pip install 'vtoken[train]'); rank=0 trains all")
 
     def key(self) -> dict[str, Any]:
-        return asdict(self) | {"plan": str(self.plan)}
+        shown = {"plan": str(self.plan), "earlier": [f"{plan}@{share:g}" for plan, share in self.earlier]}
+        return {f.name: getattr(self, f.name) for f in fields(self)} | shown
+
+    def at(self, step: int) -> Plan:
+        """The plan of a step."""
+        end = 0.0
+        for plan, share in self.earlier:
+            end += share
+            if step < round(end * self.steps):
+                return plan
+        return self.plan
+
+
+def scheduled(text: str, keep: float | None = None) -> tuple[Plan, tuple[tuple[Plan, float], ...]]:
+    """The last plan, and those before it with their shares, of ``"pool:keep=0.125@0.3; pool:keep=0.5@0.3; none"``.
+
+    Args:
+        keep: budget of the plans that take one and bring none.
+
+    Raises:
+        InputError: an unknown plan, a share that is no number, or a plan before the last one without a share.
+    """
+    *first, last = [part.strip() for part in text.split(";") if part.strip()] or [""]
+    earlier = []
+    for part in first:
+        plan, mark, share = part.rpartition("@")
+        try:
+            earlier.append((_plan(plan, keep), float(share)))
+        except ValueError:
+            told = f"the share {share!r} is no number" if mark else "it has no share of the steps"
+            raise InputError(
+                f"--plans: {part!r}: {told}; write PLAN@0.3, and leave it out of the last plan only"
+            ) from None
+    return _plan(last, keep), tuple(earlier)
+
+
+def _plan(text: str, keep: float | None) -> Plan:
+    """A plan that takes the budget only where it needs one."""
+    try:
+        return Plan.parse(text)
+    except InputError:
+        return Plan.parse(text, keep)
 
 
 @dataclass
@@ -97,7 +147,8 @@ def start(model: Any, processor: Any, settings: Settings) -> Run:
     Raises:
         UnsupportedError: the plan cannot run on the model.
     """
-    check(settings.plan, families.of(model))
+    for plan in (settings.plan, *(plan for plan, _ in settings.earlier)):
+        check(plan, families.of(model))
     adapted = None
     if settings.rank:
         from peft import LoraConfig, get_peft_model
@@ -117,6 +168,7 @@ def start(model: Any, processor: Any, settings: Settings) -> Run:
 def batch(run: Run, step: int, split: str = "train") -> tuple[dict[str, Any], Tensor]:
     """Arguments of ``forward`` for the questions of one step, and labels int64 [B, L]; rows are padded on the left."""
     s, family, tokenizer = run.settings, families.of(core(run.model)), tokenizer_of(run.words)
+    plan = s.at(step) if split == "train" else s.plan
     r = np.random.default_rng((s.seed, step, 0 if split == "train" else 1))
     fps = int(r.choice(s.fps))
     rows, labels, clips = [], [], []
@@ -124,7 +176,7 @@ def batch(run: Run, step: int, split: str = "train") -> tuple[dict[str, Any], Te
         one = data.clip(int(r.integers(SPAN)), split)
         frames, _ = data.frames(one, fps)
         sampling = Sampling(fps, native_fps=fps)
-        clip = read_clip(frames, family.preprocess(run.model), s.plan, Report(), sampling)
+        clip = read_clip(frames, family.preprocess(run.model), plan, Report(), sampling)
         asked = _choose(data.questions(one), s.questions, r)
         for q, row in zip(asked, prompts(family, run.model, run.words, clip, [q.text for q in asked]), strict=True):
             answer = tokenizer(q.answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
@@ -147,12 +199,12 @@ def _choose(questions: list[data.Question], n: int, r: np.random.Generator) -> l
     return [tasks[t][int(r.integers(len(tasks[t])))] for t in (names[int(r.integers(len(names)))] for _ in range(n))]
 
 
-def forward(run: Run, inputs: dict[str, Any], labels: Tensor) -> tuple[Tensor, float]:
-    """Loss of the answers under the plan, and the share of answers with every token right (teacher forcing)."""
+def forward(run: Run, inputs: dict[str, Any], labels: Tensor, plan: Plan | None = None) -> tuple[Tensor, float]:
+    """Loss of the answers under a plan (by default the step's), and the share of answers with every token right."""
     device = run.model.device
     inputs = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in inputs.items()}
     model = core(run.model)
-    call = Call(model, families.of(model), run.settings.plan, clips=inputs.pop("clips"))
+    call = Call(model, families.of(model), plan or run.settings.at(run.step), clips=inputs.pop("clips"))
     out = engine.forward(call, inputs | {"labels": labels.to(device), "use_cache": False}, run.model)
     n = int((labels != IGNORE).sum(1).max())  # answers end the rows, and no plan drops text
     goals, guesses = labels[:, -n:], out.logits[:, -n - 1 : -1].argmax(-1).cpu()
@@ -177,7 +229,7 @@ def train_step(run: Run, inputs: dict[str, Any], labels: Tensor) -> dict[str, fl
 def validate(run: Run, batches: int = 4) -> float:
     """Share of answers right on validation clips under the plan, by teacher forcing."""
     run.model.eval()
-    found = [forward(run, *batch(run, i, "validation"))[1] for i in range(batches)]
+    found = [forward(run, *batch(run, i, "validation"), run.settings.plan)[1] for i in range(batches)]
     run.model.train()
     return float(np.mean(found))
 
@@ -234,6 +286,9 @@ def tune(run: Run, args: argparse.Namespace, path: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = program.parser("training.reference.tune", __doc__, "out/tuned", steps=500, threads=2)
     parser.add_argument("--plan", default="grt", help="the plan in the loop (default grt)")
+    parser.add_argument(
+        "--plans", help="several in turn, each but the last with its share of the steps: 'pool:keep=0.125@0.5; none'"
+    )
     parser.add_argument("--keep", type=float, help="its budget, where it takes one")
     parser.add_argument("--model", default=loading.REFERENCE, help="reference checkpoint to start from")
     parser.add_argument("--rank", type=int, help="rank of the adapters, 0 for all weights (default 16 with peft)")
@@ -248,8 +303,9 @@ def main(argv: list[str] | None = None) -> None:
     path = program.begin(args)
     rank = args.rank if args.rank is not None else 16 if find_spec("peft") else 0
     fps = tuple(int(f) for f in args.fps.split(","))
-    plan, lr = Plan.parse(args.plan, args.keep), args.lr or RATES[rank > 0]
-    settings = Settings(plan, args.steps, args.seed, rank, lr, fps, args.clips, args.questions)
+    plan, earlier = scheduled(args.plans, args.keep) if args.plans else (Plan.parse(args.plan, args.keep), ())
+    lr = args.lr or RATES[rank > 0]
+    settings = Settings(plan, args.steps, args.seed, rank, lr, fps, args.clips, args.questions, earlier)
     model, processor = loading.load(args.model, args.device, "float32")
     run = start(model, processor, settings)
     if path.is_file():

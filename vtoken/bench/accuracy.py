@@ -13,7 +13,7 @@ import torch
 from vtoken import families
 from vtoken.bench import accuracy_report, machine, metrics
 from vtoken.bench.accuracy_data import Clip, Data
-from vtoken.bench.accuracy_plans import BASELINES, Entry, entries
+from vtoken.bench.accuracy_plans import BASELINES, RESIZE, Entry, entries
 from vtoken.bench.accuracy_plot import plot_fps, plot_tokens
 from vtoken.bench.accuracy_records import Record, Results
 from vtoken.bench.accuracy_summary import Line, summarise
@@ -54,7 +54,7 @@ def run(
     Args:
         budgets: each plan that needs a budget comes once with each.
         model: hub id or folder of a checkpoint, or "reference".
-        bare: leave out ``random`` and ``uniform`` where no plan names them.
+        bare: leave out ``random``, ``uniform`` and ``resize`` where no plan names them.
         threads: CPU threads; None for what torch chooses.
         **options: see ``measure``.
 
@@ -70,6 +70,8 @@ def run(
     made = entries(plans, budgets, BASELINES[:1] if bare else BASELINES)
     target = folder(out)
     net, processor = load(model, device, dtype)
+    if not families.of(net).any_size:
+        made = [entry for entry in made if entry.text != RESIZE]
     lines = measure(data, made, rates, net, processor, name=model, out=target, **options)
     accuracy_report.print_lines(lines, data)
     write_text(target / "summary.jsonl", "".join(json.dumps(x.to_dict(), ensure_ascii=False) + "\n" for x in lines))

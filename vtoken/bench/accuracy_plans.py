@@ -10,7 +10,8 @@ from vtoken.errors import InputError
 from vtoken.methods import registry
 from vtoken.methods.plan import Plan
 
-BASELINES = ("none", "random", "uniform")
+RESIZE = "resize"
+BASELINES = ("none", "random", "uniform", RESIZE)
 MARK = "@"
 
 

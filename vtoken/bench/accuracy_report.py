@@ -62,6 +62,7 @@ def sheets(lines: Sequence[Line], data: Data) -> list[Sheet]:
     tasks = [Column(t, "%", lambda x, t=t: _percent(x.tasks.get(t))) for t in data.tasks]
     tasks.append(Column("dense", "mean", lambda x: _percent(x.dense)))
     tasks.append(Column("worst", "of none", lambda x: "-" if x.worst is None else f"{100 * x.worst:.1f}"))
+    tasks.append(Column("hard", "%", lambda x: "-" if x.hard is None else f"{100 * x.hard.value:.1f}"))
     tasks += [Column("changed", "%", lambda x: _percent(x.changed)), Column("held", "%", lambda x: _percent(x.held))]
     out.append(Sheet(f"{score} by task", [Column(score, "mean", lambda x: _percent(x.score)), *tasks]))
     texts = [Column(head, "", lambda x, n=n: _fraction(x.texts.get(n))) for n, head in TEXTS.items()]
@@ -109,6 +110,10 @@ def captions(lines: Sequence[Line], data: Data) -> list[str]:
     if x.changed is not None and x.held is not None:
         n = (x.changed.questions, x.held.questions)
         out.append(f"changed, held: tasks that ask for both; {n[0]} and {n[1]} questions")
+    if hard := max((x.hard.questions for x in lines if x.hard is not None), default=0):
+        out.append(
+            f"hard: questions that none has right and resize with the same budget has wrong, up to {hard} for one"
+        )
     notes = list(dict.fromkeys(f"{x.series}: {note}" for x in lines for note in x.notes))
     more = [f"{len(notes) - NOTES} more notes are in answers.jsonl"] if len(notes) > NOTES else []
     return out + notes[:NOTES] + more

@@ -10,9 +10,11 @@ import numpy as np
 
 from vtoken.bench import metrics
 from vtoken.bench.accuracy_data import Data
-from vtoken.bench.accuracy_plans import Entry
+from vtoken.bench.accuracy_plans import RESIZE, Entry
 from vtoken.bench.accuracy_records import Record
 from vtoken.data.report import STAGES
+
+RIGHT = 0.5  # score from which an answer counts as right
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Line:
         loss: ``score`` minus that of ``none`` at the same rate, paired; None for ``none`` itself.
         ratio: ``score`` as a share of that of ``none``, paired; None for ``none`` itself.
         worst: the lowest share of its score under ``none`` that a task keeps; None for ``none`` itself.
+        hard: score on the questions that ``none`` has right and ``resize`` with the same budget has wrong; None where
+            there is no such run or question.
         tasks: score of each task; ``dense`` is the mean over the tasks that need many frames, None where unknown.
         changed, held: score on content that changed and that stayed, over the tasks that have both.
         texts: ``exact``, ``similarity``, ``cer``, ``wer`` and ``f1`` over the tasks with answers of several words.
@@ -66,6 +70,7 @@ class Line:
     notes: list[str]
     layer_tokens: float | None = None
     flops: float | None = None
+    hard: Score | None = None
 
     @property
     def total_ms(self) -> float:
@@ -83,7 +88,21 @@ def summarise(data: Data, plans: Sequence[Entry], rates: Sequence[float], record
     for r in records:
         found.setdefault((r.fps, r.plan), []).append(r)
     sums = _Sums(data)
-    return [sums.line(e, found[fps, e.name], found[fps, "none"]) for fps in rates for e in plans]
+    names = {e.name: _resized(e, plans) for e in plans}
+    return [
+        sums.line(e, found[fps, e.name], found[fps, "none"], found.get((fps, names[e.name] or ""), []))
+        for fps in rates
+        for e in plans
+    ]
+
+
+def _resized(entry: Entry, plans: Sequence[Entry]) -> str | None:
+    """Name of the run of ``resize`` with as many tokens as an entry: the same budget, or copied from the same plan."""
+    like = entry.like or entry.name
+    for other in plans:
+        if other.text == RESIZE and (other.like == like or (entry.budget and other.budget == entry.budget)):
+            return other.name
+    return None
 
 
 class _Sums:
@@ -97,10 +116,11 @@ class _Sums:
         self.both = {t for t, held in kinds.items() if held >= {True, False}}
         self.long = {q.task for q in questions if len(q.answer.split()) > 1}
 
-    def line(self, entry: Entry, records: list[Record], stock: list[Record]) -> Line:
+    def line(self, entry: Entry, records: list[Record], stock: list[Record], resized: list[Record]) -> Line:
         tasks = {t: self.score(records, lambda r, t=t: r.task == t) for t in self.data.tasks}
         texts = {n: self.score(records, lambda r: r.task in self.long, n) for n in metrics.METRICS}
         clips = [r for r in records if r.index == 0]
+        hard = self.hard(stock, resized)
         whole = self.score(records)
         assert whole is not None
         return Line(
@@ -129,7 +149,13 @@ class _Sums:
             notes=list(dict.fromkeys(n for r in clips for n in r.notes)),
             layer_tokens=_clip_mean(records, "layer_tokens"),
             flops=_clip_mean(records, "flops"),
+            hard=self.score(records, lambda r: (r.clip, r.index) in hard),
         )
+
+    def hard(self, stock: list[Record], resized: list[Record]) -> set[tuple[str, int]]:
+        """(clip, question) of what is right with all tokens and wrong on smaller pictures."""
+        right = {(r.clip, r.index) for r in stock if getattr(r, self.data.score) >= RIGHT}
+        return right & {(r.clip, r.index) for r in resized if getattr(r, self.data.score) < RIGHT}
 
     def score(
         self, records: list[Record], belongs: Callable[[Record], bool] = lambda r: True, metric: str | None = None

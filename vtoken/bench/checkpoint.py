@@ -34,6 +34,7 @@ def measure_checkpoint(job: Job, name: str) -> list[Row]:
 def measure_model(job: Job, model: Any, processor: Any, name: str) -> list[Row]:
     """The rows of a model in memory; see ``measure_checkpoint``."""
     family = families.of(model)
+    job = job.on(family)
     for plan in job.plans.values():
         check(plan, family)
     rows: list[Row] = []

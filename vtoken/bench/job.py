@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vtoken.errors import InputError
+from vtoken.families.family import Family
 from vtoken.methods.plan import Plan
 from vtoken.video import open_video
 
-BASELINES = ("none", "random", "uniform")
+RESIZE = "resize"
+BASELINES = ("none", "random", "uniform", RESIZE)
 NEAR = 1.05  # 30 asked of a clip at 29.97 is that clip at its own rate
 
 
@@ -59,6 +61,13 @@ class Job:
                 notes.append(f"{label}: fps {', '.join(left)} left out: above the clip's own {native:.4g}")
             clips[label] = (video, fit or [rates[0]])
         return cls(clips, parsed, options, notes)
+
+    def on(self, family: Family) -> Job:
+        """The job without the baseline ``resize`` where a family takes frames of one size only."""
+        if family.any_size or RESIZE not in self.plans:
+            return self
+        plans = {text: plan for text, plan in self.plans.items() if text != RESIZE}
+        return replace(self, plans=plans)
 
 
 def parse(text: str, budget: dict[str, Any]) -> Plan:

@@ -20,6 +20,7 @@ from vtoken.families.family import Family
 from vtoken.families.features import Clip, Features
 from vtoken.methods.gate import Gate
 from vtoken.methods.pathway import Cells, Pathway, joined
+from vtoken.methods.plan import Plan
 from vtoken.qa.pieces import pieces
 from vtoken.video import VideoReader, open_video
 from vtoken.video.preprocess import Preprocessor
@@ -35,6 +36,7 @@ class Pass:
         tokens: one sample's tokens before any pruner or merger.
         keep: bool [T, h, w], the cells that were encoded.
         stock: tokens that the stock model would have had.
+        shrunk: cells of a frame as it was read, of those that the family would have taken.
         frames, seconds: sampled frames, and the length of video they stand for.
         milliseconds: decode, gate, pathway, prepare (RGB, resize, normalise, patches of the kept cells) and encode.
         notes: what the reader and the preprocessor had to say.
@@ -48,6 +50,7 @@ class Pass:
     seconds: float
     milliseconds: dict[str, float]
     notes: list[str] = field(default_factory=list)
+    shrunk: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ def run_pass(
     pathways: Sequence[Pathway] = (),
     advance: Callable[[int], None] | None = None,
     hold: bool = False,
+    plan: Plan | None = None,
     **clip: Any,
 ) -> Pass:
     """Decode a clip at a rate, gate it, and encode the kept cells.
@@ -89,6 +93,7 @@ def run_pass(
         pathways: run on all frames.
         advance: called with the number of frames after each chunk.
         hold: kept patches attend to what skipped ones were.
+        plan: says how large the frames are, where it has a stage for it.
         clip: ``start``, ``end`` and ``backend`` of ``open_video``.
 
     Raises:
@@ -100,7 +105,8 @@ def run_pass(
     prepare = encoder.preprocessor
     height, width = reader.size
     count = expected_frames(reader)
-    grid = prepare.grid(height, width, count)
+    stock = prepare.grid(height, width, count)
+    grid = stock if plan is None else plan.resized(stock, reader.expected, fps)
     parts: list[Part] = []
     waiting: list[tuple[Tensor, GateMap]] = []
     told: list[Cells] = []
@@ -130,11 +136,14 @@ def run_pass(
         _tokens(parts),
         grid,
         whole.keep,
-        sum(int((~features.layout.structural).sum()) for features, _ in parts),
+        sum(int((~features.layout.structural).sum()) for features, _ in parts)
+        if grid == stock
+        else stock.steps(len(everything)) * stock.cells,
         len(everything),
         seconds,
         spent,
         [*reader.notes, *prepare.notes(height, width, count)],
+        grid.cells / stock.cells,
     )
 
 

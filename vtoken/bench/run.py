@@ -13,7 +13,7 @@ import torch
 from vtoken import families
 from vtoken.bench import machine
 from vtoken.bench.checkpoint import measure_checkpoint
-from vtoken.bench.job import Job
+from vtoken.bench.job import RESIZE, Job
 from vtoken.bench.models import SMALL, Size, describe, random_model
 from vtoken.bench.pipeline import Encoder, Pass, expected_frames, run_pass, span
 from vtoken.bench.plot import plot
@@ -47,12 +47,14 @@ def measure(job: Job, model: Geometry, size: Size = SMALL) -> list[Row]:
     """
     net = random_model(model, size)
     family = families.of(net)
+    job = job.on(family)
     for plan in job.plans.values():
         check(plan, family)
     encoder = Encoder(family, net, family.preprocess(net))
     groups: dict[tuple[Any, ...], list[str]] = {}
     for text, plan in job.plans.items():  # plans with one gate and the same pathways share a pass
-        key = (str(plan.gate), plan.wants, str(plan.pathways), plan.hold is not None)
+        sized = None if plan.resizer is None else text
+        key = (sized, str(plan.gate), plan.wants, str(plan.pathways), plan.hold is not None)
         groups.setdefault(key, []).append(text)
     rows = []
     with progress(sum(_frames(job) * len(groups)), "frames") as advance:
@@ -79,7 +81,9 @@ def _warm_up(encoder: Encoder, source: Any, job: Job) -> None:
     options = job.options | {"start": start, "end": end}
     for plan in job.plans.values():
         held = plan.hold is not None
-        _reduce(plan, run_pass(source, 2.0, plan.gate, encoder, plan.wants, plan.pathways, hold=held, **options))
+        _reduce(
+            plan, run_pass(source, 2.0, plan.gate, encoder, plan.wants, plan.pathways, hold=held, plan=plan, **options)
+        )
 
 
 def _group(
@@ -97,7 +101,16 @@ def _group(
     first = job.plans[texts[0]]
     tell = partial(_tell, advance, f"{name} at {rate:g} fps: {first.gate or 'no gate'}")
     passed = run_pass(
-        source, rate, first.gate, encoder, first.wants, first.pathways, tell, first.hold is not None, **job.options
+        source,
+        rate,
+        first.gate,
+        encoder,
+        first.wants,
+        first.pathways,
+        tell,
+        first.hold is not None,
+        first,
+        **job.options,
     )
     with open_video(source, **job.options) as reader:
         height, width = reader.size
@@ -117,7 +130,7 @@ def _group(
             grid=f"{passed.grid.columns}x{passed.grid.rows}",
             stock=passed.stock,
             tokens=kept,
-            encoded=float(passed.keep.mean()),
+            encoded=float(passed.keep.mean()) * passed.shrunk,
             decode_ms=passed.milliseconds["decode"],
             gate_ms=passed.milliseconds["gate"],
             pathway_ms=passed.milliseconds["pathway"] if job.plans[text].pathways else None,
@@ -190,6 +203,8 @@ def run(
     job = Job.of(videos, rates, plans, budget, **options)
     target = folder(out)
     rows = measure_checkpoint(job, model) if Path(model).is_dir() else measure(job, geometry(model), size)
+    if RESIZE not in {row.plan for row in rows}:
+        job.notes.append("resize left out: vtoken cannot make the frames of this family smaller")
     rows[0].notes[:0] = job.notes
     print_rows(rows)
     write_text(target / "bench.jsonl", to_jsonl(rows))

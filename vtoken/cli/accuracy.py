@@ -44,9 +44,9 @@ def add(commands: Any, command: Command, rates: Rates) -> None:
 def _shared(to: argparse.ArgumentParser, rates: Rates, fps: str, out: str) -> None:
     to.add_argument("--model", default="reference", metavar="ID_OR_PATH", help="checkpoint (default reference)")
     to.add_argument("--fps", type=rates, default=rates(fps), help=f"sampling rates (default {fps})")
-    always = "none, random and uniform are always there; random@grt is random with as many tokens as grt kept"
+    always = "none, random, uniform and resize are always there; random@grt is random with as many tokens as grt kept"
     to.add_argument("--plans", default=PLANS, help=f"plans, separated by ';'; {always} (default {PLANS!r})")
-    to.add_argument("--bare", action="store_true", help="none and --plans alone, without random and uniform")
+    to.add_argument("--bare", action="store_true", help="none and --plans alone, without random, uniform and resize")
     one = to.add_mutually_exclusive_group()
     text = f"shares to keep, such as 0.1,0.25,0.5: every plan that needs a budget comes with each (default {KEEP:g})"
     one.add_argument("--keep", type=_numbers, help=text)

@@ -166,11 +166,11 @@ def rollout(arguments: argparse.Namespace) -> None:
         print(json.dumps(found["rollout"]))
     else:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-        for head in ("steps", "ADE, cm", "FDE, cm", "within 5 cm, %", "drift, mm a step", "unstable, %", "latent L2"):
+        for head in ("steps", "ADE, cm", "FDE, cm", "within 5 cm, %", "drift, mm a step", "lost, %", "latent L2"):
             table.add_column(head, justify="right", no_wrap=True)
         for steps, row in found["rollout"]["horizons"].items():
             cells = (100 * row["ade"], 100 * row["fde"], 100 * row["accuracy"], 1000 * row["slope"])
-            shown = [f"{c:.2f}" for c in (*cells, 100 * row["instability"], row["latent_l2"])]
+            shown = [f"{c:.2f}" for c in (*cells, 100 * row["lost"], row["latent_l2"])]
             table.add_row(str(steps), *shown)
         terminal().print(table)
     curves = {arguments.run_folder.name: [found["rollout"]["ade_by_step"]]}

@@ -12,8 +12,9 @@ from vtoken.methods import registry
 from vtoken.methods.registry import Method
 from vtoken.output.console import terminal
 
-KINDS = ("gate", "image", "encoder", "pruner", "merger", "inner", "cache", "pathway")
+KINDS = ("size", "gate", "image", "encoder", "pruner", "merger", "inner", "cache", "pathway")
 PLACES = {
+    "size": "Size of the frames (size): before everything; smaller pictures have fewer tokens",
     "gate": "Gates (gate): before the encoder; cells that did not change are not computed",
     "image": "Gates of images (image): before the encoder; cells that repeat a neighbour are not computed",
     "encoder": "Inside the encoder (encoder): tokens are dropped or merged between its layers",

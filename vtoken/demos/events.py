@@ -91,7 +91,7 @@ def _live(p: Parts, lives: Lives) -> None:
             yield {p[name]: value for name, value in update.items()}
 
     def watch(request: gr.Request, kind: str, tokens: float, policy: str, *values: Any):
-        named = dict(zip(CONTROLS, values, strict=True))
+        named: dict[str, Any] = dict(zip(CONTROLS, values, strict=True))
         yield from updates(lives.watch(request.session_hash, named, kind, tokens, policy))
 
     def ask(request: gr.Request, question: str):

@@ -21,6 +21,7 @@ QWEN_TOWERS = frozenset(
     {
         "Qwen2VisionTransformerPretrainedModel",
         "Qwen2_5_VisionTransformerPretrainedModel",
+        "Qwen2_5OmniVisionEncoder",
         "Qwen3VLVisionModel",
         "Qwen3VLMoeVisionModel",
         "Qwen3_5VisionModel",
@@ -80,8 +81,9 @@ def projections(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values [N, H, d] of a layer from the normalised rows [N, D] that enter its attention.
 
-    Knows separate ``q_proj``, ``k_proj``, ``v_proj`` (CLIP, SigLIP, InternVL with its norms) and fused ``qkv``
-    (Qwen-VL, GLM-4V), each with or without rotary positions (cos, sin), which turn queries and keys.
+    Knows separate ``q_proj``, ``k_proj``, ``v_proj`` (CLIP, SigLIP, InternVL with its norms) or ``q``, ``k``, ``v``
+    (Qwen2.5-Omni), and fused ``qkv`` (Qwen-VL, GLM-4V), each with or without rotary positions (cos, sin), which turn
+    queries and keys.
 
     Raises:
         UnsupportedError: projections of another kind.
@@ -94,6 +96,8 @@ def projections(
         q, k, v = module.q_proj(hidden), module.k_proj(hidden), module.v_proj(hidden)
         q, k = getattr(module, "q_norm", nn.Identity())(q), getattr(module, "k_norm", nn.Identity())(k)
         q, k, v = (part.unflatten(-1, (heads, -1)) for part in (q, k, v))
+    elif all(hasattr(module, name) for name in "qkv"):
+        q, k, v = (getattr(module, name)(hidden).unflatten(-1, (heads, -1)) for name in "qkv")
     else:
         raise UnsupportedError(
             f"{type(attention).__name__} has neither qkv nor q_proj, k_proj and v_proj; its signals are unknown"

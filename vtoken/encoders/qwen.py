@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vtoken.encoders import Encoded
 from vtoken.encoders.carry import Carry, check_carry
-from vtoken.encoders.compat import is_qwen, rotary_of, scale_of
+from vtoken.encoders.compat import is_qwen, projections, rotary_of, scale_of
 from vtoken.encoders.dense import last_kept, packed_rows
 from vtoken.encoders.held import shown_steps
 from vtoken.encoders.names import by_layer, check_signals, default_layer
@@ -186,7 +186,7 @@ def _block(block: Any, state: Packed, wanted: dict[str, str], layer: int, last: 
 
     def forward(x: Tensor) -> Tensor:
         attention, inside, scale = block.attn, block.norm1(x), scale_of(block.attn)
-        q, keys, v = attention.qkv(inside).unflatten(-1, (3, attention.num_heads, -1)).unbind(1)
+        q, keys, v = projections(attention, inside, None)
         assert state.rotary is not None
         q, k = rotary_of(attention)(q, keys, *state.rotary)
         mixed, found = state.attend(q, k, v, inside, scale, set(wanted.values()), windowed)

@@ -27,6 +27,11 @@ def check(plan: Plan, family: Family, signals: Collection[str] = ()) -> Plan:
         UnsupportedError: a stage needs what the family cannot give; the message names an alternative.
     """
     plan.check_given(signals)
+    if plan.resizer is not None and not family.any_size:
+        raise UnsupportedError(
+            f"plan {str(plan)!r}: {plan.resizer.name} cannot make the frames of {family.title} smaller, whose encoder "
+            "takes them in one size or whose videos vtoken does not read; 'uniform' and 'random' run on every family"
+        )
     if plan.gate is not None and not family.sparse:
         raise UnsupportedError(
             f"plan {str(plan)!r}: the encoder of {family.title} cannot run on some patches only, so {plan.gate.name} "

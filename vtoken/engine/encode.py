@@ -33,6 +33,7 @@ class Rows:
         items: rows of each image or video, in order; no method mixes two of them.
         gated: whether the rows are of clips that were gated while they were decoded.
         home: int64 [R], the placeholder row that the token of each row moves to; None where no token moves.
+        stock: tokens of the stock model for each item whose frames were made smaller, else None; empty for none.
     """
 
     modality: str
@@ -42,6 +43,7 @@ class Rows:
     items: list[int]
     gated: bool = False
     home: Tensor | None = None
+    stock: tuple[int | None, ...] = ()
 
 
 def encode(call: Call, inputs: dict[str, Any], hold: bool = False) -> list[Rows]:
@@ -79,9 +81,9 @@ def encode(call: Call, inputs: dict[str, Any], hold: bool = False) -> list[Rows]
         gate = call.plan.gate
         home = run_slot(features.layout, gate.run_position) if gate is not None else None
         items = call.family.items(modality, features.layout, sample, column, inputs["input_ids"], clips)
-        found.append(
-            Rows(modality, sample, column, features, items, call.clips is not None and clips is not None, home)
-        )
+        stock = tuple(clip.stock for clip in call.clips or ()) if clips is call.clips else ()
+        gated = call.clips is not None and clips is not None
+        found.append(Rows(modality, sample, column, features, items, gated, home, stock))
     return found[::-1]
 
 

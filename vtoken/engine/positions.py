@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vtoken.engine.masks import is_square, padding
 from vtoken.errors import InputError
+from vtoken.families.compat import omni_names, reads_types
 
 
 def counted(mask: Tensor | None, ids: Tensor) -> Tensor:
@@ -36,9 +37,11 @@ def rope_positions(model: Any, inputs: dict[str, Any], generating: bool) -> tupl
         raise InputError("an attention_mask of 4 dimensions needs position_ids: this model reads them from a 2-D one")
     grids = any(inputs.get(f"{m}_grid_thw") is not None for m in ("image", "video"))
     text = counted(padding(inputs), ids)
-    if grids and inputs.get("mm_token_type_ids") is not None:
+    known = "mm_token_type_ids" if reads_types(model) else "attention_mask"
+    if grids and inputs.get(known) is not None:
         names = set(inspect.signature(base.get_rope_index).parameters) - {"input_ids"}
-        vision, deltas = base.get_rope_index(ids, **{n: v for n, v in inputs.items() if n in names})
+        given = inputs | omni_names(inputs)
+        vision, deltas = base.get_rope_index(ids, **{n: v for n, v in given.items() if n in names})
     elif not generating:
         return None, None
     else:

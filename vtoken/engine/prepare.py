@@ -160,6 +160,11 @@ def _refuse(call: Call, inputs: dict[str, Any]) -> None:
             "images and videos cannot join a conversation in a filled KV cache; pass the whole prompt"
         )
     plan, config = call.plan, call.model.config
+    if plan.resizer is not None and call.clips is None:
+        raise UnsupportedError(
+            f"plan {str(plan)!r}: {plan.resizer.name} sets the size of frames where vtoken reads the video itself "
+            "(vtoken.ask, vtoken.Chat); here the processor has made the pixels, so set the size in the processor"
+        )
     if plan.gate is None and plan.thinner is None and not plan.wants:
         return
     for name in ENCODER:

@@ -124,11 +124,12 @@ def _units(rows: list[Rows]) -> list[Unit]:
     units = []
     for r in rows:
         owner, seconds, start = r.sample.tolist(), _seconds(r), 0
-        for n, length in zip(r.items, seconds, strict=True):
+        stock = r.stock or [None] * len(r.items)
+        for n, length, cells in zip(r.items, seconds, stock, strict=True):
             if n:
                 index, structural = r.features.index, r.features.layout.structural
                 inside = (index >= start) & (index < start + n) & ~structural[index]
-                units.append(Unit(owner[start], r, start, start + n, length, inside.nonzero().squeeze(1)))
+                units.append(Unit(owner[start], r, start, start + n, length, inside.nonzero().squeeze(1), cells))
             start += n
     return sorted(units, key=lambda u: u.sample)  # stable: modality by modality within a prompt
 
@@ -162,7 +163,7 @@ def _pack(call: Call, inputs: dict[str, Any], rows: list[Rows], units: list[Unit
         position.append(where)
         time.append(layout.time[place[-1]])
         size.append(f.size[mine[-1]])
-        total.append(int(content.sum()))
+        total.append(int(content.sum()) if unit.stock is None else unit.stock)
 
     def rows_of(pick) -> Tensor:
         parts = [pick(u.rows.features)[m.to(u.rows.features.x.device)] for u, m in zip(units, mine, strict=True)]

@@ -25,6 +25,7 @@ class Unit:
         start, stop: its placeholder rows among them.
         seconds: its length, 0 for an image, nan where unknown.
         tokens: int64 [n], the feature rows that are its tokens, before any stage.
+        stock: tokens that the stock model would have had, where the frames were made smaller; else None.
     """
 
     sample: int
@@ -33,6 +34,7 @@ class Unit:
     stop: int
     seconds: float
     tokens: Tensor
+    stock: int | None = None
 
 
 @dataclass(frozen=True)

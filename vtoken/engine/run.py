@@ -236,7 +236,7 @@ def _behind(call: Call, ready: Prepared, prompt: dict[str, Any]) -> dict[str, An
 
 def _of_prompt(call: Call, name: str) -> bool:
     """Whether an argument of ``generate`` describes the prompt, so that the prefill takes it."""
-    return name in ("input_ids", *PER_COLUMN, *call.family.drops)
+    return name in ("input_ids", *PER_COLUMN, *call.family.drops, *call.family.sound)
 
 
 def _ends(kept: Kept, width: int) -> list[bool]:

@@ -115,6 +115,21 @@ def positions(model: Any, inputs: dict[str, Any], generating: bool) -> Tensor | 
     return function(**{name: None if name in CACHE_NAMES else inputs.get(name) for name in accepted})
 
 
+def reads_types(model: Any) -> bool:
+    """Whether a model with M-RoPE finds images and videos by ``mm_token_type_ids``; Qwen2.5-Omni does by the ids."""
+    return "mm_token_type_ids" in inspect.signature(base(model).get_rope_index).parameters
+
+
+def omni_names(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of Qwen2.5-Omni's ``forward`` under the names that its ``get_rope_index`` has for them."""
+    audio = inputs.get("feature_attention_mask")
+    return {
+        "second_per_grids": inputs.get("video_second_per_grid"),
+        "audio_seqlens": inputs.get("audio_feature_lengths") if audio is None else audio.sum(-1),
+        "use_audio_in_video": bool(inputs.get("use_audio_in_video")),
+    }
+
+
 _IMAGES = ("pixel_values_images", "pixel_values")  # of Video-LLaVA, in older versions of transformers and in newer
 
 

@@ -40,6 +40,8 @@ class Family:
         thins: modalities in whose encoder tokens can be merged or dropped.
         tensor: modalities whose feature container is one tensor instead of a list.
         drops: keyword arguments that describe pixels and must not reach the model after encoding.
+        any_size: whether its grid follows the size of the frame, and ``vtoken.ask`` reads its videos.
+        sound: keyword arguments that describe sound; they stay in the call, and the prefill takes them.
         clip_modality: the modality that gated clips replace: "video", or "image" where frames are passed as images.
         no_beams: modalities with which the stock model itself cannot beam search.
         prefix: whether text of the prompt attends to what follows it (a prefix language model).
@@ -52,6 +54,8 @@ class Family:
     thins: frozenset[str] = frozenset()
     tensor: frozenset[str] = frozenset()
     drops: tuple[str, ...] = ()
+    any_size: bool = False
+    sound: tuple[str, ...] = ()
     clip_modality: str = "video"
     no_beams: frozenset[str] = frozenset()
     prefix: bool = False

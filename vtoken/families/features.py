@@ -30,6 +30,7 @@ class Clip:
         signals: pathway signals of every cell, [T, h, w, ...] by name.
         spacing: seconds from one sampled frame to the next, None where only ``seconds`` is known.
         normalise: from levels to values; None where ``rows`` are values.
+        stock: tokens of the stock model, where the frames were made smaller; None where they are those of the grid.
     """
 
     rows: Tensor
@@ -41,6 +42,7 @@ class Clip:
     signals: dict[str, np.ndarray] = field(default_factory=dict)
     spacing: float | None = None
     normalise: Normalise | None = None
+    stock: int | None = None
 
     def values(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """The rows as the encoder takes them; levels go to the device and are normalised there in float32."""

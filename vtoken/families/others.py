@@ -83,6 +83,23 @@ class Idefics(Square):
 
 
 @dataclass(frozen=True)
+class PerceptionLM(Family):
+    """Perception-LM: an image is one to many square tiles, which are one item; so is a video with its frames.
+
+    Pixels come as [visuals, tiles, 3, H, W] with one placeholder a row, and the features as [all tiles, rows, D].
+    Videos go through the function for images.
+    """
+
+    def features(self, model: Any, modality: str, inputs: dict[str, Any]) -> Any:
+        pixels = inputs["pixel_values" if modality == "image" else "pixel_values_videos"]
+        return super().features(model, "image", {"pixel_values": pixels})
+
+    def layout(self, model: Any, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
+        pixels = inputs["pixel_values" if modality == "image" else "pixel_values_videos"]
+        return Layout.of_grids([(pixels.shape[1], *square(lengths[0])[1:])] * len(pixels))
+
+
+@dataclass(frozen=True)
 class Mistral(Family):
     """Mistral3: images keep their shape; rows follow from their sizes."""
 

@@ -29,15 +29,22 @@ from vtoken.methods.pathway import Pathway
 from vtoken.video.preprocess import Preprocessor
 from vtoken.video.processors import read_processor
 
-GRIDS = ("pixel_values", "pixel_values_videos", "image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+SECONDS = ("second_per_grid_ts", "video_second_per_grid")  # of Qwen2.5-VL and of Qwen2.5-Omni
+GRIDS = ("pixel_values", "pixel_values_videos", "image_grid_thw", "video_grid_thw", *SECONDS)
 
 
 @dataclass(frozen=True)
 class Qwen(Family):
-    """One row is a cell of 2x2 patches, for videos of two frames; grids come with the inputs."""
+    """One row is a cell of 2x2 patches, for videos of two frames; grids come with the inputs.
+
+    Attributes:
+        seconds: the input that says how long a time step of every video is; None where the model takes none.
+    """
 
     drops: tuple[str, ...] = GRIDS
+    any_size: bool = True
     preset: str = "qwen2.5-vl"
+    seconds: str | None = None
 
     def preprocess(self, model: Any, given: Preprocessor | None = None) -> Preprocessor:
         vision = model.config.vision_config
@@ -68,7 +75,7 @@ class Qwen(Family):
     ) -> list[Clip]:
         preprocess, merge = self.preprocess(model, given), base(model).visual.spatial_merge_size
         grids = inputs["video_grid_thw"]
-        per_step = inputs.get("second_per_grid_ts")
+        per_step = step_seconds(inputs)
         out = []
         for i, rows in enumerate(inputs["pixel_values_videos"].split(grids.prod(-1).tolist())):
             step = float(per_step[i]) if per_step is not None else None
@@ -83,8 +90,8 @@ class Qwen(Family):
         video, merge = model.config.video_token_id, base(model).visual.spatial_merge_size
         steps, h, w = clip.gate.keep.shape
         extra: dict[str, Any] = {"video_grid_thw": torch.tensor([[steps, h * merge, w * merge]])}
-        if self.name == "qwen2_5_vl":
-            extra["second_per_grid_ts"] = torch.tensor([clip.step])
+        if self.seconds is not None:
+            extra[self.seconds] = torch.tensor([clip.step])
         return [video], [video] * clip.gate.keep.size, extra
 
     def images(self, model: Any, processor: Any, pictures: list[Any]) -> Pictures | None:
@@ -100,7 +107,7 @@ class Qwen(Family):
         merge, frames = vision.spatial_merge_size, self.frames_per_step(model) if modality == "video" else 1
         rows = inputs["pixel_values" if modality == "image" else "pixel_values_videos"]
         grids = inputs[f"{modality}_grid_thw"].tolist()
-        per_step = inputs.get("second_per_grid_ts") if modality == "video" else None
+        per_step = step_seconds(inputs) if modality == "video" else None
         fps = fps if modality == "video" else None  # images have no length
         out, side = [], vision.patch_size
         for i, ((t, h, w), own) in enumerate(zip(grids, rows.split([t * h * w for t, h, w in grids]), strict=True)):
@@ -153,6 +160,14 @@ class Qwen(Family):
 
 
 @dataclass(frozen=True)
+class Omni(Qwen):
+    """The thinker of Qwen2.5-Omni: Qwen2.5-VL with sound, which vtoken leaves as it is."""
+
+    sound: tuple[str, ...] = ("input_features", "feature_attention_mask", "audio_feature_lengths", "use_audio_in_video")
+    seconds: str | None = "video_second_per_grid"
+
+
+@dataclass(frozen=True)
 class Qwen3(Qwen):
     """Qwen3-VL adds DeepStack: further rows for the first layers of the language model, pruned with the tokens."""
 
@@ -192,6 +207,8 @@ class Qwen35(Qwen):
 class Glm4v(Qwen):
     """GLM-4V marks video rows with the image token; the token types distinguish them."""
 
+    any_size: bool = False
+
     def placeholders(self, model: Any, modality: str, input_ids: Tensor, inputs: dict[str, Any]) -> Tensor:
         image = input_ids == model.config.image_token_id
         types = inputs.get("mm_token_type_ids")
@@ -204,6 +221,7 @@ class Glm4v(Qwen):
 class VideoLlama3(Qwen):
     """VideoLLaMA3 merges each item by its own factor and drops still rows itself (``video_compression_mask``)."""
 
+    any_size: bool = False
     drops: tuple[str, ...] = (*GRIDS, "image_merge_sizes", "video_merge_sizes", "video_compression_mask")
 
     def layout(self, model: Any, modality: str, inputs: dict[str, Any], lengths: list[int]) -> Layout:
@@ -257,8 +275,12 @@ def _stamped(
 def grid_layout(inputs: dict[str, Any], modality: str, merges: list[int]) -> Layout:
     """Rows from ``image_grid_thw`` or ``video_grid_thw``, with seconds where the inputs hold them."""
     grids = inputs[f"{modality}_grid_thw"].tolist()
-    per_step = None
-    if modality == "video" and inputs.get("second_per_grid_ts") is not None:
-        per_step = [float(s) for s in inputs["second_per_grid_ts"]]
+    given = step_seconds(inputs) if modality == "video" else None
+    per_step = None if given is None else [float(s) for s in given]
     cells = [(int(t), int(h) // m, int(w) // m) for (t, h, w), m in zip(grids, merges, strict=True)]
     return Layout.of_grids(cells, per_step or [math.nan] * len(cells))
+
+
+def step_seconds(inputs: dict[str, Any]) -> Any:
+    """Seconds of a time step of every video, [videos]; None where the inputs do not hold them."""
+    return next((inputs[name] for name in SECONDS if inputs.get(name) is not None), None)

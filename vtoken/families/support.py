@@ -30,6 +30,8 @@ def family(name: str) -> Family:
 
 def verdict(method: type[Method], on: Family) -> str:
     """Whether a method runs on a family: "yes", "yes, by ..." for a fallback, or "no: ..." with the reason."""
+    if method.kind == "size":
+        return "yes" if on.any_size else "no: its encoder takes frames of one size, or vtoken does not read its videos"
     if method.kind == "gate":
         if on.sparse:
             return "yes"

@@ -11,6 +11,7 @@ from vtoken.methods.image_gate import ImageGate
 from vtoken.methods.inner import Inner
 from vtoken.methods.pathway import Pathway
 from vtoken.methods.registry import Method
+from vtoken.methods.resizer import Resizer
 from vtoken.methods.thinner import Thinner
 
 
@@ -24,6 +25,10 @@ def check_order(stages: Sequence[Method], plan: str) -> None:
         InputError: two gates, two methods inside the encoder, two cache methods, a wrong order, or two pathways that
             give one signal.
     """
+    sized = [i for i, s in enumerate(stages) if isinstance(s, Resizer)]
+    if len(sized) > 1 or sized and sized[0] != 0:
+        raise InputError(f"plan {plan!r}: at most one method sets the size of the frames, and it comes first")
+    stages = stages[len(sized) :]
     gates = [i for i, s in enumerate(stages) if isinstance(s, Gate)]
     if len(gates) > 1 or gates and gates[0] != 0:
         raise InputError(f"plan {plan!r}: a plan has at most one gate, and it comes first")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -9,6 +10,7 @@ from itertools import pairwise
 from typing import Union
 
 from vtoken.data.budget import Budget
+from vtoken.data.frames import Grid
 from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError
 from vtoken.methods import registry
@@ -21,6 +23,7 @@ from vtoken.methods.order import check_order
 from vtoken.methods.pathway import Pathway
 from vtoken.methods.reducer import Context, Count, Reducer
 from vtoken.methods.registry import Method
+from vtoken.methods.resizer import Resizer
 from vtoken.methods.signals import with_given
 from vtoken.methods.thinner import Thinner
 
@@ -30,8 +33,8 @@ DEFAULT = "default"  # the plan where none is given: grt, and under a budget div
 
 @dataclass(frozen=True)
 class Plan:
-    """At most one gate of videos and one of images (before the encoder) and one thinner (inside it), then pruners and
-    mergers (after it), then methods inside the language model.
+    """At most one method that sets the size of the frames, one gate of videos and one of images (before the encoder)
+    and one thinner (inside it), then pruners and mergers (after it), then methods inside the language model.
 
     Pathways read all frames; they may appear anywhere after the gate.
 
@@ -109,6 +112,40 @@ class Plan:
     def image_gate(self) -> ImageGate | None:
         """The gate of images of the plan, or None."""
         return next((s for s in self.stages if isinstance(s, ImageGate)), None)
+
+    @property
+    def resizer(self) -> Resizer | None:
+        """The method of the plan that sets the size of the frames, or None."""
+        return next((s for s in self.stages if isinstance(s, Resizer)), None)
+
+    def resized(self, grid: Grid, frames: int | None, rate: float | None) -> Grid:
+        """The grid that a clip is read with, where the family would take ``grid``.
+
+        Args:
+            frames: of the clip, None where unknown.
+            rate: frames a second, None where unknown.
+
+        Raises:
+            InputError: a budget that is no share, and a clip of unknown length.
+        """
+        stage = self.resizer
+        budget = None if stage is None else stage.own_budget() or self.budget
+        if stage is None or budget is None:
+            return grid
+        if budget.keep is None and not frames:
+            raise InputError(
+                f"{stage.name} with {budget} needs the number of frames, which this source hides; give keep="
+            )
+        steps = grid.steps(frames or grid.frames)
+        seconds = frames / rate if frames and rate else math.nan
+        total = steps * grid.cells
+        final = budget.resolve(total, seconds)
+        return stage.grid(grid, _towards([final], self._left(stage, budget), 0, total) // steps)
+
+    def _left(self, stage: Method, budget: Budget) -> int:
+        """Stages that share the plan's budget from this one on; 1 where it has its own."""
+        shared = [s is stage for s in self.sharing]
+        return len(shared) - shared.index(True) if budget is self.budget else 1
 
     @property
     def thinner(self) -> Thinner | None:
@@ -192,9 +229,10 @@ class Plan:
         return bool(self.inner or self.evictions)
 
     @property
-    def sharing(self) -> list[Thinner | Reducer]:
+    def sharing(self) -> list[Resizer | Thinner | Reducer]:
         """The stages that share the plan's budget, in order: those that need one and bring none."""
-        stages = [*([self.thinner] if self.thinner else []), *self.reducers, *self.inner]
+        early = [s for s in (self.resizer, self.thinner) if s is not None]
+        stages = [*early, *self.reducers, *self.inner]
         return [s for s in stages if s.needs_budget and s.own_budget() is None]
 
     @property
@@ -249,7 +287,8 @@ class Plan:
             return own.deal(sizes, seconds, prompt)
         assert self.budget is not None
         final = self.budget.deal(totals, seconds, prompt)
-        return [_towards(final, len(self.sharing), i, n) for i, n in enumerate(sizes)]
+        left = self._left(self.thinner, self.budget)
+        return [_towards(final, left, i, n) for i, n in enumerate(sizes)]
 
     def reduce(self, tokens: Tokens, context: Context) -> Tokens:
         """Run the stages after the encoder; with a shared budget the last one ends on the exact count.
@@ -262,7 +301,7 @@ class Plan:
         tokens = with_given(tokens, [n for n, kind in self.takes.items() if kind == "token"], context)
         total = context.total or [stop - start for start, stop in pairwise(tokens.ends)]
         final = [] if self.budget is None else context.deal(self.budget, total)
-        left = sum(s is not self.thinner for s in self.sharing)
+        left = sum(isinstance(s, Reducer) for s in self.sharing)
         for stage in self.reducers:
             if not stage.needs_budget or stage.own_budget() is not None:
                 tokens = stage.reduce(tokens, None, context)

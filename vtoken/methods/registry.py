@@ -26,7 +26,7 @@ class Method:
     """Base of everything a plan can name; subclasses are dataclasses whose fields are the paper's hyper-parameters.
 
     Attributes:
-        kind: "gate", "image", "encoder", "pruner", "merger", "inner", "cache" or "pathway".
+        kind: "size", "gate", "image", "encoder", "pruner", "merger", "inner", "cache" or "pathway".
         name: the name in plans, set by ``register``.
         paper: where the method was published.
         needs: signals it cannot run without, such as ``keys`` or ``text``.

@@ -146,6 +146,10 @@ def questions_of(
     media = media_of(video)
     if not any(isinstance(m, Video) for m in media):
         raise InputError("ask needs a video beside its images; for images alone call model.generate")
+    if chosen.resizer is not None and len(media) > 1:
+        raise InputError(
+            f"plan {str(chosen)!r}: {chosen.resizer.name} is a baseline for one video; {len(media)} are shown here"
+        )
     checked = Report()
     chosen = on_model(chosen, inner, checked)
     alike = family.clip_modality == "image"  # frames of a video enter the prompt as images do

@@ -50,7 +50,8 @@ class ClipMemory:
             raise InputError(
                 "this ClipMemory is about another model, processor or video; make a new one for each video"
             )
-        key = sampling, repr((plan.gate, plan.pathways))
+        size = None if plan.resizer is None else str(plan)  # stages that share its budget count
+        key = sampling, repr((size, plan.gate, plan.pathways))
         if key not in self._clips:
             report = Report()
             self._clips[key] = [make(video, report) for video in videos], report

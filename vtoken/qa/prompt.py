@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vtoken.errors import InputError
+from vtoken.families.compat import reads_types
 from vtoken.families.family import Family
 from vtoken.families.features import Clip, Picture
 from vtoken.qa.tokenize import UserText, tokenizer_of
@@ -93,7 +94,7 @@ def _prompt(
     names = {name for one in written for name in one.extra}
     extra = {name: torch.cat([one.extra[name] for one in written if name in one.extra]) for name in sorted(names)}
     out: dict[str, Any] = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **extra}
-    if rope:
+    if rope and reads_types(model):
         types = 2 * (input_ids == model.config.video_token_id) + (input_ids == model.config.image_token_id).int()
         out["mm_token_type_ids"] = types.int()
     return out

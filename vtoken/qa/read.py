@@ -85,7 +85,8 @@ def read_clip(
         preprocess = caps.on(preprocess, frames)
         if caps.way == "gated":
             preprocess = _gated(caps, preprocess, reader, plan.gate, frames, report)
-        grid = preprocess.grid(height, width, frames)
+        stock = preprocess.grid(height, width, frames)
+        grid = plan.resized(stock, frames, reader.fps or reader.native_fps)
         for note in preprocess.notes(height, width, frames):
             report.note(note)
         found: list[Piece] = []
@@ -105,7 +106,8 @@ def read_clip(
     rows, whole = torch.cat([piece.rows for piece in found]), GateMap.concatenate([piece.gate for piece in found])
     signals = joined([piece.signals for piece in found], plan.pathways, grid, len(whole.keep))
     crop = preprocess.crop is not None
-    return Clip(rows, grid, whole, pts, seconds, crop, signals, spacing, preprocess.normalise)
+    cells = None if grid == stock else stock.steps(len(pts)) * stock.cells
+    return Clip(rows, grid, whole, pts, seconds, crop, signals, spacing, preprocess.normalise, cells)
 
 
 def _gated(

@@ -40,13 +40,13 @@ def evaluate(model: ThinkJepa, data: Data, device: Any = "cpu", steps: int | Non
         raise InputError(f"steps={steps} of roll-out; the episodes have 1 to {longest} after the first past")
     parts = torch.arange(len(data)).split(BATCH)
     made = [_part(model, data, episodes, steps, device) for episodes in parts]
-    near, near_points, far, far_points, true, true_points = (torch.cat(p) for p in zip(*made, strict=True))
+    near, near_points, far, far_points, true, true_points, still = (torch.cat(p) for p in zip(*made, strict=True))
     frames = near_points.shape[1]
     return {
         "episodes": len(data),
         "trajectory": metrics.trajectory(near_points, true_points[:, :frames]),
         "latent": metrics.latent(near, true[:, : near.shape[1]]),
-        "rollout": measure(far, far_points, true[:, :steps], true_points[:, : far_points.shape[1]]),
+        "rollout": measure(far, far_points, true[:, :steps], true_points[:, : far_points.shape[1]], still),
     }
 
 
@@ -57,4 +57,5 @@ def _part(model: ThinkJepa, data: Data, episodes: Tensor, steps: int, device: An
     far, far_points = roll(model, batch.past, batch.streams, batch.poses, steps)
     true = model.target(data.latents[episodes, 1:].flatten(1, 2).to(device).float())
     points = data.points[episodes, data.frames :].to(device)
-    return tuple(x.cpu() for x in (near.latents, near.points, far, far_points, true, points))
+    still = data.points[episodes, data.frames - 1].to(device)
+    return tuple(x.cpu() for x in (near.latents, near.points, far, far_points, true, points, still))

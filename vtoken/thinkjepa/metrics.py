@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn import functional
 
 NEAR = 0.05  # metres within which a point counts as right
-COLLAPSED, EXPLODED = 0.1, 3.0  # shares of the target's spread and of the first step's error
 
 
 def point_errors(predicted: Tensor, target: Tensor) -> Tensor:
@@ -62,20 +61,17 @@ def slope(curve: Tensor) -> float:
     return float((at * (curve - curve.mean())).sum() / at.square().sum()) if len(curve) > 1 else 0.0
 
 
-def unstable(predicted: Tensor, target: Tensor) -> Tensor:
-    """Samples and steps at which a roll-out has broken down.
+def lost(predicted: Tensor, target: Tensor, still: Tensor) -> Tensor:
+    """Samples and frames at which a roll-out is no better than the guess that nothing moves.
 
-    A step is unstable that is not finite, whose features have collapsed (spread below a tenth of the target's) or whose
-    L2 error is above three times that of the sample's first step.
+    A frame is lost whose mean error over points is not finite, or not below that of the last observed points.
 
     Args:
-        predicted, target: latents [B, S, P, D].
+        predicted, target: points [B, F, N, 3].
+        still: the last observed points [B, N, 3].
 
     Returns:
-        bool [B, S].
+        bool [B, F].
     """
-    flat, goal = predicted.flatten(2), target.flatten(2)
-    finite = flat.isfinite().all(-1)
-    flat = torch.where(finite[..., None], flat, torch.zeros_like(flat))
-    error = (flat - goal).norm(dim=-1)
-    return ~finite | (flat.std(-1) < COLLAPSED * goal.std(-1)) | (error > EXPLODED * error[:, :1])
+    own, resting = (point_errors(x, target).mean(-1) for x in (predicted, still[:, None]))
+    return ~(own < resting)

@@ -42,23 +42,26 @@ def roll(model: ThinkJepa, past: Tensor, streams: Streams, poses: Tensor, steps:
     return latents, to_world(points, held(poses, points.shape[1]))
 
 
-def measure(latents: Tensor, points: Tensor, true_latents: Tensor, true_points: Tensor) -> dict[str, object]:
-    """Errors at each horizon that fits, prefix curves with their areas, drift slopes and instability.
+def measure(
+    latents: Tensor, points: Tensor, true_latents: Tensor, true_points: Tensor, still: Tensor
+) -> dict[str, object]:
+    """Errors at each horizon that fits, prefix curves with their areas, drift slopes and the share of lost frames.
 
     Args:
         latents, true_latents: [B, S, P, D].
         points, true_points: [B, F, N, 3], metres.
+        still: [B, N, 3], the last observed points; a frame is lost that is no better, see ``metrics.lost``.
     """
     steps, frames = latents.shape[1], points.shape[1] // latents.shape[1]
     errors = metrics.point_errors(points, true_points)
     by_step = errors.view(len(errors), steps, frames, -1).mean((0, 2, 3)).double().cpu()
     latent_by_step = (latents - true_latents).norm(dim=-1).mean((0, 2)).double().cpu()
-    broken = metrics.unstable(latents, true_latents)
+    lost = metrics.lost(points, true_points, still)
     horizons = {}
     for h in (h for h in HORIZONS if h <= steps):
         part = metrics.trajectory(points[:, : h * frames], true_points[:, : h * frames])
         part |= {f"latent_{k}": v for k, v in metrics.latent(latents[:, :h], true_latents[:, :h]).items()}
-        part |= {"slope": metrics.slope(by_step[:h]), "instability": float(broken[:, :h].float().mean())}
+        part |= {"slope": metrics.slope(by_step[:h]), "lost": float(lost[:, : h * frames].float().mean())}
         horizons[h] = part | {"auc": metrics.area(metrics.prefix(by_step)[:h])}
     return {
         "horizons": horizons,

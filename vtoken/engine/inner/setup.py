@@ -46,6 +46,11 @@ class Setup:
                 f"methods inside the language model do not run with attn_implementation={self.how!r}; use 'sdpa', "
                 "'eager' or 'flash_attention_2'"
             )
+        if self.decoder.config.model_type == "gemma4_text":
+            raise UnsupportedError(
+                "methods inside the language model do not run in Gemma 4, whose layers share keys and take a row of "
+                "their own for every token; methods after the encoder do, such as 'divprune'"
+            )
         for stage in stages:
             self._check(stage)
 

@@ -23,6 +23,11 @@ def held_rule(plan: Plan, model: Any, report: Report) -> tuple[Plan, tuple[Hold,
     Raises:
         UnsupportedError: a plan that needs the question, or the whole video at once.
     """
+    if plan.resizer is not None:
+        raise UnsupportedError(
+            f"plan {str(plan)!r}: {plan.resizer.name} sets the size of the frames of a whole clip; give the stream "
+            "smaller frames, or use vtoken.ask on the file"
+        )
     if plan.reads_text:
         raise UnsupportedError(
             f"plan {str(plan)!r} chooses by the question, which is not known while a video is read in chunks; use a "
