@@ -165,6 +165,7 @@ def total(rows: Iterable[Row]) -> Row:
 def written(clips: int, folder: Path) -> Iterator[tuple[str, list[Path], Grid]]:
     """The first test clips of DenseQA as files of every encoder."""
     import av
+    from av.error import FFmpegError
 
     from vtoken.reference import data
 
@@ -181,7 +182,7 @@ def written(clips: int, folder: Path) -> Iterator[tuple[str, list[Path], Grid]]:
                     for pixels in clip.frames():
                         file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
                     file.mux(stream.encode(None))
-            except (av.FFmpegError, ValueError) as error:
+            except (FFmpegError, ValueError) as error:
                 print(f"{name}: not here ({error})")
                 break
             paths.append(path)

@@ -27,7 +27,7 @@ ABSENT = {
     "torchvision": "cannot be installed beside the CPU build of torch",
     "torchcodec": "needs the shared libraries of FFmpeg, which a fresh machine lacks",
     "torchao": "optional",
-    "needs Ray": "large, for one engine of vtoken batch; docs/serving.md says what of it was run",
+    "needs Ray": "large, for one engine of vtoken batch; its test passes where the extra ray is installed",
     "Playwright": "browser tests have a job of their own, make test-demo",
     "Chromium": "browser tests have a job of their own, make test-demo",
 }

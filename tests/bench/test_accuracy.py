@@ -365,7 +365,7 @@ def test_notes_are_shown_once_and_not_without_end(data: Data, made: tuple[Path, 
     lines = [replace(x, notes=["fell back", *(f"note {i}" for i in range(20))]) for x in made[1]]
     told = captions(lines, data)
     assert told.count("none: fell back") == 1 and told[-1] == f"{21 * len(PLANS) - 8} more notes are in answers.jsonl"
-    assert captions(made[1], data)[-1].startswith("changed, held")
+    assert captions(made[1], data)[-1].startswith("hard: questions")
 
 
 def test_markdown_has_a_line_a_row_and_bars_do_not_end_cells(data: Data, made: tuple[Path, list[Line]]) -> None:
@@ -437,7 +437,7 @@ def test_the_commands(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert all(r["tokens"] == 4 for r in rows if r["plan"] == "random tokens=4")
     assert "1 thread," in (out / "report.md").read_text()
     assert "accuracy by task" in told.out and "vtoken: " not in told.err and "\x1b" not in told.out
-    assert json.loads((out / "summary.jsonl").read_text().splitlines()[0])["score"]["questions"] == len(rows) / 12
+    assert json.loads((out / "summary.jsonl").read_text().splitlines()[0])["score"]["questions"] == len(rows) / 16
     bare = [*words[:-1], "1", "--bare", "--out", str(tmp_path / "bare"), "--data", str(tmp_path / "data")]
     assert cli.main(bare) == 0 and {r["plan"] for r in answers(tmp_path / "bare")} == {"none", "grt"}
     capsys.readouterr()

@@ -152,14 +152,14 @@ def test_a_full_queue_is_told_and_a_client_that_leaves_makes_room(data: str, mon
 
     with serving(Settings(port=0, device="cpu", queue=1)) as made:
         free, ran = threading.Event(), []
-        real = answering.answering
+        real = answering.steps_of
 
-        def held(*given: Any, **options: Any) -> Any:
-            ran.append(given[3])
+        def held(work: Any, *given: Any) -> Any:
+            ran.append(work.args[3])
             free.wait(60)
-            return real(*given, **options)
+            return real(work, *given)
 
-        monkeypatch.setattr(answering, "answering", held)
+        monkeypatch.setattr(answering, "steps_of", held)
         base = f"{made.url}/v1"
         clients = [openai.OpenAI(base_url=base, api_key="x", max_retries=0, timeout=60) for _ in range(4)]
         with ThreadPoolExecutor(4) as pool:

@@ -18,8 +18,9 @@ LIMITS = {
     "max_tokens": (int, "N", "most visual tokens that the frames of a request would make without a plan"),
     "max_new_tokens": (int, "N", "longest answer"),
     "keep_videos": (int, "N", "videos kept with their features for further questions"),
-    "keep_seconds": (float, "S", "seconds after which a kept video is forgotten"),
-    "keep_memory": (float, "MB", "memory of kept videos"),
+    "keep_seconds": (float, "S", "seconds after which a kept video or chat is forgotten"),
+    "keep_memory": (float, "MB", "memory of kept videos; chats have as much again"),
+    "keep_chats": (int, "N", "chats kept with their video in the cache"),
     "body_seconds": (float, "S", "seconds in which the body of a request must be there"),
     "grace": (float, "S", "seconds in which answers in flight may end after SIGTERM"),
 }

@@ -1,4 +1,4 @@
-"""One call of ``vtoken.ask`` in a thread of its own: progress, streamed text, and a way to stop it."""
+"""One question in a thread of its own: progress, streamed text, and a way to stop it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,28 @@ class Step:
 def answering(
     model: Any, processor: Any, video: Any, question: str, stop: threading.Event, **options: Any
 ) -> Iterator[Step | Answer]:
+    """Steps of a call of ``vtoken.ask``, then its answer; arguments and errors as in ``steps_of``.
+
+    Args:
+        **options: of ``vtoken.ask``.
+    """
+
+    def work(**more: Any) -> Answer:
+        return ask(model, processor, video, question, **options, **more)
+
+    return steps_of(work, processor, stop)
+
+
+def steps_of(work: Callable[..., Answer], processor: Any, stop: threading.Event) -> Iterator[Step | Answer]:
     """Steps of a run, then its answer; a run that is stopped while it writes gives what it has.
 
     Args:
+        work: called in a thread of its own with ``progress``, ``streamer`` and ``stopping_criteria``.
         stop: set it to end the run at the next chunk of frames or the next token.
-        **options: of ``vtoken.ask``.
 
     Raises:
         Stopped: it was stopped before the first token.
-        Whatever ``vtoken.ask`` raises.
+        Whatever ``work`` raises.
     """
     from transformers import StoppingCriteriaList
 
@@ -51,17 +64,16 @@ def answering(
             raise Stopped
         inbox.put(Step(stage, share if stage == "decode" else None))
 
-    def work() -> None:
+    def run() -> None:
         try:
             streamer = _streamer(tokenizer_of(processor), inbox, ended)
             # stopped between two tokens, the call still ends in order and reports what it cost
             criteria = StoppingCriteriaList([lambda ids, scores, **_: _all(ids, ended())])  # type: ignore[list-item]
-            options.update(progress=tell, streamer=streamer, stopping_criteria=criteria)
-            inbox.put(ask(model, processor, video, question, **options))
+            inbox.put(work(progress=tell, streamer=streamer, stopping_criteria=criteria))
         except BaseException as error:  # handed to the thread that waits
             inbox.put(error)
 
-    thread = threading.Thread(target=work, name="vtoken-ask", daemon=True)
+    thread = threading.Thread(target=run, name="vtoken-ask", daemon=True)
     thread.start()
     try:
         while True:

@@ -6,8 +6,9 @@ import logging
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,16 @@ from vtoken.errors import InputError, VtokenError
 from vtoken.methods.plan import Plan
 from vtoken.qa.answer import Answer
 from vtoken.qa.api import ask, cells_of
+from vtoken.qa.chat import Chat
 from vtoken.qa.limits import facts, is_out_of_memory, part, readable
 from vtoken.qa.load import load
+from vtoken.qa.media import Image
+from vtoken.qa.plain import ask_plain
 from vtoken.qa.read import Sampling
-from vtoken.qa.steps import Step, Stopped, answering
+from vtoken.qa.steps import Step, Stopped, steps_of
 from vtoken.serve import media
-from vtoken.serve.body import Asked
+from vtoken.serve.body import NEW, Asked
+from vtoken.serve.chats import Chats, loaded
 from vtoken.serve.errors import Refused
 from vtoken.serve.replies import Done, Text
 from vtoken.serve.settings import Settings
@@ -51,7 +56,8 @@ class Answering:
         self.settings = settings
         self.model, self.processor = load(settings.model, settings.device, settings.dtype)
         self.root = Path(tempfile.mkdtemp(prefix="vtoken-serve-")).resolve()
-        self.store = Store(settings.keep_videos, settings.keep_seconds, int(settings.keep_memory * 2**20))
+        kept = settings.keep_seconds, int(settings.keep_memory * 2**20)
+        self.store, self.chats = Store(settings.keep_videos, *kept), Chats(settings.keep_chats, *kept)
         own = self.model.generation_config.max_new_tokens or 128
         self.longest = min(own, settings.max_new_tokens)
         try:
@@ -73,6 +79,11 @@ class Answering:
         """Remove the files."""
         shutil.rmtree(self.root, ignore_errors=True)
 
+    def sweep(self) -> None:
+        """Forget videos and chats that nobody asked about for long."""
+        self.store.sweep()
+        self.chats.sweep()
+
     def fetch(self, asked: Asked, stop: threading.Event) -> Fetched:
         """The files of a request, after every check that needs no model.
 
@@ -92,6 +103,8 @@ class Answering:
 
     def _frames(self, videos: list[Path], asked: dict[str, Any]) -> dict[str, Any]:
         """Fields of ``Sampling`` for all videos of a request; a recording without a length is read up to the limit."""
+        if not videos:
+            return {}
         most = self.settings.max_seconds
         parts = [part(facts(path), asked.get("start"), asked.get("end"), most, "server") for path in videos]
         ends = [cut["end"] for cut in parts if cut["end"] is not None]
@@ -115,33 +128,84 @@ class Answering:
         Raises:
             Refused: it cannot be answered, with a message for strangers.
         """
-        options = {"max_new_tokens": self.longest} | asked.options | fetched.frames
-        with self.store.using(fetched.sources, fetched.folder) as kept:
-            try:
-                before = kept.memory.entries
-                for item in self._steps(asked, kept.media, options | {"memory": kept.memory}, stop):
-                    if isinstance(item, Done) and kept.memory.entries == before:
-                        item = replace(item, reused=True)
-                    yield item
-            except Refused:
-                raise
-            except Stopped as error:
-                raise Refused("the request was given up", 499) from error
-            except Exception as error:
-                raise self.refused(error) from error
+        options = {"max_new_tokens": self.longest} | asked.options
+        try:
+            if stop.is_set():
+                shutil.rmtree(fetched.folder, ignore_errors=True)
+                raise Stopped
+            if asked.chat is not None:
+                yield from self._chat(asked, fetched, options, stop)
+            elif asked.has_video:
+                yield from self._ask(asked, fetched, options, stop)
+            else:
+                yield from self._plain(asked, fetched, options, stop)
+        except Refused:
+            raise
+        except Stopped as error:
+            raise Refused("the request was given up", 499) from error
+        except Exception as error:
+            raise self.refused(error) from error
 
-    def _steps(
-        self, asked: Asked, shown: list[Any], options: dict[str, Any], stop: threading.Event
+    def _ask(
+        self, asked: Asked, fetched: Fetched, options: dict[str, Any], stop: threading.Event
     ) -> Iterator[str | Done]:
+        """An answer about videos, which are kept for further questions."""
+        with self.store.using(fetched.sources, fetched.folder) as kept:
+            before = kept.memory.entries
+            given = options | fetched.frames | {"memory": kept.memory}
+            work = partial(ask, self.model, self.processor, kept.media, asked.question, **given)
+            for item in self._steps(asked, work, stop):
+                if isinstance(item, Done) and kept.memory.entries == before:
+                    item = replace(item, reused=True)
+                yield item
+
+    def _plain(
+        self, asked: Asked, fetched: Fetched, options: dict[str, Any], stop: threading.Event
+    ) -> Iterator[str | Done]:
+        """An answer about pictures or text alone; a plan has nothing to act on."""
+        try:
+            options = {name: value for name, value in options.items() if name != "plan"}
+            images = [Image(source.path) for source in fetched.sources]
+            yield from self._steps(
+                asked, partial(ask_plain, self.model, self.processor, images, asked.question, **options), stop
+            )
+        finally:
+            shutil.rmtree(fetched.folder, ignore_errors=True)
+
+    def _chat(
+        self, asked: Asked, fetched: Fetched, options: dict[str, Any], stop: threading.Event
+    ) -> Iterator[str | Done]:
+        """The next answer of a chat, whose video stays in the cache; a turn that was given up is not remembered."""
+        first = asked.chat == NEW
+        plan, system = options.pop("plan"), options.pop("system")
+        options.pop("history")
+
+        def begin() -> Chat:
+            media = loaded(fetched.sources)
+            return Chat(self.model, self.processor, media, plan, system=system, **fetched.frames)
+
+        try:
+            with self.chats.using(None if first else asked.chat, begin) as (name, chat):
+                before = len(chat.turns)
+                for item in self._steps(asked, partial(chat.ask, asked.question, **options), stop):
+                    if isinstance(item, Done):
+                        if stop.is_set():
+                            del chat.turns[before:]
+                        else:
+                            chat.turns[-1]["content"] = item.text
+                        item = replace(item, reused=not first, chat=name)
+                    yield item
+        finally:  # what a chat needs of its files was read at the first question
+            shutil.rmtree(fetched.folder, ignore_errors=True)
+
+    def _steps(self, asked: Asked, work: Callable[..., Answer], stop: threading.Event) -> Iterator[str | Done]:
         import torch
 
-        if stop.is_set():
-            raise Stopped
         if asked.seed is not None:
             torch.manual_seed(asked.seed)
         text, ended, own = Text(asked.stop), False, threading.Event()
         both = _Either(stop, own)
-        for item in answering(self.model, self.processor, shown, asked.question, both, **options):  # type: ignore[arg-type]
+        for item in steps_of(work, self.processor, both):  # type: ignore[arg-type]
             if isinstance(item, Step):
                 if new := text.new(item.text) if item.text else "":
                     yield new

@@ -261,7 +261,7 @@ def _noted(service: Service, job: Job, done: Done, start: float) -> Done:
 async def _sweep(service: Service) -> None:
     while True:
         await asyncio.sleep(10)
-        await run_in_threadpool(service.answering.store.sweep)
+        await run_in_threadpool(service.answering.sweep)
 
 
 def _model(service: Service) -> dict[str, Any]:

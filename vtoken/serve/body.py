@@ -15,6 +15,7 @@ from vtoken.serve.settings import Settings
 
 CHARACTERS = 65_536  # of all texts of a request
 MEDIA = 16  # videos and pictures of a request
+NEW = "new"  # the chat_id of a first question
 SHOWN = 160  # characters of a wrong value in a message
 NEUTRAL = {  # what clients send without meaning it; any other value would be silently ignored, so it is refused
     "n": (1,),
@@ -106,6 +107,7 @@ class Body(BaseModel):
     stop: str | list[str] | None = None
     mm_processor_kwargs: Processing | None = None
     media_io_kwargs: Loading | None = None
+    chat_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ class Asked:
         options: plan, budget, system, history and arguments of ``generate``.
         frames: fields of ``Sampling``.
         stop: texts that end the answer.
+        chat: "new", the id of a chat that the server keeps, or None for neither.
     """
 
     media: list[tuple[str, str]]
@@ -127,6 +130,11 @@ class Asked:
     include_usage: bool = False
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    chat: str | None = None
+
+    @property
+    def has_video(self) -> bool:
+        return any(kind == "video" for kind, _ in self.media)
 
 
 def parse(content: bytes, settings: Settings) -> Asked:
@@ -151,6 +159,8 @@ def parse(content: bytes, settings: Settings) -> Asked:
     question = question_text(turns.pop()["content"], "server", CHARACTERS)
     generate = _generate(body, settings)
     frames, plan = _frames(body, settings), _plan(body.mm_processor_kwargs or Processing(), settings)
+    if body.chat_id is not None:
+        _check_chat(body, system, turns, media)
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     if len(stop) > 4 or not all(0 < len(text) <= 100 for text in stop):
         raise Refused("stop: up to 4 texts of 1 to 100 characters", 400, "stop")
@@ -164,7 +174,23 @@ def parse(content: bytes, settings: Settings) -> Asked:
         include_usage=bool(body.stream_options and body.stream_options.include_usage),
         stop=stop,
         seed=body.seed,
+        chat=body.chat_id,
     )
+
+
+def _check_chat(body: Body, system: str | None, turns: list[dict[str, str]], media: list[tuple[str, str]]) -> None:
+    """What a chat that the server keeps takes: the video at its first question, then one question at a time."""
+    if turns:
+        raise Refused("the server remembers the turns of a chat; send the new message alone", 400, "chat_id")
+    if body.chat_id == NEW:
+        if not any(kind == "video" for kind, _ in media):
+            raise Refused("a new chat needs a video in its first message", 400, "chat_id")
+        return
+    if media or system is not None:
+        raise Refused("videos, pictures and the system message of a chat come with its first question", 400, "chat_id")
+    for name in ("mm_processor_kwargs", "media_io_kwargs"):
+        if getattr(body, name) is not None:
+            raise Refused(f"{name}: a chat keeps those of its first question; leave it out", 400, name)
 
 
 def _wrong(error: ValidationError) -> Refused:
@@ -209,8 +235,6 @@ def _conversation(messages: list[Message]) -> tuple[str | None, list[dict[str, s
         turns.append({"role": message.role, "content": texts})
     if not turns or turns[-1]["role"] != "user":
         raise Refused("the last message must be one of the user", 400, "messages")
-    if not any(kind == "video" for kind, _ in media):
-        raise Refused("there is no video; send one as a video_url part of the first user message", 400, "messages")
     if len(media) > MEDIA:
         raise Refused(f"{len(media)} videos and pictures; {MEDIA} at most", 400, "messages")
     if sum(len(turn["content"]) for turn in turns) + len(system or "") > CHARACTERS:

@@ -21,6 +21,7 @@ class Done:
         reason: why it ended, "stop" or "length".
         reused: whether the video was read and encoded for an earlier question.
         cut: why the server ended it early.
+        chat: id of the chat that the answer belongs to, if the server keeps one.
     """
 
     answer: Answer
@@ -28,6 +29,7 @@ class Done:
     reason: str
     reused: bool = False
     cut: str = ""
+    chat: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,8 @@ def block(done: Done) -> dict[str, Any]:
     report = done.answer.report.to_dict()
     plan = report.pop("plan")
     held = sum(int((states == CellState.HELD).sum()) for states in done.answer.cell_states)
-    return {"plan": plan, "held": held, "reused": done.reused, "report": report} | (
-        {"cut": done.cut} if done.cut else {}
-    )
+    more = {name: value for name, value in (("cut", done.cut), ("chat_id", done.chat)) if value}
+    return {"plan": plan, "held": held, "reused": done.reused, "report": report} | more
 
 
 def event(data: dict[str, Any] | str) -> str:

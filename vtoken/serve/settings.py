@@ -32,8 +32,9 @@ class Settings:
         max_tokens: most visual tokens that the stock model would have had for one request.
         max_new_tokens: longest answer, tokens.
         keep_videos: videos that are kept with their features for further questions.
-        keep_seconds: seconds after which a video that nobody asked about is forgotten.
-        keep_memory: most memory of kept videos, in megabytes.
+        keep_seconds: seconds after which a video or chat that nobody asked about is forgotten.
+        keep_memory: most memory of kept videos, in megabytes; chats have as much again.
+        keep_chats: chats that are kept with their video in the cache; 0 refuses new ones.
         body_seconds: seconds in which the body of a request must be there.
         grace: seconds in which answers in flight may end after SIGTERM.
 
@@ -60,6 +61,7 @@ class Settings:
     keep_videos: int = 4
     keep_seconds: float = 600.0
     keep_memory: float = 1024.0
+    keep_chats: int = 16
     body_seconds: float = 30.0
     grace: float = 120.0
 
@@ -68,7 +70,7 @@ class Settings:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise InputError(f"{flag(name)}={value} must be above 0")
-        for name in ("queue", "keep_videos", "keep_seconds", "keep_memory"):
+        for name in ("queue", "keep_videos", "keep_seconds", "keep_memory", "keep_chats"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{flag(name)}={getattr(self, name)} must be at least 0")
         if not 0 <= self.port <= 65535:
