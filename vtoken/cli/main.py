@@ -17,7 +17,15 @@ from vtoken.cli import batch, demo, fidelity, imported, jepa, joint, kernels, se
 from vtoken.errors import InputError, VtokenError
 from vtoken.version import __version__
 
-SUBCOMMANDS = ("gate", kernels.NAME, fidelity.NAME, imported.NAME, joint.NAME, turns.NAME, *accuracy_cli.NAMES)  # of bench
+SUBCOMMANDS = (
+    "gate",
+    kernels.NAME,
+    fidelity.NAME,
+    imported.NAME,
+    joint.NAME,
+    turns.NAME,
+    *accuracy_cli.NAMES,
+)  # of bench
 KEEP = 0.1  # budget of bench where none is given
 PLANS = "none; random; uniform; evs; grt; grt | divprune"
 ASK_EXAMPLE = 'vtoken ask lecture.mp4 "What is on the slide at 0:42?" --model Qwen/Qwen2.5-VL-3B-Instruct --fps 10'
