@@ -1,10 +1,8 @@
-"""Accuracy of the reference model through a stream, beside the same clips read as files; and of questions by turn.
+"""Accuracy of the reference model through a stream, beside the same clips read as files.
 
 python -m benchmarks.stream --clips 20          # DenseQA, validation split
-python -m benchmarks.stream --turns 6 --clips 20
 
-A stream computes held rows two steps after a change, a file in the middle of their runs. By turn: a plan that does not
-read the question, one that does and chooses once, and one that chooses anew.
+A stream computes held rows two steps after a change, a file in the middle of their runs.
 """
 
 from __future__ import annotations
@@ -24,8 +22,6 @@ from vtoken.reference import data
 FPS = 16
 FILES = ("none", "grt", "grt:hold=off")
 STREAMS = ("none", "grt", "grt:hold=off,merge=none")
-TURNS = (("random:keep=0.25", None), ("uniform:keep=0.25", None), ("divprune:keep=0.25", None))
-AWARE = (("cdpruner:keep=0.25", False), ("cdpruner:keep=0.25", True))
 
 
 def of_file(model: Any, words: Any, plan: str) -> Callable[[data.Clip, list[str]], list[str]]:
@@ -73,41 +69,17 @@ def compare(model: Any, words: Any, clips: int, questions: int) -> None:
         print(f"{name:34s} {share(right[name])} %   {len(right[name])} questions")
 
 
-def by_turn(model: Any, words: Any, clips: int, turns: int) -> None:
-    """Print the accuracy of each turn of chats in which every question sees the video alone."""
-    ways: list[tuple[str, bool | None]] = [("none", None), *TURNS, *AWARE]
-    right: dict[tuple[str, bool | None], list[list[bool]]] = {w: [[] for _ in range(turns)] for w in ways}
-    for number in range(clips):
-        clip = data.clip(number, "validation")
-        asked = data.questions(clip)
-        asked = [asked[i] for i in np.random.default_rng(number).permutation(len(asked))[:turns]]
-        for plan, again in ways:
-            chat = vtoken.Chat(
-                model, words, clip.pixels, plan, remember=False, again=again, native_fps=FPS, fps="native"
-            )
-            for turn, q in enumerate(asked):
-                right[plan, again][turn].append(chat.ask(q.text).text == q.answer)
-    print("accuracy in percent by turn: " + "  ".join(f"{i + 1:^10d}" for i in range(turns)))
-    for plan, again in ways:
-        name = plan + {None: "", False: ", once", True: ", again"}[again]
-        print(f"{name:29s}" + "  ".join(share(r) for r in right[plan, again] if r))
-
-
 def main() -> None:
     """The command."""
     form = argparse.RawTextHelpFormatter
     to = argparse.ArgumentParser("benchmarks.stream", description=__doc__, formatter_class=form)
     to.add_argument("--clips", type=int, default=20)
     to.add_argument("--questions", type=int, default=8, help="questions a clip")
-    to.add_argument("--turns", type=int, help="turns of a chat; the table by turn")
     given = to.parse_args()
     torch.set_num_threads(1)
     model, words = vtoken.load("reference", device="cpu")
     print(f"reference model, DenseQA validation clips at {FPS} fps; {machine()}")
-    if given.turns:
-        by_turn(model, words, given.clips, given.turns)
-    else:
-        compare(model, words, given.clips, given.questions)
+    compare(model, words, given.clips, given.questions)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 python -m benchmarks.stream_memory                    # 10,000 steps a policy, on a tiny random model
 python -m benchmarks.stream_memory --steps 1000 --policies fifo,pyramid
+python -m benchmarks.stream_memory --out curves       # also writes text and plot, and goes on where it was stopped
 
 Text stands for cells, so that the cost of the vision encoder is left out. The table has the bytes of the cache, the
 resident memory of the process and the median CPU time of a step in each tenth of the run.
@@ -10,24 +11,33 @@ resident memory of the process and the median CPU time of a step in each tenth o
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from vtoken.bench.machine import describe as machine
 from vtoken.engine.memory.memory import Memory
 from vtoken.engine.state.cache import nbytes, new_cache
 from vtoken.engine.state.tail import as_argument
+from vtoken.errors import require
+from vtoken.families.compat import behind
 from vtoken.output.console import terminal
+from vtoken.output.files import folder, replacing
 
 POLICIES = "none,fifo,random,pyramid,tar_van,proxy,value_norm,key_norm,recall"
 TENTHS = 10
+NAME = "stream_memory"
+
+Row = tuple[int, int, int, float]  # bytes of the cache, in main memory, of the process; median CPU ms of a step
 
 
 def model_of(seed: int = 0) -> Any:
@@ -81,7 +91,7 @@ class Run:
         places = torch.arange(self.next, self.next + n).expand(3, -1)
         at = as_argument(places, int(self.cache.get_seq_length()))
         ids = torch.randint(4, 50, (1, n))
-        self.model.base_model(input_ids=ids, position_ids=at, past_key_values=self.cache, use_cache=True)
+        self.model.base_model(input_ids=ids, position_ids=at, **behind(self.model, self.cache))
         self.next += n
         self.memory.add(step, cell, torch.full((n,), seconds).double(), places, (1, self.cells))
 
@@ -99,15 +109,78 @@ class Run:
         return time.thread_time() - began
 
 
-def measure(model: Any, policy: str, args: argparse.Namespace) -> list[tuple[int, int, int, float]]:
-    """Bytes of the cache, bytes in main memory, bytes of the process, median CPU milliseconds: one row a tenth."""
+def measure(model: Any, policy: str, args: argparse.Namespace) -> list[Row]:
+    """One row for each tenth of the run."""
     run, rows = Run(model, policy, args.tokens, args.cells, args.stamps), []
+    steps = steps_of(policy, args)
     for tenth in range(TENTHS):
-        first, last = (args.steps * (tenth + i) // TENTHS for i in (0, 1))
+        first, last = (steps * (tenth + i) // TENTHS for i in (0, 1))
         spent = [run.step(i) for i in range(first, last)]
-        memory = run.memory.nbytes_recalled
-        rows.append((nbytes(run.cache), memory, resident(), 1000 * statistics.median(spent)))
+        rows.append((nbytes(run.cache), run.memory.nbytes_recalled, resident(), 1000 * statistics.median(spent)))
     return rows
+
+
+def steps_of(policy: str, args: argparse.Namespace) -> int:
+    """Steps of a policy: 'none' grows, and is stopped early."""
+    return min(args.steps, args.most_none) if policy == "none" else args.steps
+
+
+def measured(model: Any, args: argparse.Namespace) -> dict[str, list[Row]]:
+    """The rows of every policy; one line of the file a policy, so that a stopped run goes on."""
+    file = folder(args.out) / f"{NAME}.jsonl" if args.out else None
+    known = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file and file.is_file() else []:
+        one = json.loads(line)
+        known[json.dumps(one["of"])] = one["rows"]
+    out = {}
+    for policy in args.policies.split(","):
+        of = [policy, steps_of(policy, args), args.tokens, args.cells, args.stamps]
+        if json.dumps(of) not in known:
+            known[json.dumps(of)] = measure(model, policy, args)
+            if file:
+                with file.open("a", encoding="utf-8") as out_file:
+                    out_file.write(json.dumps({"of": of, "rows": known[json.dumps(of)]}) + "\n")
+            terminal().print(f"{policy}: done", style="dim")
+        out[policy] = known[json.dumps(of)]
+    return out
+
+
+def table_of(found: dict[str, list[Row]], args: argparse.Namespace) -> Table:
+    """Policies by tenths of the run."""
+    table = Table("policy", "steps", "of", *(f"{10 * (i + 1)} %" for i in range(TENTHS)))
+    for policy, rows in found.items():
+        steps = f"{steps_of(policy, args):,}"
+        table.add_row(policy, steps, "cache, kB", *(f"{r[0] / 1000:.0f}" for r in rows))
+        if rows[-1][1]:
+            table.add_row("", "", "main memory, MB", *(f"{r[1] / 1e6:.1f}" for r in rows))
+        table.add_row("", "", "process, MB", *(f"{r[2] / 1e6:.0f}" for r in rows))
+        table.add_row("", "", "a step, CPU ms", *(f"{r[3]:.1f}" for r in rows), end_section=True)
+    return table
+
+
+def plot(found: dict[str, list[Row]], args: argparse.Namespace, path: Path) -> None:
+    """Write a PNG: resident memory and time of a step against steps, one line a policy."""
+    matplotlib = require("matplotlib", "bench", "the plot")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(11, 3.9), layout="constrained")
+    for axes, column, scale, label in (
+        (panels[0], 2, 1e-6, "resident memory of the process, MB"),
+        (panels[1], 3, 1.0, "CPU time of a step, ms"),
+    ):
+        for number, (policy, rows) in enumerate(found.items()):
+            steps = [steps_of(policy, args) * (i + 1) / TENTHS for i in range(TENTHS)]
+            line = "--" if policy == "none" else "-"
+            axes.plot(steps, [r[column] * scale for r in rows], line, marker=".", color=f"C{number}", label=policy)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("steps")
+        axes.set_title(label, loc="left", fontsize=9.5)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[1].legend(fontsize=8, ncols=2)
+    with replacing(path) as draft:
+        figure.savefig(draft, dpi=140, metadata={"Software": None})
+    pyplot.close(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,26 +191,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--stamps", type=int, default=3, help="text columns of a step (3)")
     parser.add_argument("--policies", default=POLICIES, help=f"comma-separated ({POLICIES})")
     parser.add_argument("--most-none", type=int, default=1000, help="steps of 'none' at most, which grows (1000)")
+    parser.add_argument("--out", help="folder of the table, the plot and what a stopped run goes on from")
     args = parser.parse_args(argv)
     if min(args.steps, args.most_none) < TENTHS:
         parser.error(f"--steps and --most-none must be at least {TENTHS}")
-    model = model_of()
-    table = Table("policy", "steps", "of", *(f"{10 * (i + 1)} %" for i in range(TENTHS)))
-    steps = args.steps
-    for policy in args.policies.split(","):
-        args.steps = min(steps, args.most_none) if policy == "none" else steps
-        rows = measure(model, policy, args)
-        table.add_row(policy, f"{args.steps:,}", "cache, kB", *(f"{r[0] / 1000:.0f}" for r in rows))
-        if rows[-1][1]:
-            table.add_row("", "", "main memory, MB", *(f"{r[1] / 1e6:.1f}" for r in rows))
-        table.add_row("", "", "process, MB", *(f"{r[2] / 1e6:.0f}" for r in rows))
-        table.add_row("", "", "a step, CPU ms", *(f"{r[3]:.1f}" for r in rows), end_section=True)
-        terminal().print(f"{policy}: done", style="dim")
-    terminal().print(table)
-    terminal().print(
-        f"[dim]limit {args.tokens} tokens, {args.cells} cells and {args.stamps} text columns a step, tiny random "
-        f"model; {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads[/]"
+    found = measured(model_of(), args)
+    told = (
+        f"limit {args.tokens} tokens, {args.cells} cells and {args.stamps} text columns a step, tiny random model; "
+        f"{machine()}; CPU time, since the machine may be shared"
     )
+    terminal().print(table_of(found, args))
+    terminal().print(told, style="dim")
+    if args.out:
+        with replacing(folder(args.out) / f"{NAME}.txt") as draft, open(draft, "w", encoding="utf-8") as text:
+            Console(file=text, width=140).print(table_of(found, args), told)
+        plot(found, args, folder(args.out) / f"{NAME}.png")
     return 0
 
 

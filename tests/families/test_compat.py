@@ -15,6 +15,7 @@ import vtoken
 from tests.families.tiny import FAMILIES, LAYOUTS, model_of, moving_block, video_pixels
 from vtoken import families
 from vtoken.encoders import compat as towers
+from vtoken.engine.state.tail import generate_behind, logits_behind
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.families import compat
 from vtoken.families.features import Clip, Features
@@ -295,6 +296,7 @@ def test_the_cache_of_arguments_layers_and_outputs(name: str) -> None:
         hook.remove()
     assert compat.cache_of(out) is cache and compat.cache_of(given[0]) is cache and compat.cache_of(arguments) is cache
     assert compat.received(model, arguments) == {compat.CACHE: cache, "use_cache": True}
+    assert compat.behind(model, cache) == arguments
     assert compat.cache_of({"cache": None}) is None and compat.cache_of((1, 2)) is None
 
 
@@ -320,3 +322,24 @@ def test_a_cut_cache_is_known_under_its_own_name(plan: str) -> None:
             model.generate(**again)
         with pytest.raises(UnsupportedError, match="filled KV cache|cannot be continued"):
             model(**inputs, **compat.handed(model, {compat.CACHE: cache}))
+
+
+@pytest.mark.filterwarnings("error:.*past_key_values.*deprecated")
+@torch.no_grad()
+def test_text_behind_a_cache_uses_no_old_name() -> None:
+    model = model_of("qwen2_5_vl")
+    cache, start = DynamicCache(config=model.config.get_text_config()), torch.zeros(3, dtype=torch.long)
+    before = logits_behind(model, cache, start, torch.tensor([40, 41, 42]))
+    assert int(cache.get_seq_length()) == 3
+    made = generate_behind(model, cache, start + 3, torch.tensor([43]), {"max_new_tokens": 2, "do_sample": False})
+    whole = model(input_ids=torch.tensor([[40, 41, 42]])).logits[0, -1]
+    assert len(made) == 2 and torch.allclose(before, whole, atol=1e-5)
+
+
+def test_the_old_name_is_not_looked_up_in_an_output_that_has_the_new_one() -> None:
+    class Output(dict):
+        def get(self, key: str, default: Any = None) -> Any:
+            assert key != compat.CACHE, "transformers 5.24 warns"
+            return super().get(key, default)
+
+    assert compat.cache_of(Output(cache=1)) == 1

@@ -13,11 +13,19 @@ from collections.abc import Callable, Sequence
 
 from vtoken.cli import accuracy as accuracy_cli
 from vtoken.cli import ask as ask_cli
-from vtoken.cli import batch, demo, fidelity, imported, jepa, joint, kernels, search, serve, train, watch
+from vtoken.cli import batch, demo, fidelity, imported, jepa, joint, kernels, search, serve, train, turns, watch
 from vtoken.errors import InputError, VtokenError
 from vtoken.version import __version__
 
-SUBCOMMANDS = ("gate", kernels.NAME, fidelity.NAME, imported.NAME, joint.NAME, *accuracy_cli.NAMES)  # of bench
+SUBCOMMANDS = (
+    "gate",
+    kernels.NAME,
+    fidelity.NAME,
+    imported.NAME,
+    joint.NAME,
+    turns.NAME,
+    *accuracy_cli.NAMES,
+)  # of bench
 KEEP = 0.1  # budget of bench where none is given
 PLANS = "none; random; uniform; evs; grt; grt | divprune"
 ASK_EXAMPLE = 'vtoken ask lecture.mp4 "What is on the slide at 0:42?" --model Qwen/Qwen2.5-VL-3B-Instruct --fps 10'
@@ -84,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     kernels.add(commands, _command)
     imported.add(commands, _command)
     joint.add(commands, _command)
+    turns.add(commands, _command)
     batch.add(commands, _command, _rate, _budget_arguments, _clip_arguments)
     demo.add(commands, _command)
     serve.add(commands, _command)

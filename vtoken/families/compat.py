@@ -142,7 +142,8 @@ def cache_of(found: Any) -> Any:
     """The KV cache among arguments of a model or layer (a mapping), or in its output; None where there is none."""
     if not isinstance(found, Mapping):
         return next((c for n in reversed(CACHE_NAMES) if (c := getattr(found, n, None)) is not None), None)
-    return next((found[n] for n in CACHE_NAMES if found.get(n) is not None), None)
+    # the new name first: outputs of transformers 5.24 are mappings that warn where the old one is looked up
+    return next((found[n] for n in reversed(CACHE_NAMES) if found.get(n) is not None), None)
 
 
 def received(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -159,6 +160,11 @@ def handed(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     if CACHE not in inputs or name == CACHE:
         return inputs
     return {n: v for n, v in inputs.items() if n != CACHE} | {name: inputs[CACHE]}
+
+
+def behind(model: Any, cache: Any) -> dict[str, Any]:
+    """The arguments with which a model or its base model reads on behind a cache, and fills it."""
+    return handed(model, {CACHE: cache, "use_cache": True})
 
 
 def handing(model: Any, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,20 +12,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from vtoken.engine.cache import counting_dropped
 from vtoken.engine.call import Call
-from vtoken.engine.prepare import Prepared, prepare
-from vtoken.engine.state.cache import Snapshot, nbytes, restore, snapshot
-from vtoken.engine.state.tail import generate_behind
+from vtoken.engine.prepare import prepare
+from vtoken.engine.state.cache import nbytes
+from vtoken.engine.state.prefix import Prefix
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.families.compat import core, input_device
 from vtoken.methods.plan import PlanLike
 from vtoken.qa.answer import Answer, Questions, answer_batches, share, until_end
 from vtoken.qa.api import questions_of
 from vtoken.qa.cache import ClipMemory
-from vtoken.qa.packed import prefix, stops
+from vtoken.qa.packed import stops
 
 KEPT = "the tokens chosen at the first question are kept"
 ANEW = "tokens were chosen anew for this question"
@@ -37,19 +35,12 @@ class _Read:
     """The video in the cache.
 
     Attributes:
-        call: the engine's call for the first question. ``ready``: its prompt after the plan.
-        columns: columns of the stock prompt up to the video's end; ``ids`` are theirs.
-        start: int64 [axes], position of the text behind them.
-        cache: counts these columns; ``saved`` puts it back.
+        call: the engine's call for the first question.
+        prefix: its prompt up to the video's end.
     """
 
     call: Call
-    ready: Prepared
-    columns: int
-    ids: Tensor
-    start: Tensor
-    cache: Any
-    saved: Snapshot
+    prefix: Prefix
 
 
 class Chat:
@@ -135,27 +126,25 @@ class Chat:
     @property
     def nbytes(self) -> int:
         """Bytes of the cache that holds the video; 0 before it was read."""
-        return nbytes(self._read.cache) if self._read is not None else 0
+        return nbytes(self._read.prefix.cache) if self._read is not None else 0
 
     def _behind(self, asked: Questions) -> Answer:
         """The answer behind the video that is in the cache."""
         ids, first = asked.prompts[0]["input_ids"][0], self._read is None
         known = self._read
-        if known is None or not torch.equal(known.ids, ids[: known.columns]):
+        if known is None or not torch.equal(known.prefix.ids.cpu(), ids[: len(known.prefix.ids)].cpu()):
             known = self._read = _read(asked)
         report = replace(known.call.report, notes=list(known.call.report.notes))
         if not first:  # what was read and encoded at the first question costs nothing now
             report.milliseconds, asked = {}, replace(asked, read=replace(asked.read, milliseconds={}))
-        tail = ids[known.columns :]
-        try:
-            with report.stage("generate", input_device(known.call.model)):
-                found = generate_behind(known.call.model, known.cache, known.start, tail, asked.options, known.ids)
-        finally:
-            restore(known.cache, known.saved)
-        report.measure_memory(input_device(known.call.model))
-        rows = int((known.ready.cut.slots[0] < known.columns).sum()) + len(tail)
+        tail, device = ids[len(known.prefix.ids) :], input_device(known.call.model)
+        with report.stage("generate", device):
+            found = known.prefix.ask(tail, asked.options)
+        report.measure_memory(device)
         ids = until_end(found, stops(known.call.model, asked.options))
-        (answer,) = asked.answers([ids], [share(asked, report, 1, 1, rows)], known.call.report.cell_states)
+        (answer,) = asked.answers(
+            [ids], [share(asked, report, 1, 1, known.prefix.rows + len(tail))], known.call.report.cell_states
+        )
         return answer
 
 
@@ -172,13 +161,7 @@ def _read(asked: Questions) -> _Read:
         raise UnsupportedError("the chat template writes nothing behind the video, so there is no text to ask with")
     ready = prepare(call, inputs, generating=True)
     with call.report.stage("prefill", inputs["input_ids"].device):
-        cache, start = prefix(model, ready, columns)
-    rows = int((ready.cut.slots[0] < columns).sum())
-    if ready.hold is None and rows < columns:
-        cache = counting_dropped(cache, columns - rows)
-    start = start[-3:, 0, 0] if start.dim() == 3 else start[0]
-    ids = asked.prompts[0]["input_ids"][0, :columns]
-    return _Read(call, ready, columns, ids, start.cpu(), cache, snapshot(cache))
+        return _Read(call, Prefix.of(model, ready, columns))
 
 
 def refuse_caches(options: dict[str, Any]) -> None:

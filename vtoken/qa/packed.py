@@ -15,12 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtoken.data.hold import HoldMap
 from vtoken.data.report import Report
-from vtoken.engine.hold.inputs import hold_inputs
 from vtoken.engine.prepare import Prepared
-from vtoken.engine.splice import Cut, cut_inputs
-from vtoken.families.compat import accepts_outputs, attention_of, cache_of, handed
+from vtoken.engine.state.prefix import Prefix
+from vtoken.families.compat import accepts_outputs, attention_of, handed
 
 VIDEO = -1  # owner of the columns that every question sees
 # settings of generate that do not change a greedy answer
@@ -112,52 +110,22 @@ def pack(
     Returns:
         int64 [m] on the CPU for each question, the end token included where there is one.
     """
-    ids = ready.stock["input_ids"]
-    with report.stage("prefill", ids.device):
-        cache, start = prefix(model, ready, columns)
-    stored = int(cache.get_mask_sizes(0, 0)[0])
+    device = ready.stock["input_ids"].device
+    with report.stage("prefill", device):
+        prefix = Prefix.of(model, ready, columns)
     out: list[Tensor] = []
     for first in range(0, len(tails), batch):
         show(first)
-        some = [t.to(ids.device) for t in tails[first : first + batch]]
-        out += _answers(model, cache, stored, ids[0, :columns], start, some, rules, report)
-        cache.crop(stored - int(cache.get_mask_sizes(0, 0)[0]))
+        some = [t.to(device) for t in tails[first : first + batch]]
+        with prefix.behind() as cache:
+            out += _answers(prefix, cache, some, rules, report)
     return out
 
 
-def prefix(model: Any, ready: Prepared, columns: int) -> tuple[Any, Tensor]:
-    """The filled cache of the shared columns, and the position [..., 1] of the column behind them."""
-    rows = torch.arange(int((ready.cut.slots[0] < columns).sum()))
-    head = cut_inputs(ready.inputs, Cut([rows], [rows]), 0, right=False)
-    if ready.hold is None:
-        places = ready.inputs.get("position_ids")
-        start = torch.tensor([[len(rows)]], device=rows.device) if places is None else places[..., len(rows) :][..., :1]
-    else:
-        places = ready.stock["position_ids"]
-        start = places[..., columns : columns + 1]
-        head = hold_inputs(model, head, HoldMap(ready.hold.shows[:, :columns]), places[..., :columns])
-    cache = cache_of(model(**handed(model, head), use_cache=True, logits_to_keep=1))
-    return cache, start.to(ready.inputs["input_ids"].device)
-
-
-def _answers(
-    model: Any,
-    cache: Any,
-    stored: int,
-    prefix: Tensor,
-    start: Tensor,
-    tails: list[Tensor],
-    rules: Greedy,
-    report: Report,
-) -> list[Tensor]:
-    """Answers of one batch; the cache holds the prefix, and what it gains is the caller's to take off.
-
-    Args:
-        stored: columns that the cache holds.
-        prefix: int64 [P], ids of the shared columns.
-        start: [..., 1], the position of the first column behind it.
-    """
-    device, dtype = prefix.device, model.dtype
+def _answers(prefix: Prefix, cache: Any, tails: list[Tensor], rules: Greedy, report: Report) -> list[Tensor]:
+    """Answers of one batch; the cache holds the prefix, and what it gains is the caller's to take off."""
+    model, device, dtype = prefix.model, prefix.ids.device, prefix.model.dtype
+    stored = int(cache.get_mask_sizes(0, 0)[0])
     lengths = torch.tensor([len(t) for t in tails], device=device)
     asking = torch.arange(len(tails), device=device)
     owner = asking.repeat_interleave(lengths)
@@ -171,14 +139,14 @@ def _answers(
         with report.stage(stage, device):
             logits = model(
                 input_ids=ids[None],
-                position_ids=start + place,
+                position_ids=prefix.start + place,
                 attention_mask=_mask(columns, owner, dtype),
                 use_cache=True,
                 logits_to_keep=last,
                 **handed(model, {"past_key_values": cache}),
             ).logits[0]
             if rules.penalty != 1:
-                seen = [torch.cat([prefix, tails[q], prefix.new_tensor(found[q])]) for q in asking.tolist()]
+                seen = [torch.cat([prefix.ids, tails[q], prefix.ids.new_tensor(found[q])]) for q in asking.tolist()]
                 logits = _penalised(logits, seen, rules.penalty)
             token = logits.float().argmax(-1)
         for q, t in zip(asking.tolist(), token.tolist(), strict=True):

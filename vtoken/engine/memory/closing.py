@@ -11,7 +11,7 @@ from torch import Tensor
 from vtoken.engine.inner.probe import Seen, _Projected, attention_of
 from vtoken.engine.state.cache import attention_layers, restore, snapshot
 from vtoken.engine.state.tail import text_positions
-from vtoken.families.compat import input_device
+from vtoken.families.compat import behind, input_device
 from vtoken.methods.view import View
 
 
@@ -96,5 +96,5 @@ def run(model: Any, cache: Any, ids: Tensor, start: Tensor) -> list[Tensor]:
     """Read tokens behind the cache; keys [G, n + T, d] of every full-attention layer."""
     ids = ids.to(input_device(model))
     places = text_positions(cache, start.cpu(), len(ids), ids.device)
-    model.base_model(input_ids=ids[None], position_ids=places, past_key_values=cache, use_cache=True)
+    model.base_model(input_ids=ids[None], position_ids=places, **behind(model, cache))
     return [layer.keys[0] for layer in attention_layers(cache)]

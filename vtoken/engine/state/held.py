@@ -21,7 +21,7 @@ from vtoken.engine.reduce import Kept
 from vtoken.engine.state.cache import GrowingLayer, Growth, stored
 from vtoken.engine.state.runs import Runs, Settled
 from vtoken.engine.state.tail import as_argument
-from vtoken.families.compat import attention_of, input_device
+from vtoken.families.compat import attention_of, behind, input_device
 from vtoken.families.family import Family
 from vtoken.methods.hold import Hold
 
@@ -103,8 +103,7 @@ class Grown:
             input_ids=self.ids.to(device)[None],
             position_ids=as_argument(self.places, before).to(device),
             attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
+            **behind(model, cache),
             **given,
         )
 

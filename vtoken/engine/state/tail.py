@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtoken.families.compat import input_device
+from vtoken.families.compat import CACHE, behind, handed, input_device
 
 
 @torch.no_grad()
@@ -24,7 +24,7 @@ def logits_behind(model: Any, cache: Any, start: Tensor, ids: Tensor) -> Tensor:
     """
     ids = ids.to(input_device(model))
     places = text_positions(cache, start, len(ids), ids.device)
-    out = model(input_ids=ids[None], position_ids=places, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    out = model(input_ids=ids[None], position_ids=places, logits_to_keep=1, **behind(model, cache))
     return out.logits[0, -1]
 
 
@@ -51,7 +51,7 @@ def generate_behind(
         input_ids=whole,
         attention_mask=torch.ones_like(whole),
         position_ids=places,
-        past_key_values=cache,
+        **handed(model, {CACHE: cache}),
         **options,
     )
     ids = made if isinstance(made, Tensor) else made.sequences

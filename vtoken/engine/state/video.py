@@ -28,7 +28,7 @@ from vtoken.engine.state.held import HeldSteps, Step
 from vtoken.engine.state.plans import held_rule
 from vtoken.engine.state.tail import as_argument, generate_behind, logits_behind
 from vtoken.errors import InputError
-from vtoken.families.compat import core, input_device
+from vtoken.families.compat import behind, core, input_device
 from vtoken.families.family import Family
 from vtoken.families.features import Clip, Features
 from vtoken.families.layout import Layout, square
@@ -277,7 +277,7 @@ class VideoState:
         device = inputs["input_ids"].device
         places = as_argument(places.to(device), int(self.cache.get_seq_length()))
         with self.report.stage("prefill", device):
-            self.model.base_model(**inputs, position_ids=places, past_key_values=self.cache, use_cache=True)
+            self.model.base_model(**inputs, position_ids=places, **behind(self.model, self.cache))
 
 
 def _relative(gate: GateMap, start: int) -> GateMap:
