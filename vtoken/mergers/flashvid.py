@@ -71,13 +71,16 @@ class FlashVID(Merger):
         """int64 [R], place of the root of every other token among them; more trees where links run out."""
         x, own, count = normalize(tokens.x[rest].float(), dim=1), frame[rest], len(rest)
         parent = torch.arange(count, device=rest.device)
-        likeness = torch.full((count,), -torch.inf, device=rest.device)
-        for f in range(1, len(segment)):
-            mine, before = (own == f).nonzero().squeeze(1), (own == f - 1).nonzero().squeeze(1)
-            if len(mine) == 0 or len(before) == 0 or bool(segment[f] != segment[f - 1]):
+        likeness = torch.full((count,), -torch.inf, dtype=torch.float32, device=rest.device)
+        # rows are in the order of frames; both lists are read back once
+        ends = torch.searchsorted(own, torch.arange(len(segment) + 1, device=own.device)).tolist()
+        shot = segment.tolist()
+        for f in range(1, len(shot)):
+            first, start, stop = ends[f - 1 : f + 2]
+            if first == start or start == stop or shot[f] != shot[f - 1]:
                 continue
-            likeness[mine], at = (x[mine] @ x[before].T).max(1)
-            parent[mine] = before[at]
+            likeness[start:stop], at = (x[start:stop] @ x[first:start].T).max(1)
+            parent[start:stop] = first + at
         order = likeness.argsort(descending=True, stable=True)
         order = order[: max(0, count - max(trees, 0))]
         order = order[likeness[order] > -torch.inf]
@@ -95,7 +98,7 @@ def diverse(x: Tensor, weight: Tensor, count: int) -> Tensor:
     """
     unit = normalize(x.float(), dim=-1)
     distance = 1 - unit @ unit.transpose(1, 2)
-    near = torch.full(weight.shape, torch.inf, device=x.device)
+    near = torch.full(weight.shape, torch.inf, dtype=torch.float32, device=x.device)
     taken = torch.zeros(weight.shape, dtype=torch.bool, device=x.device)
     out = []
     for i in range(count):
