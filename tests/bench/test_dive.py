@@ -128,6 +128,6 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         name in told.out for name in ("subtitles", "ocr", "CER", "WER", "DIVE Educational: 2 clips, 4 questions")
     )
     rows = [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()]
-    assert len(rows) == 4 * 4 and {r["frames"] for r in rows} == {4, 6}
+    assert len(rows) == 4 * 5 and {r["frames"] for r in rows} == {4, 6}
     gone = cli.main(["bench", "dive", "--data", str(tmp_path)])
     assert gone == 2 and "neither LPM_videos" in capsys.readouterr().err

@@ -249,7 +249,7 @@ def test_rows_of_the_bench_tell_the_pathways_time(file: Path, pathway: str) -> N
     plans = [f"{pathway} | surprise", f"grt | {pathway} | surprise", "grt | divprune"]
     job = bench.Job.of([file], [5], plans, {"keep": 0.25})
     found = {r.plan: r for r in bench.measure(job, geometry("qwen2.5-vl-7b"))}
-    assert list(found) == ["none", "random", "uniform", *plans]
+    assert list(found) == ["none", "random", "uniform", "resize", *plans]
     for plan, row in found.items():
         assert (row.pathway_ms is None) == ("surprise" not in plan) and row.pathway_ms != 0, plan
     assert found[plans[0]].tokens == int(0.25 * found[plans[0]].stock + 0.5)

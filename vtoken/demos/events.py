@@ -94,7 +94,7 @@ def _live(p: Parts, lives: Lives) -> None:
         named: dict[str, Any] = dict(zip(CONTROLS, values, strict=True))
         yield from updates(lives.watch(request.session_hash, named, kind, tokens, policy))
 
-    def ask(request: gr.Request, question: str):
+    def say(request: gr.Request, question: str):
         yield from updates(lives.ask(request.session_hash, question))
 
     def camera(request: gr.Request, frame: Any) -> None:
@@ -107,7 +107,7 @@ def _live(p: Parts, lives: Lives) -> None:
     outputs = [p[name] for name in shown]
     p["live_start"].click(watch, given, outputs, concurrency_id="live", concurrency_limit=lives.most, **QUIET)
     gr.on(
-        [p["live_ask"].click, p["live_question"].submit], ask, p["live_question"], outputs, concurrency_limit=8, **QUIET
+        [p["live_ask"].click, p["live_question"].submit], say, p["live_question"], outputs, concurrency_limit=8, **QUIET
     )
     p["live_stop"].click(end, None, None, **QUICK)
     p["live_kind"].change(lambda kind: gr.update(visible=kind == WEBCAM), p["live_kind"], p["live_camera"], **QUICK)

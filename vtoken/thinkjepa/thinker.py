@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vtoken.errors import InputError
+from vtoken.errors import InputError, UnsupportedError
 from vtoken.families.compat import cache_of
 from vtoken.thinkjepa.streams import Streams
 
@@ -65,10 +65,16 @@ class Heard:
 
         Raises:
             InputError: nothing was heard.
+            UnsupportedError: layers that read a part of the prompt.
         """
         reads = len(self._calls) - max(written - 1, 0)
         if reads < 1 or not self._calls[0]:
             raise InputError("the thinker was not heard: call model.generate once while listening")
+        if len({self._calls[0][i].shape[1] for i in self._layers}) > 1:
+            raise UnsupportedError(
+                "some of these layers read the last column of a prompt alone, as the upper layers of Gemma 4 do; give "
+                "layers= below them"
+            )
         states = [torch.stack([call[i] for i in self._layers], 1) for call in self._calls]
         read = torch.cat(states[:reads], 2)
         later = torch.cat(states[reads:], 2) if states[reads:] else read[:, :, :0]
