@@ -19,6 +19,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 FIRST = {"llava", "llava_onevision", "qwen2_5_vl", "qwen3_vl"}  # families of the fast suite; the others are slow
+OMNI = "qwen2_5_omni_thinker"
 SLOW = {"bench", "benchmarks", "demos", "serve", "thinkjepa", "training"}  # folders whose tests all carry the marker
 ABSENT = {
     "not applicable": "a combination that does not exist",
@@ -52,6 +53,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
     for item in of_other_families(items):
         item.add_marker("slow")
+    for item in items:
+        if OMNI in getattr(getattr(item, "callspec", None), "params", {}).values() and not knows_omni():
+            item.add_marker(
+                pytest.mark.skip(reason="not applicable: Qwen2.5-Omni is built otherwise in this transformers")
+            )
+
+
+def knows_omni() -> bool:
+    """Whether the installed transformers builds Qwen2.5-Omni as other families: an encoder within ``model.model``."""
+    from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as omni
+
+    return hasattr(omni, "Qwen2_5OmniThinkerModel")
 
 
 def of_other_families(items: Sequence[pytest.Item]) -> list[pytest.Item]:

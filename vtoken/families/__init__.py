@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from vtoken.encoders.signals import CLS, PATCHES
-from vtoken.errors import InputError
+from vtoken.errors import InputError, UnsupportedError
 from vtoken.families.compat import core
 from vtoken.families.family import Family
 from vtoken.families.gemma4 import Gemma4
@@ -53,12 +53,17 @@ def of(model: nn.Module) -> Family:
 
     Raises:
         InputError: the model is no vision language model that vtoken knows.
-        UnsupportedError: a PEFT model with learned prompts.
+        UnsupportedError: a PEFT model with learned prompts; Qwen2.5-Omni of an old transformers.
     """
     model = core(model)
     kind = getattr(getattr(model, "config", None), "model_type", None)
     if kind in FAMILIES and hasattr(model, "generate"):
-        return FAMILIES[kind]
+        family = FAMILIES[kind]
+        if isinstance(family, Omni) and not hasattr(model.model, "visual"):
+            raise UnsupportedError(
+                f"{family.title} is built otherwise in this version of transformers; update it (5.23 is tested)"
+            )
+        return family
     what = f"{type(model).__name__} (model_type {kind!r})"
     if kind in FAMILIES:
         raise InputError(f"{what} has no generate(); wrap the ...ForConditionalGeneration model that holds it")
