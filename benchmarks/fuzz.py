@@ -201,7 +201,7 @@ class Pool:
     def run(self, number: int) -> dict[str, Any]:
         """One case."""
         if self.process is None:
-            command = [sys.executable, __file__, "--worker"]
+            command = [sys.executable, "-m", "benchmarks.fuzz", "--worker"]
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             )
