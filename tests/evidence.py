@@ -54,10 +54,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in of_other_families(items):
         item.add_marker("slow")
     for item in items:
-        if OMNI in getattr(getattr(item, "callspec", None), "params", {}).values() and not knows_omni():
+        if OMNI in words(item) and not knows_omni():
             item.add_marker(
                 pytest.mark.skip(reason="not applicable: Qwen2.5-Omni is built otherwise in this transformers")
             )
+
+
+def words(item: pytest.Item) -> set[str]:
+    """The parameters of a test that are strings; arrays among the others cannot be compared with ``in``."""
+    params = getattr(getattr(item, "callspec", None), "params", {})
+    return {value for value in params.values() if isinstance(value, str)}
 
 
 def knows_omni() -> bool:
@@ -72,8 +78,7 @@ def of_other_families(items: Sequence[pytest.Item]) -> list[pytest.Item]:
     families = getattr(sys.modules.get("tests.families.tiny"), "FAMILIES", {})
     other, first = [], set()
     for item in items:
-        values = getattr(item, "callspec", None)
-        names = {v for v in values.params.values() if isinstance(v, str) and v in families} if values else set()
+        names = words(item) & set(families)
         function = (item.path, getattr(item, "originalname", item.name))
         if names & FIRST:
             first.add(function)
