@@ -19,8 +19,8 @@ from vtoken.output.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = r"(?P<head><!-- (?P<path>benchmarks/[\w/]+\.txt) -->\n)```text\n.*?\n```"
-MARKDOWN = r"(?P<head><!-- (?P<path>benchmarks/[\w/]+\.md) -->\n).*?\n<!-- end -->"
-MADE = r"(?P<head><!-- made: (?P<name>[\w ]+) -->\n).*?\n<!-- end -->"
+MARKDOWN = r"(?P<head><!-- (?P<path>benchmarks/[\w/]+\.md) -->\n)(?:.*?\n)??<!-- end -->"
+MADE = r"(?P<head><!-- made: (?P<name>[\w ]+) -->\n)(?:.*?\n)??<!-- end -->"
 RATES = (4.0, 8.0, 16.0)
 PLANS = {"none": "all tokens", "grt": "`grt`", "evs@grt": "EVS", "uniform@grt": "uniform"}
 
