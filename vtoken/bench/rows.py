@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from vtoken.data.report import STAGES
 from vtoken.output.console import PIPED, terminal
 
 
@@ -28,10 +29,10 @@ class Row:
         grid: rows x columns of cells of one time step.
         stock: visual tokens without any reduction; ``tokens`` those that reach the language model.
         encoded: share of the cells that went through the vision encoder, 0 to 1.
-        decode_ms, gate_ms, encode_ms, reduce_ms: measured milliseconds for the clip.
-        prepare_ms: RGB, resize and patches of the kept cells; None where another stage holds it.
+        decode_ms, gate_ms, prepare_ms, encode_ms, reduce_ms: measured milliseconds for the clip; ``prepare`` is RGB,
+            resize and patches of the kept cells.
         pathway_ms: of second streams over the frames; None where the plan has none.
-        prefill_ms, generate_ms: measured on a checkpoint only.
+        prefill_ms, generate_ms: measured on a checkpoint; None where no language model is run.
         encoder_tflop, prefill_tflop: computed from the geometry of ``model``.
         model, machine: what was computed, and what was measured on.
         encoder: one line on the network behind ``encode_ms``.
@@ -51,7 +52,7 @@ class Row:
     encoded: float
     decode_ms: float
     gate_ms: float
-    prepare_ms: float | None
+    prepare_ms: float
     encode_ms: float
     reduce_ms: float
     encoder_tflop: float | None
@@ -76,10 +77,13 @@ class Row:
 
     @property
     def total_ms(self) -> float:
-        """Measured milliseconds of all stages."""
-        stages = [self.decode_ms, self.gate_ms, self.prepare_ms, self.encode_ms, self.reduce_ms]
-        stages += [self.pathway_ms, self.prefill_ms, self.generate_ms]
-        return sum(ms for ms in stages if ms is not None)
+        """Measured milliseconds of all stages that were run; without a language model in the geometry mode."""
+        return sum(self.stages_ms().values())
+
+    def stages_ms(self) -> dict[str, float]:
+        """Measured milliseconds by stage, in the order of the run."""
+        found = {stage: getattr(self, f"{stage}_ms") for stage in STAGES}
+        return {stage: ms for stage, ms in found.items() if ms is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """All fields and the derived figures."""
@@ -149,10 +153,16 @@ def title(rows: Sequence[Row]) -> str:
     return f"{r.clip}   {r.width}x{r.height}, {r.seconds:.1f} s, {r.grid} cells a time step"
 
 
+def measured(rows: Sequence[Row]) -> str:
+    """Which stages ``total_ms`` has, and whether a language model is among them."""
+    stages = [stage for stage in STAGES if any(stage in r.stages_ms() for r in rows)]
+    return " + ".join(stages) + ("" if "prefill" in stages else "; no language model is run")
+
+
 def captions(rows: Sequence[Row]) -> list[str]:
     """What was measured, on what, and what was computed instead."""
     r = rows[0]
-    lines = [f"measured on {r.machine}", r.encoder]
+    lines = [f"measured on {r.machine}", r.encoder, f"total: {measured(rows)}"]
     if r.encoder_tflop is not None:
         lines.append(f"TFLOP: computed for the full size of {r.model}, not run")
     return lines + list(dict.fromkeys(note for row in rows for note in row.notes))
