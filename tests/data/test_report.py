@@ -14,25 +14,42 @@ from vtoken.data.report import Report
 from vtoken.errors import InputError
 
 
-def test_text_is_a_table_of_four_lines_and_notes():
+def test_the_whole_comes_first_then_counts_then_stages_and_every_note_once():
     report = Report("grt | divprune", cells=1000, encoded=300, tokens=250, prompt=290, peak_bytes=2**30)
-    report.add("prefill", 12.34)
+    report.frames, report.sizes, report.held = [[0.0, 0.5, 1.0, 1.5]], [(588, 448)], 600
+    report.add("prefill", 1234.56)
     report.add("gate", 1.0)
     report.add("gate", 1.5)
+    report.add("reduce", 0.04)
     report.note("frame cap 768 bound")
-    report.note("frame cap 768 bound")
+    report.notes.append("frame cap 768 bound")
     assert str(report).splitlines() == [
+        "total   1.24 s;  4 frames at 2 fps of 588x448 pixels;  peak memory 1,024 MiB",
         "plan    grt | divprune",
-        "tokens  1,000 -> 250 (25.0%);  encoded 300 (30.0%);  prompt 290;  peak memory 1,024 MiB",
+        "tokens  1,000 without a plan;  300 encoded (30.0%);  250 to the language model (25.0%)",
+        "held    600 (60.0%) shown again, not computed",
+        "prompt  290 tokens with the text",
         "stage   gate  prefill",
-        "ms       2.5     12.3",
+        "ms       2.5  1,234.6",
         "note    frame cap 768 bound",
     ]
-    assert json.loads(json.dumps(report.to_dict()))["milliseconds"] == {"prefill": 12.34, "gate": 2.5}
+    told = json.loads(json.dumps(report.to_dict()))
+    assert told["milliseconds"] == {"prefill": 1234.56, "gate": 2.5, "reduce": 0.04}
+    assert told["sizes"] == [[588, 448]] and told["held"] == 600
+
+
+def test_every_video_has_its_frames_rate_and_size():
+    report = Report(frames=[[0.0, 0.1, 0.2], [4.0], [0.0, 0.0]], sizes=[(28, 56), (84, 84)])
+    assert report.videos() == ["3 frames at 10 fps of 28x56 pixels", "1 frame of 84x84 pixels", "2 frames"]
 
 
 def test_an_empty_report_prints():
-    assert str(Report()).splitlines()[2:] == ["stage", "ms"]
+    assert str(Report()).splitlines() == [
+        "total   0 ms;  peak memory 0 MiB",
+        "plan    none",
+        "tokens  0 without a plan;  0 encoded;  0 to the language model",
+        "prompt  0 tokens with the text",
+    ]
 
 
 def test_a_stage_counts_also_when_it_fails():

@@ -121,19 +121,12 @@ def with_hold(plan: Plan, hold: str | None) -> Plan:
 
 def show(found: Answer, model: str, as_json: bool) -> None:
     """Print an answer to stdout and its report to stderr, or both as JSON to stdout."""
-    from vtoken.data.report import CellState
-
-    report = found.report
-    held = sum(int((states == CellState.HELD).sum()) for states in found.cell_states)
     if as_json:
-        told: dict[str, Any] = {"answer": found.text, "model": model, "held": held} | report.to_dict()
+        told: dict[str, Any] = {"answer": found.text, "model": model} | found.report.to_dict()
         print(json.dumps(told, ensure_ascii=False))
         return
-    lines = str(report).splitlines()
-    if held:
-        lines.insert(2, f"held    {held:,} ({held / report.cells:.1%}) shown again, not computed")
     print(found.text)
-    print("", *lines, sep="\n", file=sys.stderr)
+    print("", found.report, sep="\n", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vtoken.data.report import STAGES, CellState
+from vtoken.data.report import STAGES
 from vtoken.qa.api import Answer
 
 COLUMNS = ("fps", "plan", "answer", "frames", "cells", "encoded", "tokens", "prompt", *(f"{s}_ms" for s in STAGES))
@@ -38,7 +38,7 @@ class Run:
     @property
     def total(self) -> float:
         """Milliseconds of all stages."""
-        return sum(self.answer.report.milliseconds.values())
+        return self.answer.report.total
 
     @property
     def share(self) -> float:
@@ -49,7 +49,7 @@ class Run:
     @property
     def held(self) -> int:
         """Visual tokens that are shown again, not computed."""
-        return int((self.answer.cell_state == CellState.HELD).sum())
+        return self.answer.report.held
 
     def to_dict(self) -> dict[str, Any]:
         """What was asked, the answer and the report, as ``json.dumps`` takes it."""
