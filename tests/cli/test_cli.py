@@ -166,7 +166,9 @@ def test_ask_says_what_is_shown_again_and_every_note_once(
     _, _, err = run(capsys, *words)
     assert err.count("fps=30 is above the clip's own") == 1 and "vtoken: " not in err
     on, off = as_json(capsys, *words), as_json(capsys, *words, "--hold", "off")
-    assert on["held"] > 0 and f"held    {on['held']:,} (" in err and "shown again, not computed" in err
+    assert (
+        on["held"] > 0 and f"held    {on['held']:,} of {on['cells']:,} (" in err and "shown again, not computed" in err
+    )
     assert on["held"] + on["tokens"] == on["cells"] and on["notes"] == off["notes"]
     assert off["held"] == 0 and "hold=False" in off["plan"]
     assert "held" not in run(capsys, *words, "--hold", "off")[2]

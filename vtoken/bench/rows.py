@@ -8,14 +8,12 @@ from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Any
 
-from rich import box
 from rich.console import Console, Group
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from vtoken.data.report import STAGES
-from vtoken.output.console import PIPED, terminal
+from vtoken.output.console import PIPED, FittedTable, terminal
 
 
 @dataclass
@@ -173,10 +171,10 @@ def print_rows(rows: Sequence[Row], console: Console | None = None) -> None:
     console = console or terminal()
     for part in clips(rows):
         used = columns(part, console.width - 6)
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+        table = FittedTable(("rate tok/s", "encoder TFLOP", "share %"))
         table.add_column("fps\n", justify="right", no_wrap=True)
         for i, c in enumerate(used):
-            table.add_column(f"{c.head}\n[dim]{c.unit}[/]", justify="right" if i else "left", no_wrap=True)
+            table.add_column(f"{c.head}\n[dim]{c.unit}[/]", justify="right" if i else "left", no_wrap=i > 0)
         for fps, found in groupby(part, key=lambda r: r.fps):
             block = list(found)
             for i, r in enumerate(block):

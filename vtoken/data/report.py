@@ -21,6 +21,9 @@ from vtoken.errors import InputError
 STAGES = ("decode", "gate", "pathway", "prepare", "encode", "reduce", "prefill", "generate")
 
 
+WIDE = 60  # columns of the text of a report, where its plan and notes allow
+
+
 class CellState(IntEnum):
     """What became of a token that the stock model would have had."""
 
@@ -173,16 +176,15 @@ class Report:
 
     def __str__(self) -> str:
         total = f"{self.total / 1e3:,.2f} s" if self.total >= 1e3 else f"{self.total:,.0f} ms"
-        first = [total, *self.videos(), f"peak memory {self.peak_bytes / 2**20:,.0f} MiB"]
         lines = [
-            f"total   {';  '.join(first)}",
+            f"total   {';  '.join([total, *self.videos()])}",
             f"plan    {self.plan}",
-            f"tokens  {self.cells:,} without a plan;  {self.encoded:,} encoded{self._share(self.encoded)};  "
-            f"{self.tokens:,} to the language model{self._share(self.tokens)}",
+            f"tokens  {self._of(self.tokens)} reach the language model",
+            f"encoded {self._of(self.encoded)}",
         ]
         if self.held:
-            lines.append(f"held    {self.held:,}{self._share(self.held)} shown again, not computed")
-        lines.append(f"prompt  {self.prompt:,} tokens with the text")
+            lines.append(f"held    {self._of(self.held)} are shown again, not computed")
+        lines.append(f"prompt  {self.prompt:,} tokens with the text;  peak memory {self.peak_bytes / 2**20:,.0f} MiB")
         if self.inside:
             runs = ", ".join(f"{n:,} in {len(list(own))}" for n, own in groupby(self.inside))
             lines.append(
@@ -191,16 +193,20 @@ class Report:
         notes = dict.fromkeys([*self.notes, *([self.payoff] if self.payoff else [])])
         return "\n".join([*lines, *self._table(), *(f"note    {n}" for n in notes)])
 
-    def _share(self, tokens: int) -> str:
-        return f" ({tokens / self.cells:.1%})" if self.cells else ""
+    def _of(self, tokens: int) -> str:
+        """A count of visual tokens, of those that the stock model would have had."""
+        return f"{tokens:,} of {self.cells:,}{f' ({tokens / self.cells:.1%})' if self.cells else ''}"
 
     def _table(self) -> list[str]:
-        """Stages and their milliseconds in two lines, without those that took none."""
+        """Stages and their milliseconds, without those that took none; two lines for as many as fit into ``WIDE``."""
         spent = [(s, ms) for s in STAGES if (ms := f"{self.milliseconds.get(s, 0.0):,.1f}") != "0.0"]
-        rows = [("stage", "ms"), *spent]
-        widths = [6, *(max(len(s), len(ms)) for s, ms in spent)]
-        lines = ["  ".join(row[i].rjust(w) for row, w in zip(rows, widths, strict=True)) for i in (0, 1)]
-        return [f"{'stage':8}{lines[0][8:]}", f"{'ms':8}{lines[1][8:]}"] if spent else []
+        lines: list[str] = []
+        for stage, ms in spent:
+            width = max(len(stage), len(ms))
+            if not lines or len(lines[-1]) + 2 + width > WIDE:
+                lines += ["stage ", "ms    "]
+            lines[-2:] = [f"{lines[-2]}  {stage:>{width}}", f"{lines[-1]}  {ms:>{width}}"]
+        return lines
 
 
 def _is_cuda(device: Any) -> bool:
