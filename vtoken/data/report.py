@@ -141,6 +141,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Plain values that ``json.dumps`` takes."""
         told = {name: value for name, value in asdict(self).items() if name != "cell_states"}
+        told["sizes"] = [list(size) for size in self.sizes]
         return told | {"total_ms": self.total, "payoff": self.payoff}
 
     @property
@@ -183,7 +184,7 @@ class Report:
             f"encoded {self._of(self.encoded)}",
         ]
         if self.held:
-            lines.append(f"held    {self._of(self.held)} are shown again, not computed")
+            lines.append(f"held    {self._of(self.held)} shown again, not computed")
         lines.append(f"prompt  {self.prompt:,} tokens with the text;  peak memory {self.peak_bytes / 2**20:,.0f} MiB")
         if self.inside:
             runs = ", ".join(f"{n:,} in {len(list(own))}" for n, own in groupby(self.inside))
