@@ -33,7 +33,7 @@ def test_a_run_can_be_stopped_and_the_next_one_runs(visit: Visit, long_clip: Pat
     stopped = visit.notice().count() == 1 or "(stopped)" in visit.page.locator("#vt-chat").inner_text()
     assert stopped, "the run was over before it could be stopped"
     visit.page.locator("#vt-trim > button").click()
-    visit.page.get_by_label("To second (empty: the end)").fill("1")
+    visit.page.get_by_label("To second (0: the end)").fill("1")
     visit.choose("gate", "grt")
     visit.page.uncheck("#vt-beside input")
     visit.ask()

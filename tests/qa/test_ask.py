@@ -85,6 +85,27 @@ def test_a_wrapped_model_uses_its_plan_and_keeps_it() -> None:
     assert tighter.report.tokens == 5
 
 
+def test_a_wrapped_model_has_the_whole_report_of_ask() -> None:
+    model = model_of("qwen2_5_vl")
+    processor = tokenizer_of(model)
+    with vtoken.wrapped(model, "grt"):
+        answer = vtoken.ask(model, processor, still(), "what?", native_fps=4, fps="native", max_new_tokens=2)
+        own = model.vtoken.report
+        assert own.milliseconds == answer.report.milliseconds and {"decode", "prepare", "encode"} <= set(
+            own.milliseconds
+        )
+        assert own.to_dict() == answer.report.to_dict() and str(own) == str(answer.report)
+        assert own.sizes == [(answer.clip.grid.width, answer.clip.grid.height)] and own.held == answer.report.held > 0
+        several = vtoken.ask_many(
+            model, processor, still(), ["what?", "why?"], native_fps=4, fps="native", max_new_tokens=2
+        )
+        whole = model.vtoken.report  # shared by the questions: their parts are half of it
+        for stage in ("decode", "prepare", "encode"):
+            parts = [one.report.milliseconds[stage] for one in several]
+            assert whole.milliseconds[stage] == pytest.approx(sum(parts)) and parts[0] == pytest.approx(parts[1])
+        assert (whole.held, whole.cells) == (several[0].report.held, several[0].report.cells)
+
+
 def test_budget_per_second_counts_the_clips_seconds() -> None:
     answer = ask("qwen2_5_vl", still(), native_fps=4, fps="native", plan="divprune", per_second=6)
     assert answer.report.tokens == 12

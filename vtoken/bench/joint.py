@@ -15,12 +15,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
 from vtoken.bench import accuracy_data, metrics
 from vtoken.errors import InputError, MissingExtraError, UnsupportedError, require
-from vtoken.output.console import terminal
+from vtoken.output.console import FittedTable, terminal
 from vtoken.output.files import folder, write_text
 from vtoken.output.progress import progress
 from vtoken.qa.api import ask_many
@@ -191,9 +188,9 @@ def run(
     cells = measure(data, model, plans, weights, caches, fps, _written(state, mark), save)
     save(cells)
     write_text(target / "report.md", markdown(cells, data.name, clips, fps))
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    for head in HEADS:
-        table.add_column(head)
+    table = FittedTable(("s", "losses alone"))
+    for i, head in enumerate(HEADS):
+        table.add_column(head, no_wrap=i > 2)
     for cell in cells:
         table.add_row(*_texts(cell))
     terminal().print(table)

@@ -57,6 +57,13 @@ def add(commands: Any, command: Any) -> None:
         help=f"most streams of the Live tab at a time (default {d.max_live})",
     )
     limits.add_argument(
+        "--keep-chats",
+        type=int,
+        default=d.keep_chats,
+        metavar="N",
+        help=f"chats of all visitors that keep their video in the cache, 0 for none (default {d.keep_chats})",
+    )
+    limits.add_argument(
         "--keep-uploads",
         type=int,
         default=d.keep_uploads,

@@ -27,6 +27,7 @@ class Settings:
         max_frames: most frames of one run; a higher rate is lowered, and the report says so.
         max_tokens: largest prompt that the run with full tokens may make.
         max_live: most streams of the Live tab at a time.
+        keep_chats: chats of all visitors that keep their video in the cache; 0 reads it for every question.
         keep_uploads: seconds after which files of visitors are removed.
 
     Raises:
@@ -46,6 +47,7 @@ class Settings:
     max_frames: int = 1024
     max_tokens: int = 32768
     max_live: int = 2
+    keep_chats: int = 8
     keep_uploads: int = 3600
 
     def __post_init__(self) -> None:
@@ -53,5 +55,7 @@ class Settings:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise InputError(f"--{name.replace('_', '-')}={value} must be above 0")
+        if self.keep_chats < 0:
+            raise InputError(f"--keep-chats={self.keep_chats} must be at least 0")
         if not 0 <= self.port <= 65535:
             raise InputError(f"--port={self.port} must be from 0 (any free one) to 65535")

@@ -101,6 +101,7 @@ def read_clip(
             report.note(note)
     pts = np.concatenate([piece.pts for piece in found])
     report.frames.append(pts.tolist())
+    report.sizes.append((grid.width, grid.height))
     spacing = reader.spacing(pts)
     seconds = float(pts[-1] - pts[0]) + spacing
     rows, whole = torch.cat([piece.rows for piece in found]), GateMap.concatenate([piece.gate for piece in found])
