@@ -101,7 +101,7 @@ def test_what_cannot_be_watched(
 
 def test_a_page_watches_for_few_visitors_at_a_time(lives: Lives, upload: Path) -> None:
     watched(lives, "a", values(upload))
-    assert "1 visitors watch live already" in watched(lives, "b", values(upload))[-1]["live_notice"]
+    assert "1 visitor watches live already" in watched(lives, "b", values(upload))[-1]["live_notice"]
     assert "press Watch first" in next(lives.ask("b", "What?"))["live_notice"]
     lives.push("b", np.zeros((8, 8, 3), np.uint8))  # nothing to push to
     lives.close("a")

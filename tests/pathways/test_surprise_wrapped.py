@@ -241,7 +241,7 @@ def test_a_pass_of_the_bench_gives_the_signal(name: str, gate: str, file: Path, 
     t, h, w = passed.tokens.position.long().unbind(1)
     assert np.array_equal(passed.tokens.signals["surprise"].numpy(), want[t, h, w])
     assert len(passed.tokens) == int(passed.keep.sum()) and passed.milliseconds["pathway"] > 0
-    without = run_pass(file, 10, Plan.parse(gate.partition(" ")[0]), encoder, end=1.3)
+    without = run_pass(file, 10, Plan.parse(gate.partition(" ")[0] or "none"), encoder, end=1.3)
     assert "surprise" not in without.tokens.signals and "pathway" in without.milliseconds
 
 

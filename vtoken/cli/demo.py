@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from typing import Any
 
 from vtoken.cli.shared import add_model, add_place
@@ -74,8 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from vtoken.demos.app import serve
 
-    names = Settings.__dataclass_fields__
-    settings = Settings(**{name: getattr(arguments, name) for name in names})
+    settings = Settings(**{field.name: getattr(arguments, field.name) for field in fields(Settings)})
     console = Console(stderr=True)
     if console.is_terminal:
         console.print(f"loading {settings.model}", style="dim")

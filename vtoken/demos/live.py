@@ -111,7 +111,8 @@ class Lives:
         settings, visitor = self.runner.settings, self.runner.visitors.get(session)
         with self._lock:
             if len(self._open) >= self.most:
-                raise InputError(f"{self.most} visitors watch live already, as many as this page allows; try later")
+                watch = "visitor watches" if self.most == 1 else "visitors watch"
+                raise InputError(f"{self.most} {watch} live already, as many as this page allows; try later")
         plan = choices.plan_text(values["gate"], values["reducer"], values["threshold"], values["written"])
         if tokens != int(tokens) or not 16 <= tokens <= settings.max_tokens:
             raise InputError(f"tokens={tokens:g} must be a whole number from 16 to {settings.max_tokens}")
