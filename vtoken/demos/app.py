@@ -93,7 +93,7 @@ def _launch(blocks: Any, settings: Settings, runner: Any) -> Server:
             server_port=port,
             share=settings.share,
             root_path=settings.root_path or None,
-            max_file_size=int(settings.max_upload * 2**20),
+            max_file_size=settings.upload_bytes,
             theme=theme(),
             head=f"<style>{asset('style.css')}</style>",  # as css= Gradio would rewrite its media queries
             prevent_thread_lock=True,

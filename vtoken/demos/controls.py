@@ -20,7 +20,7 @@ from vtoken.reference.questions import WORLD
 from vtoken.video import open_video
 
 UNPLAYABLE = (
-    '<p class="vt-facts vt-poster-note">Your browser cannot play this format; the page reads it all the same.</p>'
+    '<div class="vt-facts vt-poster-note">Your browser cannot play this format; the page reads it all the same.</div>'
 )
 BEYOND = (
     f"The model of this page cannot answer questions about this clip: {WORLD}. The tabs Kept and Curve show what a "

@@ -125,7 +125,7 @@ def _live(p: Parts, lives: Lives) -> None:
 
     given = [p[name] for name in ("live_kind", "live_tokens", "live_policy", *CONTROLS)]
     outputs = [p[name] for name in shown]
-    live = {"concurrency_id": "live", "concurrency_limit": lives.most}
+    live: dict[str, Any] = {"concurrency_id": "live", "concurrency_limit": lives.most + 8}  # one too many is told so
     p["live_start"].click(watch, given, outputs, js=LIVE, **live, **QUIET).then(None, None, None, js=ENDED, **QUICK)
     gr.on(
         [p["live_ask"].click, p["live_question"].submit], say, p["live_question"], outputs, concurrency_limit=8, **QUIET

@@ -205,7 +205,7 @@ def _cell(run: Run, column: str, truth: str | None) -> str:
     return f'<td class="vt-c-{column}">{text}</td>'
 
 
-def live(report: StreamReport, looks: Sequence[tuple[float, int, float, int]], ended: bool = False) -> str:
+def live(report: StreamReport, looks: Sequence[tuple[float, int, float, int]], state: str = "Watching.") -> str:
     """How a stream goes: figures, and curves of tokens a second, lag and memory.
 
     Args:
@@ -231,11 +231,10 @@ def live(report: StreamReport, looks: Sequence[tuple[float, int, float, int]], e
     ]
     drawn = "".join(curve(name, points) for name, points in curves)
     notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
-    state = "The source has ended; questions are still answered." if ended else "Watching."
     told = f"<ul class=vt-notes>{notes}</ul>" if notes else ""
     head = f"<code>{escape(report.plan)}</code><code>{escape(report.policy)}</code>"
     return (
-        f'<section class="vt-card vt-live"><h3><span aria-live="polite">{state}</span>{head}</h3>'
+        f'<section class="vt-card vt-live"><h3><span aria-live="polite">{escape(state)}</span>{head}</h3>'
         f'<dl>{cells}</dl><div class="vt-sparks">{drawn}</div>{told}</section>'
     )
 

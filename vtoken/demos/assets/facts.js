@@ -3,8 +3,10 @@ const video = () => document.querySelector("#vt-video video");
 const isClip = (event) => event.target.matches && event.target.matches("#vt-video video");
 function dress() {
   const frame = element.querySelector("[data-poster]"), shown = video();
-  if (frame && shown && shown.poster !== frame.dataset.poster) shown.poster = frame.dataset.poster;
-  element.classList.toggle("vt-unplayable", Boolean(shown && shown.error));
+  const fails = Boolean(shown && shown.error);
+  element.classList.toggle("vt-unplayable", fails);
+  if (fails && frame) shown.poster = frame.dataset.poster;
+  else if (shown) shown.removeAttribute("poster"); // it would stay in front of the clip until that is played
 }
 document.addEventListener("loadstart", (event) => { if (isClip(event)) dress(); }, true);
 document.addEventListener("error", (event) => {
