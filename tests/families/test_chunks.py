@@ -11,6 +11,7 @@ import torch
 
 from tests.families.test_hold import LLAVA, NONE, POOLED, QWEN, gated
 from vtoken.data.frames import GateMap
+from vtoken.data.report import Report
 from vtoken.encoders import clip as clip_encoder
 from vtoken.encoders import qwen as qwen_encoder
 from vtoken.families import chunks
@@ -109,14 +110,14 @@ def test_a_clip_encoded_while_it_is_read_has_the_chunks_of_the_whole_one(
     monkeypatch.setattr(chunks, "PATCHES", len(clip.rows) // 3)
     whole = family.encode_clips(model, [clip], NONE, hold=hold)
     seen = watch(monkeypatch)
-    early = family.early(model, NONE, hold)
+    early, report = family.early(model, NONE, hold), Report()
     assert early is not None
     rows = clip.gate.keep.reshape(len(clip.gate.keep), -1).sum(1) * (len(clip.rows) // int(clip.gate.keep.sum()))
     for step, end in enumerate(np.cumsum(rows)):  # one step at a time; references count from the clip's start
         gate = GateMap(*(getattr(clip.gate, f.name)[step : step + 1] for f in fields(GateMap)))
-        early.push(replace(clip, rows=clip.rows[end - rows[step] : end], gate=gate))
-    left, encoded = early.finish()
-    assert len(left) == 0 and encoded is not None and len(seen) > 1
+        early.push(replace(clip, rows=clip.rows[end - rows[step] : end], gate=gate), report)
+    left, encoded = early.finish(report)
+    assert report.milliseconds["encode"] > 0 and len(left) == 0 and encoded is not None and len(seen) > 1
     read = replace(clip, rows=left, encoded=encoded)
     made = family.encode_clips(model, [read], NONE, hold=hold)
     assert torch.equal(made.x, whole.x) and torch.equal(made.index, whole.index)
@@ -128,9 +129,9 @@ def test_a_clip_encoded_while_it_is_read_has_the_chunks_of_the_whole_one(
 
 def test_a_short_clip_is_left_to_be_encoded_with_the_others() -> None:
     model, family, _, clip = gated("qwen2_5_vl")
-    early = family.early(model, NONE, True)
+    early, report = family.early(model, NONE, True), Report()
     assert early is not None
-    early.push(clip)
-    left, encoded = early.finish()
-    assert encoded is None and torch.equal(left, clip.rows)
+    early.push(clip, report)
+    left, encoded = early.finish(report)
+    assert encoded is None and not report.milliseconds and torch.equal(left, clip.rows)
     assert family.early(model, frozenset({"keys"}), True) is None  # needs the keys of the whole clip

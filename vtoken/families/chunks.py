@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vtoken.data.frames import GateMap
+from vtoken.data.report import Report
 from vtoken.encoders import Encoded
 from vtoken.encoders.carry import Carry
 from vtoken.encoders.dense import last_kept
@@ -61,15 +62,15 @@ class Early:
     """
 
     def __init__(self, run: Run, hold: bool, device: torch.device) -> None:
-        self._run, self._hold, self.device = run, hold, device
+        self._run, self._hold, self._device = run, hold, device
         self._carry = Carry() if hold else None
         self._waiting: list[Clip] = []
         self._weight = self._first = 0
         self._done: list[Encoded] = []
 
     @torch.no_grad()
-    def push(self, part: Clip) -> None:
-        """Take the next time steps and encode what fills a chunk.
+    def push(self, part: Clip, report: Report) -> None:
+        """Take the next time steps and encode what fills a chunk, timed in the report.
 
         Args:
             part: references of its gate count from the clip's first step, and none is older than what its place showed
@@ -83,17 +84,21 @@ class Early:
             self._waiting, self._weight = [rest], int(_weights(rest, self._hold).sum())
             for chunk in full:
                 self._first += len(chunk.gate.keep)
-                self._done.append(self._run([chunk], self._carry))
+                self._encode(chunk, report)
 
     @torch.no_grad()
-    def finish(self) -> tuple[Tensor, Encoded | None]:
+    def finish(self, report: Report) -> tuple[Tensor, Encoded | None]:
         """The pixel rows that are left, and what was encoded: all or nothing, as a short clip is one chunk."""
         rest = _joined(self._waiting)
         if not self._done:
             return rest.rows, None
         self._waiting = []
-        out = join_encoded([*self._done, self._run([rest], self._carry)])
-        return rest.rows[:0].clone(), out
+        self._encode(rest, report)
+        return rest.rows[:0].clone(), join_encoded(self._done)
+
+    def _encode(self, chunk: Clip, report: Report) -> None:
+        with report.stage("encode", self._device):
+            self._done.append(self._run([chunk], self._carry))
 
 
 def join_encoded(parts: Sequence[Encoded]) -> Encoded:

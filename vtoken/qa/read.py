@@ -105,8 +105,7 @@ def read_clip(
                 if early is not None:
                     part = Clip(piece.rows, grid, piece.gate, piece.pts, math.nan, normalise=preprocess.normalise)
                     piece.rows = piece.rows[:0].clone()
-                    with report.stage("encode", early.device):
-                        early.push(part)
+                    early.push(part, report)
                     del part
                 _tell(progress, frames, seen)
         for note in reader.notes:
@@ -119,8 +118,7 @@ def read_clip(
     if early is None:
         rows = torch.cat([piece.rows for piece in found])
     else:
-        with report.stage("encode", early.device):
-            rows, encoded = early.finish()
+        rows, encoded = early.finish(report)
     whole = GateMap.concatenate([piece.gate for piece in found])
     signals = joined([piece.signals for piece in found], plan.pathways, grid, len(whole.keep))
     crop = preprocess.crop is not None
