@@ -66,7 +66,8 @@ class Early:
         self._carry = Carry() if hold else None
         self._waiting: list[Clip] = []
         self._weight = self._first = 0
-        self._done: list[Encoded] = []
+        self._x: list[Tensor] = []
+        self._signals: dict[str, list[Tensor]] = {}
 
     @torch.no_grad()
     def push(self, part: Clip, report: Report) -> None:
@@ -90,15 +91,19 @@ class Early:
     def finish(self, report: Report) -> tuple[Tensor, Encoded | None]:
         """The pixel rows that are left, and what was encoded: all or nothing, as a short clip is one chunk."""
         rest = _joined(self._waiting)
-        if not self._done:
+        if not self._x:
             return rest.rows, None
         self._waiting = []
         self._encode(rest, report)
-        return rest.rows[:0].clone(), join_encoded(self._done)
+        signals = {name: _drained(parts) for name, parts in self._signals.items()}
+        return rest.rows[:0].clone(), Encoded(_drained(self._x), signals)
 
     def _encode(self, chunk: Clip, report: Report) -> None:
         with report.stage("encode", self._device):
-            self._done.append(self._run([chunk], self._carry))
+            out = self._run([chunk], self._carry)
+        self._x.append(out.x)
+        for name, value in out.signals.items():
+            self._signals.setdefault(name, []).append(value)
 
 
 def join_encoded(parts: Sequence[Encoded]) -> Encoded:
@@ -109,6 +114,16 @@ def join_encoded(parts: Sequence[Encoded]) -> Encoded:
     return Encoded(
         torch.cat([p.x for p in parts]), {name: torch.cat([p.signals[name] for p in parts]) for name in names}
     )
+
+
+def _drained(parts: list[Tensor]) -> Tensor:
+    """Rows of all parts as one; each is freed as soon as it was copied."""
+    out, start = parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:]), 0
+    while parts:
+        part = parts.pop(0)
+        out[start : start + len(part)] = part
+        start += len(part)
+    return out
 
 
 def _joined(parts: Sequence[Clip]) -> Clip:
