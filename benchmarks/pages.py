@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import costs
 from vtoken.cli import table
 from vtoken.output.files import write_text
 
@@ -51,7 +52,7 @@ def _time(r: dict[str, Any]) -> float:
     return sum(r["milliseconds"].values())
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"methods": table.markdown, "rates": rates}
+BLOCKS: dict[str, Callable[[], str]] = {"methods": table.markdown, "rates": rates, "reading costs": costs.markdown}
 
 
 def pasted(page: Path) -> str:
