@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtoken.data.frames import Frames, GateMap, Grid
+from vtoken.data.growing import GrowingMap
 from vtoken.errors import InputError
 
 
@@ -107,3 +110,25 @@ def test_luma_of_rgb_is_bt601_within_one_level():
     assert np.abs(luma - exact).max() <= 1
     strided = Frames(pixels[:, ::2, ::-1], np.arange(3.0)).luma
     assert np.array_equal(strided, luma[:, ::2, ::-1])
+
+
+def test_a_map_that_grows_is_that_of_its_parts_joined() -> None:
+    rng = np.random.default_rng(0)
+    parts, start = [], 0
+    for steps in (3, 1, 0, 7, 2):
+        part = GateMap.full(steps, 2, 3)
+        part.reference += start
+        part.keep[...] = rng.random(part.keep.shape) < 0.5
+        parts.append(part)
+        start += steps
+    whole = GateMap.concatenate(parts)
+    for expected in (1, 5, start, 100):
+        growing = GrowingMap(expected)
+        for part in parts:
+            growing.add(part)
+        made = growing.map()
+        for field in fields(GateMap):
+            one, other = getattr(made, field.name), getattr(whole, field.name)
+            assert np.array_equal(one, other) and one.dtype == other.dtype
+    with pytest.raises(InputError, match="at least one part"):
+        GrowingMap(4).map()

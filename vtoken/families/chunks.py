@@ -21,6 +21,7 @@ from vtoken.encoders.dense import last_kept
 from vtoken.families.features import Clip
 
 PATCHES = 1 << 13  # kept patches that the encoder takes at once
+BLOCK = 48 << 20  # bytes; memory of more than 32 MiB goes back to the system when it is freed
 KEYS = 64  # with hold a step reads the keys of its whole frame; so many weigh as much as one patch
 
 Run = Callable[[Sequence[Clip], Carry | None], Encoded]
@@ -66,8 +67,7 @@ class Early:
         self._carry = Carry() if hold else None
         self._waiting: list[Clip] = []
         self._weight = self._first = 0
-        self._x: list[Tensor] = []
-        self._signals: dict[str, list[Tensor]] = {}
+        self._x, self._signals = _Rows(), dict[str, _Rows]()
 
     @torch.no_grad()
     def push(self, part: Clip, report: Report) -> None:
@@ -91,19 +91,19 @@ class Early:
     def finish(self, report: Report) -> tuple[Tensor, Encoded | None]:
         """The pixel rows that are left, and what was encoded: all or nothing, as a short clip is one chunk."""
         rest = _joined(self._waiting)
-        if not self._x:
+        if not self._first:
             return rest.rows, None
         self._waiting = []
         self._encode(rest, report)
-        signals = {name: _drained(parts) for name, parts in self._signals.items()}
-        return rest.rows[:0].clone(), Encoded(_drained(self._x), signals)
+        signals = {name: parts.drained() for name, parts in self._signals.items()}
+        return rest.rows[:0].clone(), Encoded(self._x.drained(), signals)
 
     def _encode(self, chunk: Clip, report: Report) -> None:
         with report.stage("encode", self._device):
             out = self._run([chunk], self._carry)
-        self._x.append(out.x)
+        self._x.add(out.x)
         for name, value in out.signals.items():
-            self._signals.setdefault(name, []).append(value)
+            self._signals.setdefault(name, _Rows()).add(value)
 
 
 def join_encoded(parts: Sequence[Encoded]) -> Encoded:
@@ -116,14 +116,34 @@ def join_encoded(parts: Sequence[Encoded]) -> Encoded:
     )
 
 
-def _drained(parts: list[Tensor]) -> Tensor:
-    """Rows of all parts as one; each is freed as soon as it was copied."""
-    out, start = parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:]), 0
-    while parts:
-        part = parts.pop(0)
-        out[start : start + len(part)] = part
-        start += len(part)
-    return out
+class _Rows:
+    """Rows that come in parts. They wait in blocks, whose memory the system gets back when they are joined."""
+
+    def __init__(self) -> None:
+        self._blocks: list[Tensor] = []
+        self._parts: list[Tensor] = []
+
+    def add(self, part: Tensor) -> None:
+        self._parts.append(part)
+        if sum(p.nbytes for p in self._parts) > BLOCK:
+            self._close()
+
+    def _close(self) -> None:
+        self._blocks.append(torch.cat(self._parts))
+        self._parts.clear()
+
+    def drained(self) -> Tensor:
+        """All rows; each block is freed as soon as it was copied."""
+        if self._parts:
+            self._close()
+        out = self._blocks[0].new_empty(sum(map(len, self._blocks)), *self._blocks[0].shape[1:])
+        start = 0
+        while self._blocks:
+            block = self._blocks.pop(0)
+            out[start : start + len(block)] = block
+            start += len(block)
+            del block
+        return out
 
 
 def _joined(parts: Sequence[Clip]) -> Clip:

@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from vtoken.data.frames import Frames, GateMap, Grid
+from vtoken.data.frames import Frames, Grid
+from vtoken.data.growing import GrowingMap
 from vtoken.data.report import Report
 from vtoken.errors import InputError
 from vtoken.families.chunks import PATCHES, Early
 from vtoken.families.features import Clip
 from vtoken.methods.gate import Gate
-from vtoken.methods.pathway import joined
+from vtoken.methods.pathway import Cells, joined
 from vtoken.methods.plan import Plan
-from vtoken.qa.pieces import Piece, pieces, push, seen_chunks
+from vtoken.qa.pieces import pieces, push, seen_chunks
 from vtoken.qa.pixels import Pixels, gated_size
 from vtoken.video import VideoReader, open_video
 from vtoken.video.preprocess import Preprocessor
@@ -95,36 +97,40 @@ def read_clip(
         grid = plan.resized(stock, frames, reader.fps or reader.native_fps)
         for note in preprocess.notes(height, width, frames):
             report.note(note)
-        found: list[Piece] = []
+        found: list[tuple[np.ndarray, Tensor, Cells]] = []  # times, rows and signals of every piece
+        whole = GrowingMap(grid.steps(frames or 1))
         seen, ahead = 0, 1 if early is None else PATCHES
         _tell(progress, frames, seen)
         with closing(pieces(reader, preprocess, plan.gate, grid, report.stage, plan.pathways, ahead)) as read:
             for piece in read:
-                found.append(piece)
+                whole.add(piece.gate)
                 seen += len(piece.pts)
+                rows = piece.rows
                 if early is not None:
-                    part = Clip(piece.rows, grid, piece.gate, piece.pts, math.nan, normalise=preprocess.normalise)
-                    piece.rows = piece.rows[:0].clone()
+                    part = Clip(rows, grid, piece.gate, piece.pts, math.nan, normalise=preprocess.normalise)
                     early.push(part, report)
+                    rows = rows[:0].clone()
                     del part
+                found.append((piece.pts, rows, piece.signals))
+                del piece, rows
                 _tell(progress, frames, seen)
         for note in reader.notes:
             report.note(note)
-    pts = np.concatenate([piece.pts for piece in found])
+    pts = np.concatenate([times for times, _, _ in found])
     report.frames.append(pts.tolist())
     report.sizes.append((grid.width, grid.height))
     spacing = reader.spacing(pts)
     seconds = float(pts[-1] - pts[0]) + spacing
     encoded = None
     if early is None:
-        rows = torch.cat([piece.rows for piece in found])
+        rows = torch.cat([rows for _, rows, _ in found])
     else:
         rows, encoded = early.finish(report)
-    whole = GateMap.concatenate([piece.gate for piece in found])
-    signals = joined([piece.signals for piece in found], plan.pathways, grid, len(whole.keep))
+    gate = whole.map()
+    signals = joined([seen for _, _, seen in found], plan.pathways, grid, len(gate.keep))
     crop = preprocess.crop is not None
     cells = None if grid == stock else stock.steps(len(pts)) * stock.cells
-    return Clip(rows, grid, whole, pts, seconds, crop, signals, spacing, preprocess.normalise, cells, encoded)
+    return Clip(rows, grid, gate, pts, seconds, crop, signals, spacing, preprocess.normalise, cells, encoded)
 
 
 def _gated(
