@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import math
 import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from vtoken.cli import accuracy as accuracy_cli
 from vtoken.cli import ask as ask_cli
 from vtoken.cli import batch, demo, fidelity, imported, jepa, joint, kernels, search, serve, train, turns, watch
 from vtoken.errors import InputError, VtokenError
+from vtoken.output import NOTES
 from vtoken.output.files import not_written
 from vtoken.version import __version__
 
@@ -57,7 +59,7 @@ def guarded(command: Callable[[], None]) -> int:
     if sys.stdout is None:  # closed by whoever started us
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
-        with _short_warnings():
+        with _short_warnings(), _notes_once():
             try:
                 command()
             finally:
@@ -73,6 +75,18 @@ def guarded(command: Callable[[], None]) -> int:
             raise
         return _told(f"error: {why}", 1)
     return 0
+
+
+@contextlib.contextmanager
+def _notes_once() -> Iterator[None]:
+    """Notes of reports are not logged: the command prints them with its report."""
+    logger = logging.getLogger(NOTES)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _told(text: str, code: int) -> int:
