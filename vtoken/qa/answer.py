@@ -220,7 +220,8 @@ def share(asked: Questions, report: Report, prompts: int, questions: int, column
     read, everyone = asked.read, len(asked.prompts)
     once = () if asked.plan.thinner else ("encode",)  # that every run takes from the first one
     spent = {stage: ms / everyone for stage, ms in read.milliseconds.items()}
-    spent |= {stage: ms / (everyone if stage in once else questions) for stage, ms in report.milliseconds.items()}
+    for stage, ms in report.milliseconds.items():  # a long video is encoded while it is read
+        spent[stage] = spent.get(stage, 0.0) + ms / (everyone if stage in once else questions)
     return replace(
         report,
         cells=report.cells // prompts,
