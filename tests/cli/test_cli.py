@@ -21,6 +21,7 @@ from tests.catalogue import SCORER
 from tests.video.made import remux
 from vtoken.bench.models import byte_tokenizer, random_model
 from vtoken.cli import main as cli
+from vtoken.data.report import log_once
 from vtoken.families import FAMILIES
 from vtoken.families.geometry import geometry
 from vtoken.methods.registry import get, names
@@ -284,3 +285,12 @@ def test_ctrl_c_exits_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
     monkeypatch.setattr("vtoken.cli.table.print_methods", interrupt)
     assert run(capsys, "methods") == (130, "", "vtoken: interrupted\n")
+
+
+def test_bench_says_every_note_once(
+    clip: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    log_once.cache_clear()  # an earlier test may have logged it
+    words = ["bench", str(clip), "--fps", "30", "--plans", "none", "--model", str(checkpoint), "--end", "0.5"]
+    code, out, err = run(capsys, *words, "--out", str(tmp_path / "report"))
+    assert code == 0 and out.count("is above the clip's own") == 1 and err == "" and not caplog.records

@@ -110,12 +110,12 @@ def test_a_folder_that_cannot_be_written(name: str, clip: Path, capsys: pytest.C
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WRITING)
-def test_a_disk_that_fills_up(name: str, clip: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_disk_that_fills_up(name: str, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Files of at most 300 bytes: what is there afterwards is whole, and no temporary file is left."""
     with files_up_to(300):
         code = main(words(name, clip, tmp_path / "out"))
     err = [
-        line for line in capfd.readouterr().err.splitlines() if line.startswith("vtoken: error") or "Traceback" in line
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("vtoken: error") or "Traceback" in line
     ]
     assert code == 1 and len(err) == 1 and err[0].startswith(f"vtoken: error: {tmp_path / 'out'}"), err
     left = [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -23,7 +23,7 @@ def watched(lives: Lives, session: str, given: dict[str, Any], **options: Any) -
 
 
 def reading() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name.startswith("vtoken")]
+    return [t for t in threading.enumerate() if t.name.startswith("vtoken ")]
 
 
 @pytest.fixture

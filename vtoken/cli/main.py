@@ -6,19 +6,16 @@ Exit codes: 0 done, 1 an output could not be written, 2 an error of ours or a wr
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
-import os
 import shlex
 import sys
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from vtoken.cli import accuracy as accuracy_cli
 from vtoken.cli import ask as ask_cli
 from vtoken.cli import batch, demo, fidelity, imported, jepa, joint, kernels, search, serve, train, turns, watch
-from vtoken.errors import InputError, VtokenError
-from vtoken.output.files import not_written
+from vtoken.cli.guard import guarded
+from vtoken.errors import InputError
 from vtoken.version import __version__
 
 SUBCOMMANDS = (
@@ -50,42 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.run(arguments)
 
     return guarded(command)
-
-
-def guarded(command: Callable[[], None]) -> int:
-    """Run a command and return its exit code; our errors and outputs that cannot be written become a line on stderr."""
-    if sys.stdout is None:  # closed by whoever started us
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    try:
-        with _short_warnings():
-            try:
-                command()
-            finally:
-                sys.stdout.flush()  # a full disk or a closed pipe shows here, not when Python ends
-    except VtokenError as error:
-        return _told(f"error: {error}", 2)
-    except KeyboardInterrupt:
-        return _told("interrupted", 130)
-    except BrokenPipeError:
-        return _told("error: the output was closed before all of it was written, as by `| head`", 1)
-    except Exception as error:
-        if (why := not_written(error)) is None:
-            raise
-        return _told(f"error: {why}", 1)
-    return 0
-
-
-def _told(text: str, code: int) -> int:
-    """Say why a command ended, and leave nothing for Python to flush into an output that takes no more."""
-    with contextlib.suppress(OSError, ValueError):
-        print(f"vtoken: {' '.join(text.split())}", file=sys.stderr, flush=True)
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    return code
 
 
 def parser() -> argparse.ArgumentParser:
@@ -230,18 +191,6 @@ def _rates(text: str) -> list[float]:
     if not rates or len(numbers) < len(rates):
         raise argparse.ArgumentTypeError(f"{text!r} is no list of frames a second, such as 1,2,5,10")
     return sorted(set(numbers))
-
-
-@contextlib.contextmanager
-def _short_warnings():
-    """Warnings as one line without a place in our source."""
-
-    def show(message, category, filename, lineno, file=None, line=None) -> None:
-        print(f"vtoken: warning: {' '.join(str(message).split())}", file=sys.stderr)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield
 
 
 def bench(arguments: argparse.Namespace) -> None:

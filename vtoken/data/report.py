@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vtoken.errors import InputError
+from vtoken.output import NOTES
 
 STAGES = ("decode", "gate", "pathway", "prepare", "encode", "reduce", "prefill", "generate")
 
@@ -34,12 +35,12 @@ class CellState(IntEnum):
     HELD = 4  # not computed; attention reads the key and value of another token in its place
 
 
-log = logging.getLogger("vtoken")
+log = logging.getLogger(NOTES)
 
 
 @lru_cache(maxsize=1024)
 def log_once(text: str) -> None:
-    """A warning of the logger ``vtoken``, the first time that this text comes up."""
+    """A warning of the logger ``vtoken.notes``, the first time that this text comes up."""
     log.warning(text)
 
 

@@ -186,20 +186,22 @@ def train(
             step += 1
             show(1, "training")
             if step % every == 0 or step == settings.steps:
-                row: dict[str, Any] = {"step": step, "loss": round(value, 5)}
-                row["gate"] = round(float(model.guide.gates.detach().tanh().abs().mean()), 4)
-                if validation is not None:
-                    found = check(model, validation, accelerator.device)
-                    row |= {f"val_{k}": round(v, 5) for k, v in found.items()}
-                log.append(row)
+                log.append({"step": step, "loss": round(value, 5)} | _row(model, validation, accelerator.device))
                 if tell is not None:
-                    tell(row)
+                    tell(log[-1])
             if time.time() - saved > 60 or step == settings.steps:
                 _save(path, model, optimizer, step, log, made)
                 saved = time.time()
     curves.write(log, out / "curves.csv")
     model.save(out, {"settings": settings.to_dict(), **(notes or {})})
     return model.eval()
+
+
+def _row(model: ThinkJepa, validation: Data | None, device: Any) -> dict[str, Any]:
+    """What the log says of the model."""
+    row = {"gate": round(float(model.guide.gates.detach().tanh().abs().mean()), 4)}
+    found = check(model, validation, device) if validation is not None else {}
+    return row | {f"val_{k}": round(v, 5) for k, v in found.items()}
 
 
 def _save(path: Path, model: ThinkJepa, optimizer: Any, step: int, log: list, made: dict[str, Any]) -> None:
