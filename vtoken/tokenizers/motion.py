@@ -91,8 +91,10 @@ class MotionStream(GateStream):
             return self.gate.score(step[0], step[-1], self.grid) * keep
         out, cell = np.zeros(keep.shape, np.float32), self.grid.cell
         if keep.any():
-            ends = (as_cells(frame, cell)[keep].reshape(-1, cell, *frame.shape[2:]) for frame in (step[0], step[-1]))
-            out[keep] = self.gate.score(*ends, self.grid)[:, 0]  # the cells one below the other
+            first, last = (
+                as_cells(frame, cell)[keep].reshape(-1, cell, *frame.shape[2:]) for frame in (step[0], step[-1])
+            )
+            out[keep] = self.gate.score(first, last, self.grid)[:, 0]  # the cells one below the other
         return out
 
     def _threshold(self, step: np.ndarray) -> float:
