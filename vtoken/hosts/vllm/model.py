@@ -1,0 +1,162 @@
+# pyright: reportMissingImports=false
+"""What the gated models share: which settings of vLLM are refused, embeddings of kept cells, and M-RoPE positions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from vllm.model_executor.layers.attention import MMEncoderAttention
+from vllm.multimodal.inputs import PlaceholderRange
+
+from vtoken.errors import UnsupportedError
+from vtoken.hosts.vllm.gating import shown
+from vtoken.hosts.vllm.processing import HOME, KEEP, KEPT, server_plan
+
+
+def refuse(vllm_config: Any) -> None:
+    """Settings of vLLM under which a gated model would be wrong.
+
+    Raises:
+        InputError: the plan of the server cannot run.
+        UnsupportedError: a setting; the message names it.
+    """
+    server_plan(vllm_config.model_config)
+    media, lora = vllm_config.model_config.multimodal_config, vllm_config.lora_config
+    if media.mm_encoder_tp_mode == "data":
+        raise UnsupportedError(
+            "mm_encoder_tp_mode='data' shares videos out by their whole grids, and gated ones have fewer rows; "
+            "leave it at 'weights'"
+        )
+    if media.is_multimodal_pruning_enabled():
+        raise UnsupportedError(
+            f"video_pruning_rate={media.video_pruning_rate}: the gate decides which cells stay; use 0"
+        )
+    if lora is not None and lora.enable_tower_connector_lora:
+        raise UnsupportedError("enable_tower_connector_lora was never run with a gated model; leave it off")
+
+
+class GatedModel:
+    """Mixin before a stock Qwen model of vLLM; a family writes ``_tower``."""
+
+    config: Any
+    visual: Any
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        refuse(vllm_config)
+        super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
+
+    def _tower(self, rows: Tensor, grids: list[list[int]], keep: Tensor) -> Tensor:
+        """Embeddings [K, D] of the kept cells of some videos, in raster order.
+
+        Args:
+            rows: pixel rows of the kept cells.
+            grids: [t, h, w] of each video in patches.
+            keep: bool [cells of all videos].
+        """
+        raise NotImplementedError
+
+    def embed_multimodal(self, **kwargs: Any) -> Any:
+        """Embeddings of every image and video: those of gated videos have a row for every kept cell."""
+        keep, home, kept = (kwargs.pop(name, None) for name in (KEEP, HOME, KEPT))
+        if keep is None:
+            return super().embed_multimodal(**kwargs)  # type: ignore[misc]
+        assert home is not None and kept is not None
+        videos = ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts", "timestamps")
+        own = {name: kwargs.pop(name) for name in videos if name in kwargs}
+        found = super().embed_multimodal(**kwargs) if kwargs else ()  # type: ignore[misc]
+        rows = self._tower(own["pixel_values_videos"], own["video_grid_thw"].tolist(), keep.cpu())
+        return (*found, *in_order(rows, home.cpu(), kept.tolist()))
+
+    def get_mrope_input_positions(self, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
+        """Positions [3, N]: those that the stock model gives the whole prompt, without the columns of dropped cells."""
+        marks = self.config.video_token_id, self.config.vision_start_token_id
+        tokens, features, left = whole_prompt(input_tokens, mm_features, *marks)
+        positions, _ = super().get_mrope_input_positions(tokens, features)  # type: ignore[misc]
+        positions = positions[:, left]
+        return positions, int(positions.max()) + 1 - len(input_tokens)
+
+    def get_encoder_cudagraph_config(self) -> Any:
+        """CUDA graphs of the encoder are for images alone: a replay counts a video's rows by its grid."""
+        stock = super().get_encoder_cudagraph_config()  # type: ignore[misc]
+        return replace(stock, modalities=[name for name in stock.modalities if name != "video"])
+
+
+def in_order(rows: Tensor, home: Tensor, kept: list[int]) -> list[Tensor]:
+    """The embeddings of each video, in the order of the prompt."""
+    parts = zip(rows.split(kept), home.split(kept), strict=True)
+    return [part[own.argsort().to(part.device)] for part, own in parts]
+
+
+def whole_prompt(tokens: list[int], features: list[Any], video: int, start: int) -> tuple[list[int], list[Any], Tensor]:
+    """The prompt as it would be without a gate.
+
+    Args:
+        tokens: ids of the prompt.
+        features: its images and videos as vLLM describes them.
+        video, start: ids of the placeholder of videos and of the mark before one.
+
+    Returns:
+        ids, features at their places among these, and bool [N], the columns that are in the gated prompt.
+    """
+    ids: list[int] = []
+    left: list[Tensor] = []
+    moved: list[Any] = []
+    done = 0
+    for feature in sorted(features, key=lambda f: f.mm_position.offset):
+        start, stop = feature.mm_position.offset, feature.mm_position.offset + feature.mm_position.length
+        ids += tokens[done:start]
+        left.append(torch.ones(start - done, dtype=torch.bool))
+        own, mask = tokens[start:stop], torch.ones(stop - start, dtype=torch.bool)
+        if feature.modality == "video" and KEEP in feature.data:
+            own, mask = whole_video(own, feature.data, video, start)
+        moved.append(replace(feature, mm_position=PlaceholderRange(len(ids), len(own))))
+        ids += own
+        left.append(mask)
+        done = stop
+    left.append(torch.ones(len(tokens) - done, dtype=torch.bool))
+    return ids + tokens[done:], moved, torch.cat(left)
+
+
+def whole_video(tokens: list[int], data: Any, video: int, start: int) -> tuple[list[int], Tensor]:
+    """The ids of one video with a placeholder for every cell, and which of them the gated prompt has.
+
+    Placeholders stand in one run, or in one run a time step, behind a time stamp and a start mark and before an end
+    mark; a step without a kept cell has these alone.
+    """
+    there = shown(data[HOME].data, len(data[KEEP].data))
+    if all(token == video for token in tokens):
+        return [video] * len(there), there
+    ids: list[int] = []
+    mask: list[Tensor] = []
+    done = 0
+    for step in there.view(int(data["video_grid_thw"].data[0]), -1):
+        first = tokens.index(start, done) + 1
+        ids += [*tokens[done:first], *[video] * len(step)]
+        mask += [torch.ones(first - done, dtype=torch.bool), step]
+        done = first + int(step.sum())
+    mask.append(torch.ones(len(tokens) - done, dtype=torch.bool))
+    return ids + tokens[done:], torch.cat(mask)
+
+
+def ends(visual: Any, lengths: np.ndarray) -> tuple[Any, Tensor, Any]:
+    """Sequences of a tower's attention as its backend wants them: their ends, the longest one, lengths where it asks.
+
+    Args:
+        lengths: int32 [n], rows of every sequence.
+    """
+    backend = visual.attn_backend
+    stops = np.concatenate([np.zeros(1, np.int32), lengths.cumsum(dtype=np.int32)])
+    longest = torch.tensor(MMEncoderAttention.compute_max_seqlen(backend, stops), dtype=torch.int32)
+    given = MMEncoderAttention.maybe_recompute_cu_seqlens(
+        backend,
+        stops,
+        visual.hidden_size,
+        visual.tp_size,
+        visual.device,
+        fp8_padded_hidden_size=visual.fp8_padded_hidden_size,
+    )
+    return given, longest, MMEncoderAttention.maybe_compute_seq_lens(backend, stops, visual.device)
