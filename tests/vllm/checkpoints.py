@@ -12,7 +12,13 @@ from tests.families.configs import EOS, PAD, VOCAB
 from tests.qa.processors import QWEN, TEMPLATE, tokenizer_of
 
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
-TEXT = {"hidden_size": 128, "intermediate_size": 160, "num_attention_heads": 4, "num_key_value_heads": 2}
+TEXT = {
+    "max_position_embeddings": 16384,
+    "hidden_size": 128,
+    "intermediate_size": 160,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 SIZE = {"shortest_edge": 56 * 56, "longest_edge": 448 * 448}  # pixels of a picture or frame
 
 

@@ -93,7 +93,7 @@ def questions(client: Any, video: Path, check: Callable[..., None]) -> None:
     own, whole, other = ask(None), ask("none"), ask("grt:threshold=12")
     check("server: a real mp4", other < own < whole, prompt_grt=own, prompt_threshold_12=other, prompt_none=whole)
     try:
-        ask("grt | divprune")
+        ask("grt | divprune:keep=0.5")
         code = 200
     except openai.APIStatusError as error:
         code, said = error.status_code, str(error)[:200]

@@ -18,24 +18,14 @@ from vtoken.hosts.vllm.processing import HOME, KEEP, KEPT, server_plan
 
 
 def refuse(vllm_config: Any) -> None:
-    """Settings of vLLM under which a gated model would be wrong.
+    """Settings of vLLM under which a gated model would be wrong; the processor has refused most of them by then.
 
     Raises:
         InputError: the plan of the server cannot run.
         UnsupportedError: a setting; the message names it.
     """
     server_plan(vllm_config.model_config)
-    media, lora = vllm_config.model_config.multimodal_config, vllm_config.lora_config
-    if media.mm_encoder_tp_mode == "data":
-        raise UnsupportedError(
-            "mm_encoder_tp_mode='data' shares videos out by their whole grids, and gated ones have fewer rows; "
-            "leave it at 'weights'"
-        )
-    if media.is_multimodal_pruning_enabled():
-        raise UnsupportedError(
-            f"video_pruning_rate={media.video_pruning_rate}: the gate decides which cells stay; use 0"
-        )
-    if lora is not None and lora.enable_tower_connector_lora:
+    if vllm_config.lora_config is not None and vllm_config.lora_config.enable_tower_connector_lora:
         raise UnsupportedError("enable_tower_connector_lora was never run with a gated model; leave it off")
 
 

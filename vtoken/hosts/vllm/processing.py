@@ -13,6 +13,7 @@ from vllm.logger import init_logger
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.processing import PromptReplacement
 
+from vtoken.errors import UnsupportedError
 from vtoken.hosts.vllm.gating import gate_rows
 from vtoken.hosts.vllm.plans import PLAN, asked, gate_of, of_server
 from vtoken.video.preprocess import Preprocessor
@@ -23,9 +24,22 @@ logger = init_logger("vllm." + __name__)
 
 
 def server_plan(model_config: Any) -> str:
-    """The plan of a server, checked."""
+    """The plan that a server was started with.
+
+    Raises:
+        InputError: it cannot run.
+        UnsupportedError: a setting of vLLM under which a gated model would be wrong; the message names it.
+    """
     media = model_config.multimodal_config
-    return of_server(model_config.hf_config, media.mm_processor_kwargs if media is not None else None)
+    if media.mm_encoder_tp_mode == "data":
+        raise UnsupportedError(
+            "mm_encoder_tp_mode='data' shares videos out by their whole grids, and gated ones have fewer rows; "
+            "leave it at 'weights'"
+        )
+    if media.is_multimodal_pruning_enabled():
+        rate = media.video_pruning_rate
+        raise UnsupportedError(f"video_pruning_rate={rate}: the gate decides which cells stay; leave it out")
+    return of_server(model_config.hf_config, media.mm_processor_kwargs)
 
 
 class GatedProcessor:
