@@ -19,9 +19,9 @@ os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobi
 import numpy as np
 import torch
 
+from tests.families.checkpoints import save
 from tests.families.tiny import moving_block
 from tests.vllm import reference, server
-from tests.vllm.checkpoints import save
 from vtoken.hosts.vllm.plans import gate_of
 
 ARCHITECTURE = {

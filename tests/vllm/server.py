@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import openai
 
-from tests.vllm.checkpoints import save
+from tests.families.checkpoints import save
 from vtoken.video.reader import open_video
 from vtoken.video.write import write_video
 
 STREET = Path(__file__).resolve().parents[1] / "data" / "clips" / "street.avi"
 WAIT = 600.0  # seconds
-OPTIONS = "--dtype float32 --enforce-eager --max-model-len 8192 --max-num-seqs 4 --trust-request-mm-kwargs"
+OPTIONS = "--dtype float32 --enforce-eager --max-model-len 8192 --max-num-batched-tokens 8192 --trust-request-mm-kwargs"
 
 
 def clip(path: Path) -> Path:

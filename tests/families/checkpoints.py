@@ -61,9 +61,11 @@ def processor(name: str, config: Any) -> Any:
         "qwen3_vl": (hf.Qwen3VLProcessor, hf.Qwen3VLVideoProcessor),
     }[name]
     size = SIZE if name == "qwen2_5_vl" else {"shortest_edge": 4096, "longest_edge": 448 * 448 * 64}
+    tokenizer = tokenizer_of(name, False)
+    tokenizer.pad_token = tokenizer.eos_token
     return kind(
         image_processor=hf.Qwen2VLImageProcessor(size=SIZE, **patches),
         video_processor=video(size=size, **patches),
-        tokenizer=tokenizer_of(name, False),
+        tokenizer=tokenizer,
         chat_template=template,
     )
