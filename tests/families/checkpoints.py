@@ -19,6 +19,7 @@ TEXT = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
+POSITIONS = {"qwen2_5_vl": 16_384, "qwen3_vl": 4096}
 SIZE = {"shortest_edge": 56 * 56, "longest_edge": 448 * 448}  # pixels of a picture or frame
 
 
@@ -42,6 +43,7 @@ def save(name: str, folder: Path) -> Path:
     text = config.text_config
     for field, value in TEXT.items():
         setattr(text, field, value)
+    text.max_position_embeddings = POSITIONS[name]
     text.head_dim, text.rope_parameters = 32, ROPE | rope
     text.num_hidden_layers, text.vocab_size, text.layer_types = 3, VOCAB, ["full_attention"] * 3
     model = configs.make((kind, config), 0)
@@ -63,8 +65,9 @@ def processor(name: str, config: Any) -> Any:
     size = SIZE if name == "qwen2_5_vl" else {"shortest_edge": 4096, "longest_edge": 448 * 448 * 64}
     tokenizer = tokenizer_of(name, False)
     tokenizer.pad_token = tokenizer.eos_token
+    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3} if name == "qwen3_vl" else {}  # one norm for both in vLLM
     return kind(
-        image_processor=hf.Qwen2VLImageProcessor(size=SIZE, **patches),
+        image_processor=hf.Qwen2VLImageProcessor(size=SIZE, **patches, **half),
         video_processor=video(size=size, **patches),
         tokenizer=tokenizer,
         chat_template=template,

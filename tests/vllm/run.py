@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "HF_HUB_OFFLINE": "1"}
+os.environ["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"  # LLM.apply_model
 
 import numpy as np
 import torch
@@ -111,6 +112,7 @@ def family(name: str, folder: Path) -> None:
     masks(name, llm, known, model, given)
     gated(name, llm, known, model, given, stock)
     caches(name, llm, known)
+    inside(name, llm, known)
     refused(name, llm, place, known)
     del llm
     gc.collect()
@@ -139,7 +141,8 @@ def masks(name: str, llm: Any, known: dict[str, Any], model: reference.Reference
             same = all(torch.equal(a, b) for f, w in zip(found, wanted, strict=True) for a, b in zip(f, w, strict=True))
             kept = [round(float(keep.float().mean()), 4) for keep, _ in found]
             moved = sum(int((home != keep.nonzero()[:, 0]).sum()) for keep, home in found)
-            check(f"{name}: masks of {plan}, {case}", same and min(kept) < 1, kept=kept, moved=moved)
+            rows = {"rows": 4 * sum(len(home) for _, home in found), "stock_rows": 4 * sum(len(k) for k, _ in found)}
+            check(f"{name}: masks of {plan}, {case}", same and min(kept) < 1, kept=kept, moved=moved, **rows)
 
 
 def gated(
@@ -172,6 +175,32 @@ def caches(name: str, llm: Any, known: dict[str, Any]) -> None:
     right = not first.num_cached_tokens and second.num_cached_tokens and not other.num_cached_tokens
     found = {"prompt": len(second.prompt_token_ids), "cached": second.num_cached_tokens}
     check(f"{name}: prefix cache", bool(right), **found)
+
+
+def built(model: Any) -> tuple[list[str], int]:
+    """In the worker: what has CUDA graphs of the encoder, and how many positions the rotary tables have."""
+    attention = model.language_model.model.layers[0].self_attn
+    return model.get_encoder_cudagraph_config().modalities, len(attention.rotary_emb.cos_sin_cache)
+
+
+def inside(name: str, llm: Any, known: dict[str, Any]) -> None:
+    """No CUDA graph for videos; positions beyond the model's tables are refused."""
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+
+    ((graphs, positions),) = llm.apply_model(built)
+    check(f"{name}: CUDA graphs of the encoder", graphs == ["image"], graphs=graphs)
+    processor = MULTIMODAL_REGISTRY.create_processor(llm.model_config)
+    room = positions - llm.model_config.max_model_len
+    check(f"{name}: positions of the rotary tables", processor._room() == room, positions=positions, room=room)
+    text, clips, pictures = known["video"]
+    items = processor.info.parse_mm_data(prompt(text, clips, pictures)["multi_modal_data"])
+    processor._room = lambda: -2000
+    try:
+        processor(text, items, hf_processor_mm_kwargs={"vtoken": "grt"})
+        said = ""
+    except ValueError as error:
+        said = str(error)
+    check(f"{name}: positions beyond them are refused", "positions" in said, said=said[:160])
 
 
 def refused(name: str, llm: Any, place: Path, known: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ class VtokenHf(lmms):
         plan: stages as text.
         keep, tokens, per_second: budget of the plan.
         sampled_fps: frames a second of the videos, where the model's inputs do not hold it, see ``vtoken.wrap``.
-        positions: see ``vtoken.wrap``.
+        positions: see ``vtoken.wrap``; "stock" is what lmms-eval's models use without a plan.
         options: arguments of the base model.
     """
 
@@ -58,21 +58,17 @@ class VtokenHf(lmms):
         tokens: int | None = None,
         per_second: float | None = None,
         sampled_fps: float | None = None,
-        positions: str = "trained",
+        positions: str = "stock",
         **options: Any,
     ) -> None:
         super().__init__()
         kind = get_model(base)
         if getattr(kind, "is_simple", True) or base.startswith("vtoken"):
-            raise InputError(
-                f"base={base}: give a chat model of lmms-eval, such as qwen2_5_vl or qwen3_vl"
-            )
+            raise InputError(f"base={base}: give a chat model of lmms-eval, such as qwen2_5_vl or qwen3_vl")
         self.base: Any = kind(**options)
         model = getattr(self.base, "model", None)
         if not hasattr(model, "generate"):
-            raise UnsupportedError(
-                f"base={base} runs no Hugging Face model here; give for example qwen2_5_vl"
-            )
+            raise UnsupportedError(f"base={base} runs no Hugging Face model here; give for example qwen2_5_vl")
         processor = getattr(self.base, "processor", None) or getattr(self.base, "_image_processor", None)
         budget = {"keep": keep, "tokens": tokens, "per_second": per_second}
         wrap(model, plan, **budget, fps=sampled_fps, processor=processor, positions=positions)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 """The plug-in for vLLM: the gate runs in the processor, before a request is scheduled; see docs/vllm.md.
 
 vLLM calls ``register`` through the entry point ``vllm.general_plugins``, in each of its processes and maybe more than

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,13 +14,14 @@ from vllm.logger import init_logger
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.processing import PromptReplacement
 
-from vtoken.errors import UnsupportedError
+from vtoken.errors import InputError, UnsupportedError
 from vtoken.hosts.vllm.gating import gate_rows
 from vtoken.hosts.vllm.plans import PLAN, asked, gate_of, of_server
 from vtoken.video.preprocess import Preprocessor
 from vtoken.video.processors import read_processor
 
 KEEP, HOME, KEPT = "video_keep", "video_home", "video_kept"
+REMEMBERED = 100_000  # videos; far more than the processor's cache holds
 logger = init_logger("vllm." + __name__)
 
 
@@ -54,6 +56,7 @@ class GatedProcessor:
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.plan = server_plan(self.info.ctx.model_config)
+        self.added: OrderedDict[str, int] = OrderedDict()  # by a video's hash: cached ones have no data
         logger.info_once("vtoken: plan %s, with hold off and without a second stage.", self.plan)
 
     # The steps of a stock processor, in the order in which vLLM calls them.
@@ -109,7 +112,32 @@ class GatedProcessor:
 
         return [gated(update) if update.modality == "video" else update for update in stock]
 
+    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
+        """A request as the engine gets it.
+
+        Raises:
+            InputError: positions of its videos, which are those of all their cells, end beyond what the model can take.
+        """
+        made = super().apply(inputs, timing_ctx)  # type: ignore[misc]
+        hashes, total = made["mm_hashes"].get("video", ()), 0
+        for name, item in zip(hashes, made["mm_kwargs"].get("video", ()), strict=True):
+            if item is not None and KEEP in item:
+                self.added[name] = self._positions(item) - len(item[HOME].data)
+            total += self.added.get(name, 0)
+        while len(self.added) > REMEMBERED:
+            self.added.popitem(last=False)
+        if total > (room := self._room()):
+            raise InputError(
+                f"positions count the whole video, here {total} more than its kept cells, and the model has room for "
+                f"{room}; ask about fewer frames, or start vLLM with a smaller max_model_len"
+            )
+        return made
+
     # What differs between families.
+
+    def _positions(self, item: Any) -> int:
+        """How many positions a whole video takes, its marks and stamps aside."""
+        raise NotImplementedError
 
     def _replacement(self, item: Any) -> Any:
         """What stands in the prompt for a gated video."""
@@ -120,6 +148,17 @@ class GatedProcessor:
         raise NotImplementedError
 
     # Shared.
+
+    def _room(self) -> int:
+        """Positions that a request may have beyond its tokens, those of its answer included."""
+        model = self.info.ctx.model_config
+        tables = model.hf_text_config.max_position_embeddings * self.factor(model)
+        return max(0, tables - model.max_model_len)
+
+    @classmethod
+    def factor(cls, model_config: Any) -> int:
+        """How many times ``max_position_embeddings`` the model's rotary tables are long."""
+        raise NotImplementedError
 
     def _merge(self) -> int:
         return self.info.get_hf_config().vision_config.spatial_merge_size

@@ -27,6 +27,17 @@ class Processor(GatedProcessor, stock.Qwen2_5_VLMultiModalProcessor):
     def _replacement(self, item: Any) -> list[int]:
         return [self.info.get_hf_config().video_token_id] * len(item[HOME].data)
 
+    def _positions(self, item: Any) -> int:
+        t, h, w = item["video_grid_thw"].data.tolist()
+        seconds = float(item["second_per_grid_ts"].data) if "second_per_grid_ts" in item else 1.0
+        rate = getattr(self.info.get_hf_config().vision_config, "tokens_per_second", 1.0)
+        return max(int((t - 1) * seconds * rate) + 1, h // self._merge(), w // self._merge())
+
+    @classmethod
+    def factor(cls, model_config: Any) -> int:
+        """vLLM makes the tables of Qwen2 with M-RoPE four times as long."""
+        return 4
+
     def _spacing(self, made: Any) -> Iterator[float | None]:
         steps, frames = made.get("second_per_grid_ts"), self.info.get_hf_config().vision_config.temporal_patch_size
         for number in range(len(made["video_grid_thw"])):

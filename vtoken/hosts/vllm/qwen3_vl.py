@@ -35,6 +35,16 @@ class Processor(GatedProcessor, stock.Qwen3VLMultiModalProcessor):
             select_token_id=True,
         )
 
+    def _positions(self, item: Any) -> int:
+        t, h, w = item["video_grid_thw"].data.tolist()
+        return t * max(h, w) // self._merge()
+
+    @classmethod
+    def factor(cls, model_config: Any) -> int:
+        """Enough for prompts whose whole videos have four times as many positions, and no more than that."""
+        longest = model_config.hf_text_config.max_position_embeddings
+        return min(4, -(-4 * model_config.max_model_len // longest))
+
     def _spacing(self, made: Any) -> Iterator[float | None]:
         frames = self.info.get_hf_config().vision_config.temporal_patch_size
         for times in made["timestamps"]:  # of the middles of time steps
@@ -46,7 +56,12 @@ class GatedQwen3VL(GatedModel, stock.Qwen3VLForConditionalGeneration):
     """The stock model, whose tower runs on the kept cells of a video, at the places they have; DeepStack rows too."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "model") -> None:
-        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        usual = stock.mrope_positions_factor
+        stock.mrope_positions_factor = lambda config: max(usual(config), Processor.factor(vllm_config.model_config))
+        try:
+            super().__init__(vllm_config=vllm_config, prefix=prefix)
+        finally:
+            stock.mrope_positions_factor = usual
 
     def _tower(self, rows: Tensor, grids: list[list[int]], keep: Tensor) -> Tensor:
         return self.visual(rows, grid_thw=grids, encoder_metadata=metadata(self.visual, grids, keep))
