@@ -74,7 +74,7 @@ def theirs(folder: Path) -> bool:
     own = f"pretrained={place},device=cpu,device_map=cpu,min_pixels=3136,max_pixels=50176,max_num_frames=8"
     _, stock = evaluate(folder, "qwen2_5_vl", own)
     tokens = {}
-    for plan in ("plan=none", "plan=divprune,keep=0.5", "plan=grt"):
+    for plan in ("plan=none", "plan=divprune,keep=0.5", "plan=mad:threshold=60"):
         found, answers = evaluate(folder, "vtoken_hf", f"base=qwen2_5_vl,{own},{plan}")
         tokens[plan] = {name: metrics(found)[f"avg_visual_tokens{name}"] for name in ("", "_full", "_kept")}
         print(json.dumps({plan: tokens[plan], "answers as without vtoken": answers == stock}))

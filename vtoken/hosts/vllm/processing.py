@@ -123,7 +123,9 @@ class GatedProcessor:
         for name, item in zip(hashes, made["mm_kwargs"].get("video", ()), strict=True):
             if item is not None and KEEP in item:
                 self.added[name] = self._positions(item) - len(item[HOME].data)
-            total += self.added.get(name, 0)
+            if name in self.added:
+                self.added.move_to_end(name)
+                total += self.added[name]
         while len(self.added) > REMEMBERED:
             self.added.popitem(last=False)
         if total > (room := self._room()):
