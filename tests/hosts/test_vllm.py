@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from vtoken.families import of
 from vtoken.hosts.vllm import MODELS
 from vtoken.hosts.vllm.gating import as_levels, gate_rows, homes, segments, shown
 from vtoken.hosts.vllm.plans import asked, gate_of, of_server
+from vtoken.hosts.vllm.prompt import in_order, whole_prompt
 from vtoken.methods.plan import Plan
 
 SIZE = {"qwen2_5_vl": (168, 224), "qwen3_vl": (160, 224)}
@@ -121,6 +123,74 @@ def test_segments_leave_empty_ones_out() -> None:
     keep = torch.tensor([1, 0, 0, 0, 1, 1, 0], dtype=torch.bool)
     found = segments(keep, torch.tensor([2, 2, 3]))
     assert found.tolist() == [1, 2] and found.dtype == np.int32
+
+
+@dataclass(frozen=True)
+class Place:
+    """As vLLM says where a picture or video stands."""
+
+    offset: int
+    length: int
+    is_embed: Any = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """As vLLM describes one picture or video of a prompt."""
+
+    modality: str
+    mm_position: Place
+    data: dict[str, Any]
+
+
+@dataclass
+class Field:
+    """One value of an item."""
+
+    data: Any
+
+
+VIDEO, MARK, END = 4, 5, 6
+
+
+def video(offset: int, ids: list[int], keep: list[list[int]], home: list[int]) -> Item:
+    """A video of len(keep) steps whose kept cells stand at ``home``."""
+    cells = torch.tensor(keep, dtype=torch.bool).flatten()
+    grid = torch.tensor([len(keep), 2, 2 * len(keep[0])])
+    data = {"video_keep": cells, "video_home": torch.tensor(home), "video_grid_thw": grid}
+    return Item("video", Place(offset, len(ids)), {name: Field(value) for name, value in data.items()})
+
+
+def test_the_prompt_without_a_gate_one_run() -> None:
+    tokens = [50, 51, VIDEO, VIDEO, VIDEO, 52, 3, 3, 53]
+    moving = video(2, tokens[2:5], [[1, 1], [1, 0]], [0, 1, 3])
+    picture = Item("image", Place(6, 2), {})
+    ids, features, left = whole_prompt(tokens, [picture, moving], VIDEO, MARK)
+    assert ids == [50, 51, *[VIDEO] * 4, 52, 3, 3, 53]
+    assert [(f.modality, f.mm_position.offset, f.mm_position.length) for f in features] == [
+        ("video", 2, 4),
+        ("image", 7, 2),
+    ]
+    assert left.tolist() == [True, True, True, True, False, True, True, True, True, True]
+
+
+def test_the_prompt_without_a_gate_steps_with_marks() -> None:
+    """Every step has a stamp, a start and an end mark; the second one here has no kept cell."""
+    own = [60, MARK, VIDEO, VIDEO, END, 61, MARK, END, 62, MARK, VIDEO, END]
+    tokens = [70, *own, 71]
+    moving = video(1, own, [[1, 1], [0, 0], [0, 1]], [0, 1, 5])
+    ids, features, left = whole_prompt(tokens, [moving], VIDEO, MARK)
+    steps = [[t, MARK, VIDEO, VIDEO, END] for t in (60, 61, 62)]
+    assert ids == [70, *(i for step in steps for i in step), 71]
+    assert [i for i, there in zip(ids, left.tolist(), strict=True) if there] == tokens
+    assert left.tolist()[1:6] == [True] * 5 and left.tolist()[6:11] == [True, True, False, False, True]
+    assert features[0].mm_position == Place(1, 15)
+
+
+def test_rows_stand_in_the_order_of_their_homes() -> None:
+    rows = torch.arange(5.0)[:, None]
+    first, second = in_order(rows, torch.tensor([4, 1, 2, 9, 8]), [3, 2])
+    assert first[:, 0].tolist() == [1, 2, 0] and second[:, 0].tolist() == [4, 3]
 
 
 def test_the_entry_point_imports_nothing_of_vllm() -> None:

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from vllm.model_executor.layers.attention import MMEncoderAttention
-from vllm.multimodal.inputs import PlaceholderRange
 
 from vtoken.errors import UnsupportedError
-from vtoken.hosts.vllm.gating import shown
-from vtoken.hosts.vllm.processing import HOME, KEEP, KEPT, server_plan
+from vtoken.hosts.vllm.processing import server_plan
+from vtoken.hosts.vllm.prompt import HOME, KEEP, KEPT, in_order, whole_prompt
 
 
 def refuse(vllm_config: Any) -> None:
@@ -73,63 +72,6 @@ class GatedModel:
         """CUDA graphs of the encoder are for images alone: a replay counts a video's rows by its grid."""
         stock = super().get_encoder_cudagraph_config()  # type: ignore[misc]
         return replace(stock, modalities=[name for name in stock.modalities if name != "video"])
-
-
-def in_order(rows: Tensor, home: Tensor, kept: list[int]) -> list[Tensor]:
-    """The embeddings of each video, in the order of the prompt."""
-    parts = zip(rows.split(kept), home.split(kept), strict=True)
-    return [part[own.argsort().to(part.device)] for part, own in parts]
-
-
-def whole_prompt(tokens: list[int], features: list[Any], video: int, start: int) -> tuple[list[int], list[Any], Tensor]:
-    """The prompt as it would be without a gate.
-
-    Args:
-        tokens: ids of the prompt.
-        features: its images and videos as vLLM describes them.
-        video, start: ids of the placeholder of videos and of the mark before one.
-
-    Returns:
-        ids, features at their places among these, and bool [N], the columns that are in the gated prompt.
-    """
-    ids: list[int] = []
-    left: list[Tensor] = []
-    moved: list[Any] = []
-    done = 0
-    for feature in sorted(features, key=lambda f: f.mm_position.offset):
-        start, stop = feature.mm_position.offset, feature.mm_position.offset + feature.mm_position.length
-        ids += tokens[done:start]
-        left.append(torch.ones(start - done, dtype=torch.bool))
-        own, mask = tokens[start:stop], torch.ones(stop - start, dtype=torch.bool)
-        if feature.modality == "video" and KEEP in feature.data:
-            own, mask = whole_video(own, feature.data, video, start)
-        moved.append(replace(feature, mm_position=PlaceholderRange(len(ids), len(own))))
-        ids += own
-        left.append(mask)
-        done = stop
-    left.append(torch.ones(len(tokens) - done, dtype=torch.bool))
-    return ids + tokens[done:], moved, torch.cat(left)
-
-
-def whole_video(tokens: list[int], data: Any, video: int, start: int) -> tuple[list[int], Tensor]:
-    """The ids of one video with a placeholder for every cell, and which of them the gated prompt has.
-
-    Placeholders stand in one run, or in one run a time step, behind a time stamp and a start mark and before an end
-    mark; a step without a kept cell has these alone.
-    """
-    there = shown(data[HOME].data, len(data[KEEP].data))
-    if all(token == video for token in tokens):
-        return [video] * len(there), there
-    ids: list[int] = []
-    mask: list[Tensor] = []
-    done = 0
-    for step in there.view(int(data["video_grid_thw"].data[0]), -1):
-        first = tokens.index(start, done) + 1
-        ids += [*tokens[done:first], *[video] * len(step)]
-        mask += [torch.ones(first - done, dtype=torch.bool), step]
-        done = first + int(step.sum())
-    mask.append(torch.ones(len(tokens) - done, dtype=torch.bool))
-    return ids + tokens[done:], torch.cat(mask)
 
 
 def ends(visual: Any, lengths: np.ndarray) -> tuple[Any, Tensor, Any]:

@@ -17,10 +17,10 @@ from vllm.multimodal.processing import PromptReplacement
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.hosts.vllm.gating import gate_rows
 from vtoken.hosts.vllm.plans import PLAN, asked, gate_of, of_server
+from vtoken.hosts.vllm.prompt import HOME, KEEP, KEPT
 from vtoken.video.preprocess import Preprocessor
 from vtoken.video.processors import read_processor
 
-KEEP, HOME, KEPT = "video_keep", "video_home", "video_kept"
 REMEMBERED = 100_000  # videos; far more than the processor's cache holds
 logger = init_logger("vllm." + __name__)
 

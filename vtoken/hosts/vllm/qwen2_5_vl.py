@@ -14,7 +14,8 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from vtoken.hosts.vllm.gating import segments
 from vtoken.hosts.vllm.model import GatedModel, ends
-from vtoken.hosts.vllm.processing import HOME, GatedProcessor, NoisyVideos
+from vtoken.hosts.vllm.processing import GatedProcessor, NoisyVideos
+from vtoken.hosts.vllm.prompt import HOME
 
 
 class DummyInputs(NoisyVideos, stock.Qwen2_5_VLDummyInputsBuilder):
