@@ -20,7 +20,7 @@ from vtoken.video.reader import open_video
 from vtoken.video.write import write_video
 
 STREET = Path(__file__).resolve().parents[1] / "data" / "clips" / "street.avi"
-WAIT = 600.0  # seconds
+WAIT = 1500.0  # seconds
 OPTIONS = "--dtype float32 --enforce-eager --max-model-len 8192 --max-num-batched-tokens 8192 --trust-request-mm-kwargs"
 
 
@@ -61,7 +61,7 @@ def run(folder: Path, architecture: str, check: Callable[..., None]) -> None:
             questions(client, video, check)
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(120)
 
 
 def ready(client: Any, process: Any, log: Path) -> Any:

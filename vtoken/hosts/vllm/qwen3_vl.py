@@ -47,8 +47,9 @@ class Processor(GatedProcessor, stock.Qwen3VLMultiModalProcessor):
 
     def _spacing(self, made: Any) -> Iterator[float | None]:
         frames = self.info.get_hf_config().vision_config.temporal_patch_size
-        for times in made["timestamps"]:  # of the middles of time steps
-            yield float(times[-1] - times[0]) / (len(times) - 1) / frames if len(times) > 1 else None
+        for times in made["timestamps"]:  # of the middles of time steps; the last step may have fewer frames
+            whole = times[:-1] if len(times) > 2 else times
+            yield float(whole[-1] - whole[0]) / (len(whole) - 1) / frames if len(whole) > 1 else None
 
 
 @MULTIMODAL_REGISTRY.register_processor(Processor, info=stock.Qwen3VLProcessingInfo, dummy_inputs=DummyInputs)
