@@ -23,6 +23,7 @@ import torch
 from tests.families.checkpoints import save
 from tests.families.tiny import moving_block
 from tests.vllm import reference, server
+from tests.vllm.worker import built
 from vtoken.hosts.vllm.plans import gate_of
 
 ARCHITECTURE = {
@@ -175,12 +176,6 @@ def caches(name: str, llm: Any, known: dict[str, Any]) -> None:
     right = not first.num_cached_tokens and second.num_cached_tokens and not other.num_cached_tokens
     found = {"prompt": len(second.prompt_token_ids), "cached": second.num_cached_tokens}
     check(f"{name}: prefix cache", bool(right), **found)
-
-
-def built(model: Any) -> tuple[list[str], int]:
-    """In the worker: what has CUDA graphs of the encoder, and how many positions the rotary tables have."""
-    attention = model.language_model.model.layers[0].self_attn
-    return model.get_encoder_cudagraph_config().modalities, len(attention.rotary_emb.cos_sin_cache)
 
 
 def inside(name: str, llm: Any, known: dict[str, Any]) -> None:
