@@ -69,7 +69,7 @@ lint: $(STAMP) ## ruff and the type checker
 bench: $(STAMP) ## every benchmark that needs one clip at most: VIDEO=path, or the rendered lecture
 	@test -n '$(VIDEO)' || test -f '$(OUT)/lecture.mp4' || $(BIN)/python -c "from vtoken.cli.main_job import lecture; lecture('$(OUT)', 8.0)"
 	@for name in overhead encoder; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
-	@for name in pipeline gate_cost; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name '$(or $(VIDEO),$(OUT)/lecture.mp4)'; done
+	@for name in gate_pass gate_cost; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name '$(or $(VIDEO),$(OUT)/lecture.mp4)'; done
 
 gpu: $(STAMP) ## every figure that needs a GPU, into docs/benchmarks; without one it says so and fails
 	@$(BIN)/python -m benchmarks.gpu --out docs/benchmarks $(ARGS)

@@ -1,6 +1,6 @@
 """Decode, resize and gate on one core: frames per second, the gate's share, and memory over 18,000 frames.
 
-    python -m benchmarks.gate_pass vtest.avi syn_slides.mp4
+    python -m benchmarks.gate_pass vtest.avi syn_slides.mp4 --out docs/benchmarks/gate_pass.txt
     python -m benchmarks.gate_pass skv_bigbuckbunny.mp4 --long 18000
 
 Stages are CPU time, so that other work on the machine does not count; the decoder's own threads count as decoding. The
@@ -24,6 +24,7 @@ from vtoken.bench.machine import processor
 from vtoken.data.frames import Frames, Grid
 from vtoken.methods.gate import Gate
 from vtoken.methods.plan import Plan
+from vtoken.output.files import write_text
 from vtoken.video import open_video
 from vtoken.video.processors import read_processor
 
@@ -111,10 +112,13 @@ def row(path: str, told: Run, size: tuple[int, int]) -> tuple[str, ...]:
     return name, shape, f"{n:,}", *stages, f"{n / told.total:,.0f}", f"{share:.1%}", f"{told.kept / n:.3f}"
 
 
-def print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
+    lines = []
     for line in [header, *rows]:
-        print("  ".join(v.rjust(w) if i else v.ljust(w) for i, (v, w) in enumerate(zip(line, widths, strict=True))))
+        fitted = (v.rjust(w) if i else v.ljust(w) for i, (v, w) in enumerate(zip(line, widths, strict=True)))
+        lines.append("  ".join(fitted))
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -124,13 +128,15 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=448)
     parser.add_argument("--cell", type=int, default=14)
     parser.add_argument("--long", type=int, metavar="FRAMES", help="repeat each clip to this many frames, show memory")
+    parser.add_argument("--out", type=Path, help="write the tables to this file too")
     given = parser.parse_args()
     gate, grid = Plan.parse(given.gate).gate, Grid(given.size, given.size, given.cell)
     if gate is None:
         parser.error(f"--gate {given.gate!r} is no gate")
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    print(f"{processor()}, one core; gate {gate}, {given.size} x {given.size}, cells of {given.cell} px; CPU time\n")
+    head = f"{processor()}, one core, load {os.getloadavg()[0]:.1f}; CPU time"
+    head += f"\n{given.gate}, {given.size} x {given.size}, cells of {given.cell} px"
     rows, memory = [], []
     with single_thread():
         for path in given.videos:
@@ -142,9 +148,10 @@ def main() -> None:
                 f"{told.frames:,}, {peak:,.0f} MiB at most (+{peak - before:,.0f})"
             )
         values = [from_values(path, gate) for path in given.videos]
-    print_table(HEADER, rows)
-    print("\n" + "\n".join(memory) + "\n")
-    print_table(VALUES, values)
+    told = "\n\n".join([head, table(HEADER, rows), "\n".join(memory), table(VALUES, values)])
+    print(told)
+    if given.out is not None:
+        write_text(given.out, told + "\n")
 
 
 if __name__ == "__main__":

@@ -14,13 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import costs
 from vtoken.cli import table
 from vtoken.output.files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = r"(?P<head><!-- (?P<path>benchmarks/[\w/]+\.txt) -->\n)```text\n.*?\n```"
-MARKDOWN = r"(?P<head><!-- (?P<path>benchmarks/[\w/]+\.md) -->\n).*?\n<!-- end -->"
-MADE = r"(?P<head><!-- made: (?P<name>[\w ]+) -->\n).*?\n<!-- end -->"
+MARKDOWN = r"(?P<head><!-- (?P<path>benchmarks/[\w/]+\.md) -->\n)(?:.*?\n)??<!-- end -->"
+MADE = r"(?P<head><!-- made: (?P<name>[\w ]+) -->\n)(?:.*?\n)??<!-- end -->"
 RATES = (4.0, 8.0, 16.0)
 PLANS = {"none": "all tokens", "grt": "`grt`", "evs@grt": "EVS", "uniform@grt": "uniform"}
 
@@ -51,7 +52,7 @@ def _time(r: dict[str, Any]) -> float:
     return sum(r["milliseconds"].values())
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"methods": table.markdown, "rates": rates}
+BLOCKS: dict[str, Callable[[], str]] = {"methods": table.markdown, "rates": rates, "reading costs": costs.markdown}
 
 
 def pasted(page: Path) -> str:

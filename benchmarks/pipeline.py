@@ -12,6 +12,7 @@ threads of reading: what the wall would be if each thread, and the decoder, had 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import statistics
 import tempfile
@@ -29,9 +30,11 @@ from vtoken import ask, families
 from vtoken.bench import machine
 from vtoken.bench.models import MEDIUM, byte_tokenizer, random_model
 from vtoken.data.report import Report
+from vtoken.families.features import Clip, Features
 from vtoken.families.geometry import geometry
 from vtoken.methods.plan import Plan
 from vtoken.output.files import write_text
+from vtoken.qa.api import early_of
 from vtoken.qa.read import Sampling, read_clip
 from vtoken.reference.synthetic import render
 from vtoken.video.processors import read_processor
@@ -161,23 +164,61 @@ def looped(path: str, minutes: float, out: Path) -> str:
 
 
 def memory(path: str, minutes: float, tell: Callable[[str], None]) -> None:
-    """Resident memory above the model while a long clip is read and encoded with hold."""
-    model = random_model(geometry("qwen2.5-vl-3b"), MEDIUM)
-    family = families.of(model)
-    family.encode_clips(model, [read(path, 10.0, 1.0)], frozenset(), hold=True)  # libraries allocate theirs once
+    """Resident memory above the model of the parts of `ask` up to the language model, with hold."""
+    model, plan = random_model(geometry("qwen2.5-vl-3b"), MEDIUM), Plan.parse("grt")
+    family, settings = families.of(model), read_processor("qwen2.5-vl")
+
+    @torch.no_grad()
+    def encoded(end: float) -> tuple[Clip, Features]:
+        early = early_of(family, model, plan)
+        clip = read_clip(path, settings, plan, Report(), Sampling(10.0, end=end), early=early)
+        return clip, family.encode_clips(model, [clip], plan.wants, hold=True)
+
+    encoded(1.0)  # libraries allocate theirs once
     before = resident()
-    with Highest() as reading:
-        clip = read(path, 10.0, minutes * 60)
-    with Highest() as encoding, torch.no_grad():
-        features = family.encode_clips(model, [clip], frozenset(), hold=True)
-    sizes = [clip.rows.numel(), clip.gate.keep.size * 11, features.x.numel() * features.x.element_size()]
-    rows, cells, x = (size / 2**20 for size in sizes)
+    with Highest() as held:
+        clip, features = encoded(minutes * 60)
+    layout = [features.layout.position, features.layout.time, features.layout.run, features.layout.structural]
+    sizes = [clip.gate.keep.size * 11, features.x.nbytes, sum(t.nbytes for t in layout if t is not None)]
+    cells, x, places = (size / 2**20 for size in sizes)
     tell(
         f"\n{minutes:g} minutes of 1280x720 at 10 fps ({len(clip.pts):,} frames, {clip.gate.kept:.1%} kept, "
-        f"{len(clip.rows):,} patches): resident {before:,.0f} MiB with the model, +{reading.most - before:,.0f} at "
-        f"most while it is read, +{encoding.most - before:,.0f} while it is encoded; of that {rows:,.0f} MiB rows as "
-        f"uint8, {cells:,.0f} map, {x:,.0f} features"
+        f"{len(features.x):,} tokens of {clip.gate.keep.size:,}): resident {before:,.0f} MiB with the model, "
+        f"+{held.most - before:,.0f} at most while it is read and encoded; at the end {x:,.0f} MiB are features, "
+        f"{cells:,.0f} the gate's map, {places:,.0f} the places of the prompt's columns"
     )
+
+
+def memory_of_ask(path: str, minutes: float, tell: Callable[[str], None]) -> None:
+    """Resident memory above the model of a whole `ask`, whose language model gets 512 tokens."""
+    model, tokenizer = random_model(geometry("qwen2.5-vl-3b"), MEDIUM), byte_tokenizer()
+
+    def asked(end: float) -> Report:
+        given = {"plan": "grt:hold=off | divprune", "tokens": 512, "fps": 10.0, "end": end, "max_new_tokens": 4}
+        return ask(model, tokenizer, path, QUESTION, **given).report
+
+    asked(1.0)
+    before = resident()
+    with Highest() as held:
+        report = asked(minutes * 60)
+    tell(
+        f"\n`ask` about {minutes:g} minutes of it, grt:hold=off | divprune, tokens=512 ({report.encoded:,} of "
+        f"{report.cells:,} tokens encoded): +{held.most - before:,.0f} MiB at most"
+    )
+
+
+def alone(part: Callable[..., None], path: str, minutes: float, tell: Callable[[str], None]) -> None:
+    """Measure in a process of its own: what an earlier length left behind would count as free here."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        tell(pool.apply(_told, (part, path, minutes, torch.get_num_threads())))
+
+
+def _told(part: Callable[..., None], path: str, minutes: float, threads: int) -> str:
+    torch.set_num_threads(threads)
+    lines: list[str] = []
+    part(path, minutes, lines.append)
+    return "\n".join(lines)
 
 
 class Highest:
@@ -206,6 +247,9 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, nargs="+", default=[2.0, 6.0], help="lengths of the long clip (default 2 and 6)"
     )
+    parser.add_argument(
+        "--asked", type=float, nargs="*", default=[1.0], help="lengths of it that a whole `ask` is about (default 1)"
+    )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run (default all)")
     parser.add_argument(
         "--threads", type=int, default=1, help="threads of the model (default 1: reading has the other)"
@@ -229,8 +273,12 @@ def main() -> None:
         if "memory" in given.only:
             long = looped(str(given.videos / "syn_slides.mp4"), max(given.minutes), Path(scratch) / "long.mp4")
             for minutes in given.minutes:
-                memory(long, minutes, tell)
-    options = f"--repeats {given.repeats} --minutes {' '.join(f'{m:g}' for m in given.minutes)}"
+                alone(memory, long, minutes, tell)
+            for minutes in given.asked:
+                alone(memory_of_ask, long, minutes, tell)
+    options = f"--repeats {given.repeats}"
+    for name in ("minutes", "asked"):
+        options += f" --{name} {' '.join(f'{m:g}' for m in getattr(given, name))}"
     if given.only != PARTS:
         options += f" --only {' '.join(given.only)}"
     tell(f"\nload {os.getloadavg()[0]:.1f} at the end; python -m benchmarks.pipeline {options}")

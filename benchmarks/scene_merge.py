@@ -31,6 +31,7 @@ from vtoken.families.geometry import geometry
 from vtoken.kernels.divergence import feature_distributions, jensen_shannon
 from vtoken.kernels.kcenter import kcenter
 from vtoken.mergers.scene import DELTA, Scene
+from vtoken.methods.plan import Plan
 from vtoken.methods.reducer import Context
 from vtoken.reference.slides import Deck, State
 from vtoken.reference.synthetic import render
@@ -102,7 +103,7 @@ METHODS: dict[str, Callable[[Tensor, Tensor], float]] = {"joint (scene)": joint,
 def keys(encoder: Encoder, frames: list[np.ndarray]) -> tuple[list[Tensor], tuple[int, int]]:
     """Tokens of single frames, each of which fills a time step, and their grid."""
     repeated = [f for frame in frames for f in [frame] * encoder.preprocessor.temporal]
-    tokens = run_pass(np.stack(repeated), 1.0, None, encoder, native_fps=1.0).tokens
+    tokens = run_pass(np.stack(repeated), 1.0, Plan(), encoder, native_fps=1.0).tokens
     rows, columns = (int(n) + 1 for n in tokens.position[:, 1:].amax(0))
     return list(tokens.x.chunk(len(frames))), (rows, columns)
 

@@ -66,6 +66,8 @@ PRUNERS: list[Row] = [
     {"name": "quota", "options": {"inner": "divprune:anchors=1", "power": 0, "anchors": 1}, "signals": []},
     {"name": "kffocus", "options": {}, "signals": []},
     {"name": "kffocus", "options": {"inner": "cls"}, "signals": ["cls_attention"]},
+    {"name": "decoupled", "options": {}, "signals": ["received_attention"]},
+    {"name": "decoupled", "options": {"static": 0.5, "anchors": 1}, "signals": ["cls_attention"]},
     {"name": "learned", "options": {"weights": SCORER}, "signals": []},
     {"name": "learned", "options": {"weights": SCORER, "anchors": 1}, "signals": []},
     {"name": "surprise", "options": {}, "signals": ["surprise"]},

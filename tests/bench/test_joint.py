@@ -33,6 +33,17 @@ def test_a_cache_that_a_held_prompt_cannot_have_says_so(cells: list[joint.Cell])
     assert "does not run" in joint.markdown(cells, "x", 1, 4.0)
 
 
+def test_a_second_run_asks_only_what_is_left(cells: list[joint.Cell], tmp_path: Path) -> None:
+    data, seen = accuracy_data.rendered("test", 1), []
+    plans, caches = ["none", "divprune:keep=0.1"], ["dynamic", "fp8"]
+    whole = joint.measure(data, "no such model", plans, ["float"], caches, 4.0, cells, seen.append)
+    assert whole == [c for c in cells if c.plan != "grt"] and not seen
+    part = [c for c in cells if (c.plan, c.cache) != ("none", "fp8")]
+    again = joint.measure(data, "reference", plans, ["float"], caches, 4.0, part, seen.append)
+    assert [(c.plan, c.cache, c.accuracy) for c in again] == [(c.plan, c.cache, c.accuracy) for c in whole]
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize(("flag", "value"), [("--weights", "int3"), ("--caches", "paper")])
 def test_unknown_kinds_are_told(flag: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", "joint", flag, value, "--out", str(tmp_path)]) == 2

@@ -17,7 +17,8 @@ from vtoken.bench import run as bench
 from vtoken.bench.checkpoint import measure_model
 from vtoken.bench.models import byte_tokenizer, random_model
 from vtoken.bench.pipeline import Encoder, run_pass
-from vtoken.bench.rows import Row, columns, print_rows, to_markdown
+from vtoken.bench.plot import panels
+from vtoken.bench.rows import Row, columns, measured, print_rows, to_markdown
 from vtoken.families.geometry import GEOMETRIES, geometry
 from vtoken.methods.plan import Plan
 from vtoken.reference.synthetic import render
@@ -118,11 +119,11 @@ def test_chunks_of_an_ungated_pass_are_the_whole_clip(name: str, clip: Path) -> 
     model = random_model(geometry(name))
     family = families.of(model)
     encoder = Encoder(family, model, family.preprocess(model))
-    passed = run_pass(clip, 5, None, encoder, end=1.5, chunk=3)
-    at_once = run_pass(clip, 5, None, encoder, end=1.5, chunk=64)
+    passed = run_pass(clip, 5, Plan(), encoder, end=1.5, chunk=3)
+    at_once = run_pass(clip, 5, Plan(), encoder, end=1.5, chunk=64)
     assert torch.equal(passed.tokens.position, at_once.tokens.position)
     torch.testing.assert_close(passed.tokens.x, at_once.tokens.x, atol=1e-5, rtol=1e-4)
-    again = run_pass(clip, 5, Plan.parse("mad:threshold=0").gate, encoder, end=1.5)
+    again = run_pass(clip, 5, Plan.parse("mad:threshold=0"), encoder, end=1.5)
     assert passed.stock == again.stock == geometry(name).tokens(passed.grid.height, passed.grid.width, passed.frames)
     assert passed.keep.all() and len(passed.tokens) == passed.stock
     steps = passed.grid.steps(passed.frames)
@@ -152,7 +153,30 @@ def test_a_model_is_measured_itself(clip: Path) -> None:
     assert [r.plan for r in rows] == ["none", "random", "uniform", "resize", "grt"]
     assert rows[0].tokens == rows[0].stock and rows[1].tokens == rows[2].tokens == rows[0].stock // 2
     assert all(r.prefill_ms and r.generate_ms for r in rows) and "M weights" in rows[0].encoder
+    told = vtoken.ask(model, byte_tokenizer(), clip, "what?", plan="grt", fps=4, end=1.0, max_new_tokens=1).report
+    assert set(told.milliseconds) == set(rows[-1].stages_ms())  # no stage of the run is left out of the total
+    assert all(min(r.stages_ms()[stage] for r in rows) > 0 for stage in ("decode", "prepare", "encode"))
     assert "vtoken" not in vars(model)
+    assert [title.splitlines()[0] for title, _ in panels(rows)][1:] == ["measured, ms:"] * 2
+    assert (
+        panels(rows)[2][0].split("\n", 1)[1].replace("\n", " ")
+        == measured(rows)
+        == ("decode + gate + prepare + encode + reduce + prefill + generate")
+    )
+
+
+def test_the_picture_says_what_is_measured_and_what_is_computed(rows: list[Row]) -> None:
+    titles, values = zip(*panels(rows), strict=True)
+    assert titles[1] == "computed for qwen2.5-vl-7b, TFLOP:\nprefill"
+    assert titles[2].startswith("measured on a small random encoder, ms:\n")
+    assert titles[2].replace("\n", " ").endswith("encode + reduce; no language model is run")
+    gated = next(r for r in rows if r.plan == "mad | divprune")
+    assert [value(gated) * gated.seconds for value in values] == pytest.approx(
+        [gated.tokens, gated.prefill_tflop, gated.total_ms]
+    )
+    assert gated.total_ms == pytest.approx(
+        gated.decode_ms + gated.gate_ms + gated.prepare_ms + gated.encode_ms + gated.reduce_ms
+    )
 
 
 @pytest.mark.parametrize("width", [80, 120, 200])

@@ -35,6 +35,15 @@ def test_every_generated_block_is_what_would_be_written(page: Path) -> None:
     assert pasted(page) == page.read_text(encoding="utf-8"), "python -m benchmarks.pages"
 
 
+def test_an_empty_block_is_filled_and_what_follows_stays(tmp_path: Path) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "a.md").write_text("new\n")
+    head, page = "<!-- benchmarks/a.md -->\n", tmp_path / "page.md"
+    page.write_text(f"{head}<!-- end -->\ntext\n{head}old\n<!-- end -->\nafter\n")
+    paste(page)
+    assert page.read_text() == f"{head}new\n<!-- end -->\ntext\n{head}new\n<!-- end -->\nafter\n"
+
+
 def test_a_block_without_a_maker_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text("<!-- made: nothing -->\nold\n<!-- end -->\n")
     with pytest.raises(KeyError, match="nothing"):

@@ -61,12 +61,6 @@ def test_python_m_vtoken_is_the_command() -> None:
     assert told.stdout.strip() == f"vtoken {vtoken.__version__}"
 
 
-def test_a_closed_pipe_is_no_error() -> None:
-    command = f"{sys.executable} -m vtoken methods | head -n 1"
-    told = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
-    assert told.returncode == 0 and told.stderr == "" and told.stdout.startswith("Size of the frames")
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -131,7 +125,7 @@ def test_methods_shows_one_with_its_options(capsys: pytest.CaptureFixture[str]) 
         code, out, _ = run(capsys, "methods", name)
         assert code == 0 and out.startswith(f"{name}: ") and "\nexample  vtoken ask" in out
         for field in fields(get(name)):
-            row = next(line for line in out.splitlines() if re.search(rf"^ ([\w, ]*, )?{field.name}[, ]", line))
+            row = next(line for line in out.splitlines() if re.search(rf"^([\w, ]*, )?{field.name}[, ]", line))
             assert len(row.split()) > 2, f"{name}: no meaning is given for {field.name}"
     assert "did you mean grt" in refused(capsys, "methods", "GRT")
     assert "without the name" in refused(capsys, "methods", "grt", "--family", "qwen3_vl")
@@ -166,7 +160,9 @@ def test_ask_says_what_is_shown_again_and_every_note_once(
     _, _, err = run(capsys, *words)
     assert err.count("fps=30 is above the clip's own") == 1 and "vtoken: " not in err
     on, off = as_json(capsys, *words), as_json(capsys, *words, "--hold", "off")
-    assert on["held"] > 0 and f"held    {on['held']:,} (" in err and "shown again, not computed" in err
+    assert (
+        on["held"] > 0 and f"held    {on['held']:,} of {on['cells']:,} (" in err and "shown again, not computed" in err
+    )
     assert on["held"] + on["tokens"] == on["cells"] and on["notes"] == off["notes"]
     assert off["held"] == 0 and "hold=False" in off["plan"]
     assert "held" not in run(capsys, *words, "--hold", "off")[2]

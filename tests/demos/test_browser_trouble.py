@@ -12,6 +12,8 @@ import pytest
 import vtoken
 from tests.demos.visit import LONG, Visit
 from vtoken.demos.app import Server
+from vtoken.reference.synthetic import render
+from vtoken.video.write import write_video
 
 pytestmark = pytest.mark.browser
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
@@ -33,7 +35,7 @@ def test_a_run_can_be_stopped_and_the_next_one_runs(visit: Visit, long_clip: Pat
     stopped = visit.notice().count() == 1 or "(stopped)" in visit.page.locator("#vt-chat").inner_text()
     assert stopped, "the run was over before it could be stopped"
     visit.page.locator("#vt-trim > button").click()
-    visit.page.get_by_label("To second (empty: the end)").fill("1")
+    visit.page.get_by_label("To second (0: the end)").fill("1")
     visit.choose("gate", "grt")
     visit.page.uncheck("#vt-beside input")
     visit.ask()
@@ -134,3 +136,95 @@ def test_the_keyboard_and_labels_suffice(visit: Visit) -> None:
           || e.getAttribute("aria-labelledby") || e.placeholder)).map(e => e.outerHTML.slice(0, 160))"""
     )
     assert not unnamed, "\n".join(unnamed)
+
+
+def write_avi(path: Path) -> Path:
+    """A clip that no browser plays: MPEG-4 part 2 in an AVI."""
+    av = pytest.importorskip("av")
+    clip = render("objects", 1.0, 8.0, (96, 128))
+    with av.open(str(path), "w", format="avi") as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for picture in clip.frames():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_a_clip_that_the_browser_cannot_play_shows_a_frame_and_is_read(
+    visit: Visit, tmp_path: Path, clip: Path
+) -> None:
+    visit.upload(write_avi(tmp_path / "camera.avi"))
+    expect(visit.page.locator("#vt-facts")).to_contain_text("camera.avi", timeout=LONG)
+    expect(visit.page.locator(".vt-poster-note")).to_be_visible(timeout=LONG)
+    same = "document.querySelector('#vt-video video').poster === document.querySelector('[data-poster]').dataset.poster"
+    assert visit.page.evaluate(same) and visit.page.locator("[data-testid=toast-body]").count() == 0
+    visit.page.fill("#vt-question textarea", "What is it?")
+    visit.page.uncheck("#vt-beside input")
+    visit.ask()
+    visit.answered(1)
+    visit.take("panels")  # one that can be played: no frame stands in front of it
+    expect(visit.page.locator(".vt-poster-note")).to_be_hidden(timeout=LONG)
+    assert visit.page.evaluate("document.querySelector('#vt-video video').poster") == ""
+
+
+def test_a_reload_during_a_run_says_what_it_ended(browser: Any, server: Server, long_clip: Path) -> None:
+    visit = Visit(browser, server)
+    visit.upload(long_clip)
+    expect(visit.page.locator("#vt-facts p")).to_be_visible(timeout=LONG)
+    visit.page.fill("#vt-question textarea", "What moves?")
+    visit.choose("gate", "none")
+    visit.ask()
+    expect(visit.page.locator(".vt-progress")).to_be_visible(timeout=LONG)
+    visit.page.reload()
+    expect(visit.notice()).to_contain_text("loaded again while a run was at work", timeout=LONG)
+    visit.page.reload()
+    expect(visit.page.locator("#vt-samples button").first).to_be_visible(timeout=LONG)
+    visit.page.wait_for_timeout(500)
+    expect(visit.notice()).to_have_count(0)
+    visit.troubles = [t for t in visit.troubles if "abort" not in t.lower() and "Connection errored" not in t]
+    visit.close()
+
+
+def test_a_reload_ends_the_stream_of_the_live_tab_and_makes_room(browser: Any, server: Server, tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "watched.mp4", render("objects", 19.0, 5.0, (112, 168)))
+    first, second = Visit(browser, server), Visit(browser, server)
+    for one in (first, second):
+        one.upload(clip)
+        expect(one.page.locator("#vt-facts p")).to_be_visible(timeout=LONG)
+        one.tab("Live")
+        one.page.click("#vt-live-start")
+        expect(one.page.locator(".vt-live")).to_contain_text("Watching.", timeout=LONG)
+    third = Visit(browser, server)  # the page takes two at a time
+    third.upload(clip)
+    expect(third.page.locator("#vt-facts p")).to_be_visible(timeout=LONG)
+    third.tab("Live")
+    third.page.click("#vt-live-start")
+    expect(third.page.locator("#vt-live-notice")).to_contain_text("visitors watch live already", timeout=LONG)
+    first.page.reload()
+    expect(first.notice()).to_contain_text("the Live tab was at work", timeout=LONG)
+    third.page.wait_for_timeout(2000)
+    third.page.click("#vt-live-start")
+    expect(third.page.locator(".vt-live")).to_contain_text("Watching.", timeout=LONG)
+    for one in (second, third):
+        one.page.click("#vt-live-stop")
+        expect(one.page.locator(".vt-live")).to_contain_text("Press Watch to begin anew", timeout=LONG)
+    first.troubles = [t for t in first.troubles if "abort" not in t.lower() and "Connection errored" not in t]
+    for one in (first, second, third):
+        one.close()
+
+
+def test_a_conversation_keeps_the_video_in_the_cache(visit: Visit, loaded: tuple[Any, Any], clip: Path) -> None:
+    visit.upload(clip)
+    expect(visit.page.locator("#vt-facts p")).to_be_visible(timeout=LONG)
+    visit.page.check("#vt-remember input")
+    visit.page.uncheck("#vt-beside input")
+    for question in ("What is it?", "And now?"):
+        visit.page.fill("#vt-question textarea", question)
+        visit.ask()
+        expect(visit.page.locator("#vt-chat")).to_contain_text(question, timeout=LONG)
+        visit.answered(1)
+    expect(visit.page.locator(".vt-notes")).to_contain_text("The video was in the cache")
+    (told,) = visit.report()
+    assert told["reused"] and [m["role"] for m in told["options"]["history"]] == ["user", "assistant"]
+    assert told["answer"] == vtoken.ask(*loaded, clip, "And now?", **told["options"]).text

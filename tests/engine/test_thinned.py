@@ -74,7 +74,9 @@ def test_exact_counts_and_positions(method: str, name: str, kind: str) -> None:
         )
 
 
-@pytest.mark.parametrize("plan", [*METHODS, f"{GATE} | tome | divprune", f"{GATE} | flowcut"])
+@pytest.mark.parametrize(
+    "plan", [*METHODS, "earlytom:drop=1 | decoupled", f"{GATE} | tome | divprune", f"{GATE} | flowcut"]
+)
 @pytest.mark.parametrize("name", THINS)
 @torch.no_grad()
 def test_a_batch_is_its_samples(name: str, plan: str) -> None:

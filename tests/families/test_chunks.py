@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 
 from tests.families.test_hold import LLAVA, NONE, POOLED, QWEN, gated
 from vtoken.data.frames import GateMap
+from vtoken.data.report import Report
 from vtoken.encoders import clip as clip_encoder
 from vtoken.encoders import qwen as qwen_encoder
 from vtoken.families import chunks
@@ -97,3 +98,40 @@ def test_a_step_is_never_cut_and_still_steps_join_the_one_before() -> None:
             assert np.array_equal(part.gate.reference, np.maximum(own, -1))
             assert len(part.rows) <= most or part.gate.keep.reshape(len(part.gate.keep), -1).any(1).sum() == 1
             start += len(part.gate.keep)
+
+
+@pytest.mark.parametrize("hold", [False, True], ids=["drop", "hold"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "llava", POOLED[0]])
+@torch.no_grad()
+def test_a_clip_encoded_while_it_is_read_has_the_chunks_of_the_whole_one(
+    name: str, hold: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, family, _, clip = gated(name)
+    monkeypatch.setattr(chunks, "PATCHES", len(clip.rows) // 3)
+    whole = family.encode_clips(model, [clip], NONE, hold=hold)
+    seen = watch(monkeypatch)
+    early, report = family.early(model, NONE, hold), Report()
+    assert early is not None
+    rows = clip.gate.keep.reshape(len(clip.gate.keep), -1).sum(1) * (len(clip.rows) // int(clip.gate.keep.sum()))
+    for step, end in enumerate(np.cumsum(rows)):  # one step at a time; references count from the clip's start
+        gate = GateMap(*(getattr(clip.gate, f.name)[step : step + 1] for f in fields(GateMap)))
+        early.push(replace(clip, rows=clip.rows[end - rows[step] : end], gate=gate), report)
+    left, encoded = early.finish(report)
+    assert report.milliseconds["encode"] > 0 and len(left) == 0 and encoded is not None and len(seen) > 1
+    read = replace(clip, rows=left, encoded=encoded)
+    made = family.encode_clips(model, [read], NONE, hold=hold)
+    assert torch.equal(made.x, whole.x) and torch.equal(made.index, whole.index)
+    assert made.signals.keys() == whole.signals.keys() and made.encoded == whole.encoded
+    assert all(torch.equal(made.signals[n], whole.signals[n]) for n in whole.signals)
+    two = family.encode_clips(model, [read, clip], NONE, hold=hold)  # beside one whose pixels are there
+    assert len(two.x) >= 2 * len(whole.x) - 1 and torch.equal(two.x[: len(whole.index) - 1], whole.x[:-1])
+
+
+def test_a_short_clip_is_left_to_be_encoded_with_the_others() -> None:
+    model, family, _, clip = gated("qwen2_5_vl")
+    early, report = family.early(model, NONE, True), Report()
+    assert early is not None
+    early.push(clip, report)
+    left, encoded = early.finish(report)
+    assert encoded is None and not report.milliseconds and torch.equal(left, clip.rows)
+    assert family.early(model, frozenset({"keys"}), True) is None  # needs the keys of the whole clip

@@ -234,14 +234,14 @@ def test_a_pass_of_the_bench_gives_the_signal(name: str, gate: str, file: Path, 
     model, plan = random_model(geometry(name)), Plan.parse(f"{gate}{pathway} | surprise:keep=0.5")
     family = families.of(model)
     encoder = Encoder(family, model, family.preprocess(model))
-    passed = run_pass(file, 10, plan.gate, encoder, plan.wants, plan.pathways, end=1.3, chunk=3)
+    passed = run_pass(file, 10, plan, encoder, end=1.3, chunk=3)
     with open_video(file, fps=10.0, end=1.3) as reader:
         planes = [encoder.preprocessor.resize(p.rgb(i), passed.grid) for p in reader for i in range(len(p))]
     want = plan.pathways[0].cells(np.stack(planes), passed.grid)["surprise"]
     t, h, w = passed.tokens.position.long().unbind(1)
     assert np.array_equal(passed.tokens.signals["surprise"].numpy(), want[t, h, w])
     assert len(passed.tokens) == int(passed.keep.sum()) and passed.milliseconds["pathway"] > 0
-    without = run_pass(file, 10, plan.gate, encoder, end=1.3)
+    without = run_pass(file, 10, Plan.parse(gate.partition(" ")[0] or "none"), encoder, end=1.3)
     assert "surprise" not in without.tokens.signals and "pathway" in without.milliseconds
 
 

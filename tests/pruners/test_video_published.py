@@ -185,3 +185,28 @@ def test_ragged_frames_behind_a_gate(name):
     for k in (1, 9, 40, 66):
         out = build(name).reduce(tokens, Budget(tokens=k), Context(text=[torch.ones(2, 12)]))
         assert len(out) == k
+
+
+def decoupled_by_hand(tokens: Tokens, score: Tensor, k: int, static: float) -> list[int]:
+    """Each place's tokens in time, then the best of both kinds."""
+    last: dict[tuple[int, ...], Tensor] = {}
+    kinds: tuple[list[int], list[int]] = ([], [])
+    for i, (x, (_, *place)) in enumerate(zip(tokens.x, tokens.position.tolist(), strict=True)):
+        before = last.get(tuple(place))
+        kinds[before is not None and float(cosine_similarity(x, before, dim=0)) >= static].append(i)
+        last[tuple(place)] = x
+    moving = len(kinds[0]) * k // len(tokens)
+    best = [
+        sorted(kind, key=lambda i: -float(score[i]))[:n] for kind, n in zip(kinds, (moving, k - moving), strict=True)
+    ]
+    return sorted(best[0] + best[1])
+
+
+@pytest.mark.parametrize("static", [0.0, 0.9, 0.97, 1.0])
+@pytest.mark.parametrize("k", [1, 10, 30, 72])
+def test_decoupled_is_its_loop(static: float, k: int) -> None:
+    tokens = video()
+    score = torch.rand(len(tokens), generator=torch.Generator().manual_seed(1))
+    tokens.signals["cls_attention"] = score
+    out = build("decoupled", static=static).reduce(tokens, Budget(tokens=k), Context())
+    assert kept(out) == decoupled_by_hand(tokens, score, k, static)

@@ -16,7 +16,10 @@ from tests.families.tokenizer import tokenizer_of
 from vtoken import families
 from vtoken.data.report import CellState, Report
 from vtoken.errors import InputError, UnsupportedError, VideoError
+from vtoken.families import chunks
 from vtoken.methods.plan import Plan
+from vtoken.qa import api
+from vtoken.qa.cache import ClipMemory
 from vtoken.qa.prompt import prompts
 from vtoken.qa.read import Sampling, read_clip
 
@@ -83,6 +86,27 @@ def test_a_wrapped_model_uses_its_plan_and_keeps_it() -> None:
     assert own.report.tokens == round(0.25 * own.report.cells)
     assert other.report.tokens == other.report.cells
     assert tighter.report.tokens == 5
+
+
+def test_a_wrapped_model_has_the_whole_report_of_ask() -> None:
+    model = model_of("qwen2_5_vl")
+    processor = tokenizer_of(model)
+    with vtoken.wrapped(model, "grt"):
+        answer = vtoken.ask(model, processor, still(), "what?", native_fps=4, fps="native", max_new_tokens=2)
+        own = model.vtoken.report
+        assert own.milliseconds == answer.report.milliseconds and {"decode", "prepare", "encode"} <= set(
+            own.milliseconds
+        )
+        assert own.to_dict() == answer.report.to_dict() and str(own) == str(answer.report)
+        assert own.sizes == [(answer.clip.grid.width, answer.clip.grid.height)] and own.held == answer.report.held > 0
+        several = vtoken.ask_many(
+            model, processor, still(), ["what?", "why?"], native_fps=4, fps="native", max_new_tokens=2
+        )
+        whole = model.vtoken.report  # shared by the questions: their parts are half of it
+        for stage in ("decode", "prepare", "encode"):
+            parts = [one.report.milliseconds[stage] for one in several]
+            assert whole.milliseconds[stage] == pytest.approx(sum(parts)) and parts[0] == pytest.approx(parts[1])
+        assert (whole.held, whole.cells) == (several[0].report.held, several[0].report.cells)
 
 
 def test_budget_per_second_counts_the_clips_seconds() -> None:
@@ -211,3 +235,27 @@ def test_the_models_own_length_beats_the_default() -> None:
     assert len(vtoken.ask(model, words, still(4), "what?", **options).tokens) == 3
     assert [len(one.tokens) for one in vtoken.ask_many(model, words, still(4), ["what?", "whom?"], **options)] == [3, 3]
     assert len(vtoken.ask(model, words, still(4), "what?", max_new_tokens=5, **options).tokens) == 5
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "llava_onevision"])
+@pytest.mark.parametrize("plan", ["none", "grt", "grt:hold=off"])
+def test_a_long_clip_is_encoded_while_it_is_read(name: str, plan: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several chunks of the reader and of the encoder: the answer of one run, and no pixels left to encode."""
+    options: dict[str, Any] = {"native_fps": 4, "fps": "native", "plan": plan}
+    whole = ask(name, still(40), **options)
+    monkeypatch.setattr(chunks, "PATCHES", 60)
+    seen: list[tuple[int, int]] = []
+
+    def read(*args: Any, **given: Any) -> Any:
+        clip = read_clip(*args, **given)
+        seen.append((len(clip.rows), len(clip.encoded.x) if clip.encoded is not None else 0))
+        return clip
+
+    monkeypatch.setattr(api, "read_clip", read)
+    early = ask(name, still(40), **options)
+    assert seen[0][0] == 0 and seen[0][1] > 0
+    assert early.tokens.tolist() == whole.tokens.tolist() and np.array_equal(early.cell_state, whole.cell_state)
+    assert (early.report.encoded, early.report.tokens) == (whole.report.encoded, whole.report.tokens)
+    model = model_of(name)
+    vtoken.ask(model, tokenizer_of(model), still(40), "what?", max_new_tokens=1, memory=ClipMemory(), **options)
+    assert seen[1][0] > 0 and seen[1][1] == 0  # other plans about the same video need its pixels

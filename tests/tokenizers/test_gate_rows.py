@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.tokenizers.scenes import BARE, gate
-from vtoken.bench.gate import exponent, format_table, gate_rows, measure
+from vtoken.bench.gate import exponent, gate_rows, measure, texts
 from vtoken.data.frames import Frames, Grid
 from vtoken.errors import InputError
 
@@ -22,8 +22,8 @@ def test_kept_shares_of_a_real_clip_agree_with_the_study(clips: Path) -> None:
     default = gate_rows([clips / "skv_bigbuckbunny.mp4"], [25])[0]
     assert default.kept_later == pytest.approx(0.292, abs=0.03) and default.frames == 132
     assert 0 < rows[0].alpha == rows[1].alpha < 1
-    table = format_table(rows).splitlines()
-    assert len(table) == 3 and "skv_bigbuckbunny.mp4" in table[1]
+    cells = texts(rows)
+    assert len(cells) == 3 and cells[1][0] == "skv_bigbuckbunny.mp4"
 
 
 def test_rows_count_what_the_map_holds() -> None:
@@ -50,8 +50,8 @@ def test_rates_a_clip_does_not_have_are_told() -> None:
     frames = Frames(np.zeros((6, 28, 28, 3), np.uint8), np.arange(6) / 5)
     rows = [measure([frames], gate("grt"), Grid(28, 28, 14), "made", fps) for fps in (5, 25, "native")]
     rows.append(measure([Frames(frames.pixels[:1], np.zeros(1))], gate("grt"), Grid(28, 28, 14), "one", 5))
-    lines = format_table(rows).splitlines()
-    assert "25 (has 5)" in lines[2] and "native (5)" in lines[3] and lines[4].split()[-2:] == ["nan", "nan"]
+    lines = texts(rows)
+    assert lines[2][1] == "25 (has 5)" and lines[3][1] == "native (5)" and lines[4][-2:] == ("nan", "nan")
     assert math.isnan(exponent([5, math.nan], [1, 2])) and exponent([1, math.nan, 2], [1, 9, 2]) == pytest.approx(1)
 
 

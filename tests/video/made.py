@@ -54,7 +54,8 @@ def film(
             pixels = np.full((height, width, 3), level(i), np.uint8) if picture is None else picture
             frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format=pix_fmt)
             for name, value in (colours or {}).items():
-                setattr(frame, name, value)
+                if hasattr(frame, name):  # not in PyAV before 17
+                    setattr(frame, name, value)
             frame.pts, frame.time_base = round(time * unit), Fraction(1, unit)
             file.mux(video.encode(frame))
         file.mux(video.encode())

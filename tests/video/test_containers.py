@@ -54,7 +54,7 @@ def with_cover(path, video: bool):
         cover = file.add_stream("mjpeg", rate=1)
         cover.width = cover.height = 256
         cover.pix_fmt = "yuvj420p"
-        cover.disposition = av.stream.Disposition.attached_pic
+        cover.disposition = av.stream.Disposition.attached_pic.value
         film_stream = file.add_stream("libx264", rate=10) if video else None
         if film_stream is not None:
             film_stream.width = film_stream.height = 32

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vtoken.errors import InputError
-from vtoken.output.files import write_text
+from vtoken.output.files import Lines, write_text
 
 Key = tuple[str, str, float]  # clip, plan, fps
 
@@ -87,13 +87,11 @@ class Results:
         self.path, self.done = folder / "answers.jsonl", {}
         self._settings(folder / "settings.json", settings)
         self._load()
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = Lines(self.path)
 
     def add(self, records: Sequence[Record]) -> None:
         """Append a finished group."""
-        for record in records:
-            self._file.write(_line(record))
-            self._file.flush()
+        self._file.add(*map(_line, records))
         self.done[records[0].key] = list(records)
 
     def close(self) -> None:
@@ -140,8 +138,8 @@ class Results:
             if len(group) == next(iter(group.values())).questions:
                 self.done[key] = [group[i] for i in sorted(group)]
         if torn or sum(map(len, self.done.values())) != len(lines):
-            write_text(self.path, "".join(_line(r) for g in self.done.values() for r in g))
+            write_text(self.path, "".join(f"{_line(r)}\n" for g in self.done.values() for r in g))
 
 
 def _line(record: Record) -> str:
-    return json.dumps(asdict(record), ensure_ascii=False) + "\n"
+    return json.dumps(asdict(record), ensure_ascii=False)

@@ -6,20 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from rich import box
 from rich.console import Console, Group
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from vtoken.bench.accuracy_data import Data
 from vtoken.bench.accuracy_summary import Line, Score
-from vtoken.output.console import terminal
+from vtoken.output.console import FittedTable, terminal
 
 TITLES = {"exact": "accuracy", "f1": "token F1"}
 TEXTS = {"exact": "exact", "similarity": "similarity", "f1": "F1", "cer": "CER", "wer": "WER"}
 NOTES = 8  # shown under the tables
 NEEDED = 120  # columns in which every table is readable
+DROP = ["in layers %", "FLOPs %", "interval 95 %", "share %"]  # first, where there are fewer
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,10 @@ def print_lines(lines: Sequence[Line], data: Data, console: Console | None = Non
     console = console or terminal()
     for sheet in sheets(lines, data):
         used = [c for c in sheet.columns if not c.spare or console.width > NEEDED]
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+        table = FittedTable(DROP + [f"{task} %" for task in reversed(data.tasks)])
         units = any(c.unit for c in used)
         table.add_column("fps", justify="right", no_wrap=True)
-        table.add_column("plan", no_wrap=True)
+        table.add_column("plan")
         for c in used:
             table.add_column(f"{c.head}\n[dim]{c.unit}[/]" if units else c.head, justify="right", no_wrap=True)
         for fps, found in groupby(lines, key=lambda x: x.fps):

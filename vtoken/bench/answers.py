@@ -8,11 +8,9 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
-from vtoken.output.console import terminal
+from vtoken.output.console import FittedTable, terminal
 from vtoken.qa.api import ask_many
 from vtoken.qa.load import load
 from vtoken.reference import data
@@ -56,7 +54,7 @@ def one_a_task(clip: data.Clip) -> list[data.Question]:
 
 def print_answers(asked: Sequence[data.Question], found: Sequence[Answers]) -> None:
     """A row a question, then tokens and time; wrong answers are marked."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+    table = FittedTable(padding=(0, 2, 0, 0))
     for head in ("question", "right", *(f.plan for f in found)):
         table.add_column(head)
     for i, q in enumerate(asked):

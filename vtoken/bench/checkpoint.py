@@ -82,7 +82,7 @@ def _row(
         decode_ms=spent.get("decode", 0.0),
         gate_ms=spent.get("gate", 0.0),
         pathway_ms=spent.get("pathway"),
-        prepare_ms=None,
+        prepare_ms=spent.get("prepare", 0.0),
         encode_ms=spent.get("encode", 0.0),
         reduce_ms=spent.get("reduce", 0.0),
         prefill_ms=spent.get("prefill", 0.0),

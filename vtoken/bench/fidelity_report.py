@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from vtoken.bench.fidelity_reading import Reading
-from vtoken.output.console import terminal
+from vtoken.output.console import FittedTable, terminal
 
 HEADS = ("rows", "share %", "encoded %", "select ms", "KL, nats", "worst question", "worst")
 HEADS += ("next token %", "same answer %")
@@ -70,7 +68,7 @@ def captions(found: Sequence[Reading]) -> list[str]:
 def print_table(found: Sequence[Reading], facts: Sequence[str], console: Console | None = None) -> None:
     """Print the table, a line a plan and rate."""
     console = console or terminal()
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+    shown = FittedTable((HEADS[3], HEADS[6]), padding=(0, 2, 0, 0))
     shown.add_column("fps", justify="right", no_wrap=True)
     shown.add_column("plan")
     for head in HEADS:

@@ -15,6 +15,8 @@ from vtoken.data.frames import Frames, GateMap, Grid
 from vtoken.errors import InputError
 from vtoken.kernels.blocks import copy_cells
 from vtoken.methods.gate import Gate
+from vtoken.output.console import FittedTable
+from vtoken.output.progress import progress
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,17 @@ def gate_rows(
     if not fps_list:
         raise InputError("fps is empty; give at least one frame rate, for example 1,2,5,10")
     gate, grid, rows = _gate(gate), Grid(size, size, cell, frames), []
-    for path in paths:
-        of_clip = []
-        for fps in fps_list:
-            chunks = open_video(path, fps=fps, end=end)
-            of_clip.append(measure(chunks, gate, grid, Path(path).name, fps))
-        alpha = exponent([r.rate for r in of_clip], [r.tokens_per_second for r in of_clip])
-        rows += [replace(r, alpha=alpha) for r in of_clip]
+    paths = list(paths)
+    with progress(len(paths) * len(fps_list), "runs") as advance:
+        for path in paths:
+            of_clip = []
+            for fps in fps_list:
+                advance(0, f"{Path(path).name} at {fps} fps")
+                chunks = open_video(path, fps=fps, end=end)
+                of_clip.append(measure(chunks, gate, grid, Path(path).name, fps))
+                advance(1, f"{Path(path).name} at {fps} fps")
+            alpha = exponent([r.rate for r in of_clip], [r.tokens_per_second for r in of_clip])
+            rows += [replace(r, alpha=alpha) for r in of_clip]
     return rows
 
 
@@ -139,8 +145,19 @@ def exponent(rates: Sequence[float], tokens: Sequence[float]) -> float:
     return float(np.polyfit(np.log(np.array(rates)[usable]), np.log(np.array(tokens)[usable]), 1)[0])
 
 
-def format_table(rows: Sequence[GateRow]) -> str:
-    """The rows as an aligned table."""
+def table(rows: Sequence[GateRow]) -> FittedTable:
+    """The rows as a table; a narrow terminal leaves out whole columns."""
+    head, *body = texts(rows)
+    made = FittedTable(("alpha", "kept later", "frames", "tokens/s"))
+    for i, name in enumerate(head):
+        made.add_column(name, justify="right" if i else "left", no_wrap=i > 0)
+    for line in body:
+        made.add_row(*line)
+    return made
+
+
+def texts(rows: Sequence[GateRow]) -> list[tuple[str, ...]]:
+    """Heads, then the cells of every row."""
     head = ("clip", "fps", "frames", "kept", "kept later", "PSNR dB", "ms/frame", "tokens/s", "alpha")
     body: list[tuple[str, ...]] = [head]
     before = ""
@@ -159,12 +176,7 @@ def format_table(rows: Sequence[GateRow]) -> str:
                 f"{r.alpha:.2f}" if first else "",
             )
         )
-    widths = [max(len(line[i]) for line in body) for i in range(len(head))]
-    lines = [
-        "  ".join([line[0].ljust(widths[0])] + [v.rjust(w) for v, w in zip(line[1:], widths[1:], strict=True)])
-        for line in body
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+    return body
 
 
 def _rate(row: GateRow) -> str:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
 from vtoken.bench.plot import COLOURS, INK
 from vtoken.errors import InputError, require
+from vtoken.output.console import FittedTable
 from vtoken.output.files import folder, replacing, write_text
 
 SUFFIX = "results.json"  # lmms-eval writes one TIME_results.json a run
@@ -137,7 +137,9 @@ def markdown(scores: Sequence[Score]) -> str:
 
 def table(scores: Sequence[Score]) -> Table:
     """The table of the terminal."""
-    made = Table(*HEAD, box=box.SIMPLE)
+    made = FittedTable()
+    for i, head in enumerate(HEAD):
+        made.add_column(head, no_wrap=i > 3)
     for score in scores:
         made.add_row(*_cells(score))
     return made

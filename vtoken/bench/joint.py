@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
 from vtoken.bench import accuracy_data, metrics
 from vtoken.errors import InputError, MissingExtraError, UnsupportedError, require
-from vtoken.output.console import terminal
+from vtoken.output.console import FittedTable, terminal
 from vtoken.output.files import folder, write_text
 from vtoken.output.progress import progress
 from vtoken.qa.api import ask_many
@@ -102,21 +99,36 @@ def measure(
     weights: Sequence[str],
     caches: Sequence[str],
     fps: float,
+    done: Sequence[Cell] = (),
+    save: Callable[[list[Cell]], None] = lambda cells: None,
 ) -> list[Cell]:
-    """Every configuration on every question; those that need each other's losses have them filled in."""
+    """Every configuration on every question; those that need each other's losses have them filled in.
+
+    Args:
+        done: configurations that are not run again.
+        save: called with all that is there after each one.
+    """
+    known = {(c.plan, c.weights, c.cache): c for c in done if not c.why}
     found: list[Cell] = []
     with progress(len(plans) * len(weights) * len(caches), "configurations") as advance:
         for kind in weights:
+            left = [pair for pair in product(plans, caches) if (pair[0], kind, pair[1]) not in known]
+            found += [known[plan, kind, cache] for plan, cache in product(plans, caches) if (plan, cache) not in left]
+            advance(len(plans) * len(caches) - len(left), kind)
+            if not left:
+                continue
             try:
                 loaded: Any = quantised(model, kind)
                 why = ""
             except (MissingExtraError, InputError) as error:
                 loaded, why = None, _line(error)
-            for plan, cache in product(plans, caches):
+            for plan, cache in left:
                 told = f"{plan} / {kind} / {cache}"
                 found.append(Cell(plan, kind, cache, why=why) if why else _cell(data, loaded, plan, kind, cache, fps))
+                save(list(_with_losses(found)))
                 advance(1, told)
-    return list(_with_losses(found))
+    order = [(plan, kind, cache) for kind in weights for plan, cache in product(plans, caches)]
+    return sorted(_with_losses(found), key=lambda c: order.index((c.plan, c.weights, c.cache)))
 
 
 def _cell(data: accuracy_data.Data, loaded: Any, plan: str, weights: str, cache: str, fps: float) -> Cell:
@@ -158,7 +170,7 @@ def _line(error: BaseException) -> str:
 def run(
     model: str, plans: Sequence[str], weights: Sequence[str], caches: Sequence[str], clips: int, fps: float, out: str
 ) -> list[Cell]:
-    """`vtoken bench joint`: print the table, write joint.jsonl and report.md.
+    """`vtoken bench joint`: print the table, write joint.jsonl and report.md; a stopped run goes on.
 
     Raises:
         InputError: an unknown kind, or a folder that cannot be written.
@@ -168,17 +180,31 @@ def run(
             raise InputError(f"{what} {wrong[0]!r} is unknown; known are {', '.join(known)}")
     target = folder(out)
     data = accuracy_data.rendered("test", clips)
-    cells = measure(data, model, plans, weights, caches, fps)
-    write_text(target / "joint.jsonl", "".join(json.dumps(asdict(cell)) + "\n" for cell in cells))
+    state, mark = target / "joint.jsonl", {"model": model, "clips": clips, "fps": fps}
+
+    def save(cells: list[Cell]) -> None:
+        write_text(state, "".join(json.dumps(asdict(cell) | mark) + "\n" for cell in cells))
+
+    cells = measure(data, model, plans, weights, caches, fps, _written(state, mark), save)
+    save(cells)
     write_text(target / "report.md", markdown(cells, data.name, clips, fps))
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    for head in HEADS:
-        table.add_column(head)
+    table = FittedTable(("s", "losses alone"))
+    for i, head in enumerate(HEADS):
+        table.add_column(head, no_wrap=i > 2)
     for cell in cells:
         table.add_row(*_texts(cell))
     terminal().print(table)
     print(f"wrote joint.jsonl and report.md to {Path(target)}")
     return cells
+
+
+def _written(state: Path, mark: dict[str, Any]) -> list[Cell]:
+    """Configurations of an earlier run with the same model, clips and rate."""
+    if not state.is_file():
+        return []
+    rows = [json.loads(line) for line in state.read_text(encoding="utf-8").splitlines()]
+    same = [row for row in rows if {name: row.get(name) for name in mark} == mark]
+    return [Cell(**{name: value for name, value in row.items() if name not in mark}) for row in same]
 
 
 HEADS = ("plan", "weights", "cache", "accuracy", "loss", "losses alone", "visual tokens", "s")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,10 +18,9 @@ from vtoken.data.frames import GateMap, Grid
 from vtoken.data.tokens import Tokens
 from vtoken.families.family import Family
 from vtoken.families.features import Clip, Features
-from vtoken.methods.gate import Gate
-from vtoken.methods.pathway import Cells, Pathway, joined
+from vtoken.methods.pathway import Cells, joined
 from vtoken.methods.plan import Plan
-from vtoken.qa.pieces import pieces
+from vtoken.qa.pieces import Piece, pieces
 from vtoken.video import VideoReader, open_video
 from vtoken.video.preprocess import Preprocessor
 
@@ -76,24 +75,17 @@ def span(reader: VideoReader) -> float:
 def run_pass(
     source: Any,
     fps: float,
-    gate: Gate | None,
+    plan: Plan,
     encoder: Encoder,
-    wants: frozenset[str] = frozenset(),
-    pathways: Sequence[Pathway] = (),
     advance: Callable[[int], None] | None = None,
-    hold: bool = False,
-    plan: Plan | None = None,
     **clip: Any,
 ) -> Pass:
     """Decode a clip at a rate, gate it, and encode the kept cells.
 
     Args:
-        gate: None encodes every cell.
-        wants: signals that the plans behind it can use.
-        pathways: run on all frames.
+        plan: its gate, pathways, hold, size of frames and the signals that it wants count here; without a gate every
+            cell is encoded.
         advance: called with the number of frames after each chunk.
-        hold: kept patches attend to what skipped ones were.
-        plan: says how large the frames are, where it has a stage for it.
         clip: ``start``, ``end`` and ``backend`` of ``open_video``.
 
     Raises:
@@ -106,40 +98,19 @@ def run_pass(
     height, width = reader.size
     count = expected_frames(reader)
     stock = prepare.grid(height, width, count)
-    grid = stock if plan is None else plan.resized(stock, reader.expected, fps)
-    parts: list[Part] = []
-    waiting: list[tuple[Tensor, GateMap]] = []
-    told: list[Cells] = []
-    maps, pts = [], []
-    for piece in pieces(reader, prepare, gate, grid, partial(_timed, spent), pathways):
-        maps.append(piece.gate)
-        pts.append(piece.pts)
-        if gate is None:  # no cell refers to another chunk, so its pixels need not wait for the whole clip
-            piece.gate.reference -= piece.gate.reference.min()
-            with _timed(spent, "encode"):
-                parts.append(_encode(encoder, piece.rows, grid, piece.gate, piece.pts, wants, piece.signals))
-        else:
-            waiting.append((piece.rows, piece.gate))
-            told.append(piece.signals)
-        if advance is not None:
-            advance(len(piece.pts))
-    everything, whole = np.concatenate(pts), GateMap.concatenate(maps)
-    if waiting:
-        with _timed(spent, "encode"):
-            rows = torch.cat([rows for rows, _ in waiting])
-            signals = joined(told, pathways, grid, len(whole.keep))
-            parts.append(_encode(encoder, rows, grid, whole, everything, wants, signals, hold))
+    grid = plan.resized(stock, reader.expected, fps)
+    found = pieces(reader, prepare, plan.gate, grid, partial(_timed, spent), plan.pathways)
+    parts, gated, pts = _encoded(encoder, found, plan, grid, spent, advance)
     seconds = span(reader)
     if not math.isfinite(seconds):
-        seconds = float(everything[-1] - everything[0]) + 1 / fps
+        seconds = float(pts[-1] - pts[0]) + 1 / fps
+    whole = sum(int((~features.layout.structural).sum()) for features, _ in parts)
     return Pass(
         _tokens(parts),
         grid,
-        whole.keep,
-        sum(int((~features.layout.structural).sum()) for features, _ in parts)
-        if grid == stock
-        else stock.steps(len(everything)) * stock.cells,
-        len(everything),
+        gated.keep,
+        whole if grid == stock else stock.steps(len(pts)) * stock.cells,
+        len(pts),
         seconds,
         spent,
         [*reader.notes, *prepare.notes(height, width, count)],
@@ -150,22 +121,53 @@ def run_pass(
 Part = tuple[Features, np.ndarray]  # features, and the seconds of their time steps
 
 
+def _encoded(
+    encoder: Encoder,
+    found: Iterable[Piece],
+    plan: Plan,
+    grid: Grid,
+    spent: dict[str, float],
+    advance: Callable[[int], None] | None,
+) -> tuple[list[Part], GateMap, np.ndarray]:
+    """Features of all pieces, chunk by chunk where there is no gate; what the gate kept; presentation times."""
+    parts: list[Part] = []
+    waiting: list[Piece] = []
+    maps, pts = [], []
+    for piece in found:
+        maps.append(piece.gate)
+        pts.append(piece.pts)
+        if plan.gate is None:  # no cell refers to another chunk, so its pixels need not wait for the whole clip
+            piece.gate.reference -= piece.gate.reference.min()
+            with _timed(spent, "encode"):
+                parts.append(_encode(encoder, piece.rows, grid, piece.gate, piece.pts, plan, piece.signals))
+        else:
+            waiting.append(piece)
+        if advance is not None:
+            advance(len(piece.pts))
+    everything, whole = np.concatenate(pts), GateMap.concatenate(maps)
+    if waiting:
+        with _timed(spent, "encode"):
+            rows = torch.cat([piece.rows for piece in waiting])
+            signals = joined([piece.signals for piece in waiting], plan.pathways, grid, len(whole.keep))
+            parts.append(_encode(encoder, rows, grid, whole, everything, plan, signals))
+    return parts, whole, everything
+
+
 def _encode(
     encoder: Encoder,
     rows: Tensor,
     grid: Grid,
     gated: GateMap,
     pts: np.ndarray,
-    wants: frozenset[str],
+    plan: Plan,
     signals: Cells,
-    hold: bool = False,
 ) -> Part:
     times = pts[:: grid.frames]
     clip = Clip(
         rows, grid, gated, pts, float(pts[-1] - pts[0]), signals=signals, normalise=encoder.preprocessor.normalise
     )
     with torch.no_grad():
-        return encoder.family.encode_clips(encoder.model, [clip], wants, hold=hold), times
+        return encoder.family.encode_clips(encoder.model, [clip], plan.wants, hold=plan.hold is not None), times
 
 
 def _tokens(parts: list[Part]) -> Tokens:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
-from vtoken.bench.rows import Row, clips
+from vtoken.bench.rows import Row, clips, measured
 from vtoken.errors import require
 from vtoken.output.files import replacing
 
@@ -14,15 +15,34 @@ from vtoken.output.files import replacing
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6A00")
 STOCK = "#6B6B6B"
 INK = "#222222"
+TITLE, NAME = 48, 20  # characters in a line of a title, and of the names at the end of a curve
 
-PANELS: tuple[tuple[str, Callable[[Row], float]], ...] = (
-    ("tokens to the language model, per second of video", lambda r: r.per_second),
-    ("measured time, ms per second of video", lambda r: r.total_ms / r.seconds if r.seconds else 0.0),
-)
+Panel = tuple[str, Callable[[Row], float]]
+
+
+def panels(rows: Sequence[Row]) -> tuple[Panel, ...]:
+    """Titles and values of the panels of a clip, all of them for a second of video.
+
+    What the language model costs has a panel of its own: computed FLOPs where none was run, measured milliseconds on a
+    checkpoint.
+    """
+    r = rows[0]
+    if r.prefill_ms is None:
+        prefill: Panel = f"computed for {r.model}, TFLOP:\nprefill", lambda r: _each(r.prefill_tflop, r)
+        total = "measured on a small random encoder, ms:\n"
+    else:
+        prefill = "measured, ms:\nprefill", lambda r: _each(r.prefill_ms, r)
+        total = "measured, ms:\n"
+    total += "\n".join(wrap(measured(rows), TITLE))
+    return ("tokens to the language model", lambda r: r.per_second), prefill, (total, lambda r: _each(r.total_ms, r))
+
+
+def _each(value: float | None, row: Row) -> float:
+    return (value or 0.0) / row.seconds if row.seconds else 0.0
 
 
 def plot(rows: Sequence[Row], path: Path) -> Path:
-    """Write a PNG with two panels a clip: tokens and measured time against FPS, one line a plan, both axes logarithmic.
+    """Write a PNG with three panels a clip, see ``panels``, against FPS: one line a plan, both axes logarithmic.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -39,14 +59,17 @@ def plot(rows: Sequence[Row], path: Path) -> Path:
     style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "text.color": INK}
     with pyplot.rc_context(style):
         figure, grid = pyplot.subplots(
-            len(parts), 2, figsize=(11, 3.9 * len(parts)), squeeze=False, layout="constrained"
+            len(parts), 3, figsize=(15, 4.2 * len(parts)), squeeze=False, layout="constrained"
         )
         for line, part in zip(grid, parts, strict=True):
-            for axes, (label, value) in zip(line, PANELS, strict=True):
+            for axes, (label, value) in zip(line, panels(part), strict=True):
                 _panel(axes, part, label, value, colours)
-            line[0].set_title(f"{part[0].clip}: {PANELS[0][0]}", loc="left", fontsize=9.5)
+            line[0].set_title(f"{part[0].clip}\n{line[0].get_title('left')}", loc="left", fontsize=9.5)
         figure.supxlabel(
-            f"sampled frames per second\n{rows[0].model}; time on {rows[0].machine}", fontsize=8, color=STOCK
+            f"sampled frames per second; every value is for one second of video\n{rows[0].model}; measured on "
+            f"{rows[0].machine}",
+            fontsize=8,
+            color=STOCK,
         )
         with replacing(path) as draft:
             figure.savefig(draft, dpi=160, metadata={"Software": None})
@@ -94,12 +117,21 @@ def _close(a: tuple[tuple[float, float], ...], b: tuple[tuple[float, float], ...
 def _labels(axes: Any, ends: list[tuple[float, str, str]], right: float) -> None:
     """Names at the right end of the lines, pushed apart where they would overlap."""
     low, high = axes.get_ylim()
-    gap = (high / low) ** 0.06
-    at = 0.0
+    line = (high / low) ** 0.05
+    at = top = 0.0
     for y, name, colour in sorted(ends):
-        at = max(y, at * gap)
+        lines = wrap(name.replace(" | ", "\xa0|\xa0"), NAME)  # no line ends inside a plan
+        half = line ** (len(lines) / 2)
+        at = max(y, top * half)
+        top = at * half
         axes.annotate(
-            name, (right, at), xytext=(7, 0), textcoords="offset points", va="center", color=colour, fontsize=8.5
+            "\n".join(lines),
+            (right, at),
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=8,
         )
-    if at > high:
-        axes.set_ylim(low, at * gap)
+    if top > high:
+        axes.set_ylim(low, top)

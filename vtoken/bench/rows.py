@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Any
 
-from rich import box
 from rich.console import Console, Group
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
-from vtoken.output.console import PIPED, terminal
+from vtoken.data.report import STAGES
+from vtoken.output.console import PIPED, FittedTable, terminal
 
 
 @dataclass
@@ -28,10 +27,10 @@ class Row:
         grid: rows x columns of cells of one time step.
         stock: visual tokens without any reduction; ``tokens`` those that reach the language model.
         encoded: share of the cells that went through the vision encoder, 0 to 1.
-        decode_ms, gate_ms, encode_ms, reduce_ms: measured milliseconds for the clip.
-        prepare_ms: RGB, resize and patches of the kept cells; None where another stage holds it.
+        decode_ms, gate_ms, prepare_ms, encode_ms, reduce_ms: measured milliseconds for the clip; ``prepare`` is RGB,
+            resize and patches of the kept cells.
         pathway_ms: of second streams over the frames; None where the plan has none.
-        prefill_ms, generate_ms: measured on a checkpoint only.
+        prefill_ms, generate_ms: measured on a checkpoint; None where no language model is run.
         encoder_tflop, prefill_tflop: computed from the geometry of ``model``.
         model, machine: what was computed, and what was measured on.
         encoder: one line on the network behind ``encode_ms``.
@@ -51,7 +50,7 @@ class Row:
     encoded: float
     decode_ms: float
     gate_ms: float
-    prepare_ms: float | None
+    prepare_ms: float
     encode_ms: float
     reduce_ms: float
     encoder_tflop: float | None
@@ -76,10 +75,13 @@ class Row:
 
     @property
     def total_ms(self) -> float:
-        """Measured milliseconds of all stages."""
-        stages = [self.decode_ms, self.gate_ms, self.prepare_ms, self.encode_ms, self.reduce_ms]
-        stages += [self.pathway_ms, self.prefill_ms, self.generate_ms]
-        return sum(ms for ms in stages if ms is not None)
+        """Measured milliseconds of all stages that were run; without a language model in the geometry mode."""
+        return sum(self.stages_ms().values())
+
+    def stages_ms(self) -> dict[str, float]:
+        """Measured milliseconds by stage, in the order of the run."""
+        found = {stage: getattr(self, f"{stage}_ms") for stage in STAGES}
+        return {stage: ms for stage, ms in found.items() if ms is not None}
 
     def to_dict(self) -> dict[str, Any]:
         """All fields and the derived figures."""
@@ -149,10 +151,16 @@ def title(rows: Sequence[Row]) -> str:
     return f"{r.clip}   {r.width}x{r.height}, {r.seconds:.1f} s, {r.grid} cells a time step"
 
 
+def measured(rows: Sequence[Row]) -> str:
+    """Which stages ``total_ms`` has, and whether a language model is among them."""
+    stages = [stage for stage in STAGES if any(stage in r.stages_ms() for r in rows)]
+    return " + ".join(stages) + ("" if "prefill" in stages else "; no language model is run")
+
+
 def captions(rows: Sequence[Row]) -> list[str]:
     """What was measured, on what, and what was computed instead."""
     r = rows[0]
-    lines = [f"measured on {r.machine}", r.encoder]
+    lines = [f"measured on {r.machine}", r.encoder, f"total: {measured(rows)}"]
     if r.encoder_tflop is not None:
         lines.append(f"TFLOP: computed for the full size of {r.model}, not run")
     return lines + list(dict.fromkeys(note for row in rows for note in row.notes))
@@ -163,10 +171,10 @@ def print_rows(rows: Sequence[Row], console: Console | None = None) -> None:
     console = console or terminal()
     for part in clips(rows):
         used = columns(part, console.width - 6)
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+        table = FittedTable(("rate tok/s", "encoder TFLOP", "share %"))
         table.add_column("fps\n", justify="right", no_wrap=True)
         for i, c in enumerate(used):
-            table.add_column(f"{c.head}\n[dim]{c.unit}[/]", justify="right" if i else "left", no_wrap=True)
+            table.add_column(f"{c.head}\n[dim]{c.unit}[/]", justify="right" if i else "left", no_wrap=i > 0)
         for fps, found in groupby(part, key=lambda r: r.fps):
             block = list(found)
             for i, r in enumerate(block):

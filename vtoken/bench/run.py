@@ -80,10 +80,7 @@ def _warm_up(encoder: Encoder, source: Any, job: Job) -> None:
     end = start + 1.0 if not length < 1 else job.options.get("end")
     options = job.options | {"start": start, "end": end}
     for plan in job.plans.values():
-        held = plan.hold is not None
-        _reduce(
-            plan, run_pass(source, 2.0, plan.gate, encoder, plan.wants, plan.pathways, hold=held, plan=plan, **options)
-        )
+        _reduce(plan, run_pass(source, 2.0, plan, encoder, **options))
 
 
 def _group(
@@ -100,18 +97,7 @@ def _group(
     """The rows of plans that share a gate: one pass, then every plan's own reduction."""
     first = job.plans[texts[0]]
     tell = partial(_tell, advance, f"{name} at {rate:g} fps: {first.gate or 'no gate'}")
-    passed = run_pass(
-        source,
-        rate,
-        first.gate,
-        encoder,
-        first.wants,
-        first.pathways,
-        tell,
-        first.hold is not None,
-        first,
-        **job.options,
-    )
+    passed = run_pass(source, rate, first, encoder, tell, **job.options)
     with open_video(source, **job.options) as reader:
         height, width = reader.size
     flops = model.encoder_flops(passed.keep) / 1e12

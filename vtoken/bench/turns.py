@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.table import Table
 
 from vtoken.bench.machine import describe
 from vtoken.bench.metrics import bootstrap, exact_match
 from vtoken.errors import InputError
 from vtoken.methods.plan import Plan
-from vtoken.output.console import terminal
-from vtoken.output.files import folder, write_text
+from vtoken.output.console import FittedTable, terminal
+from vtoken.output.files import Lines, folder, write_text
+from vtoken.output.progress import progress
 from vtoken.reference import data
 
 SPLIT = "test"
@@ -168,14 +168,17 @@ def run(model: str, plans: Sequence[str], clips: int, turns: int, fps: float, ou
     file = target / "turns.jsonl"
     known = _read(file)
     loaded, processor = vtoken.load(model, device="cpu")
-    for one in measure(loaded, processor, plans, clips, turns, fps, known):
-        known.append(one)
-        with file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(asdict(one)) + "\n")
+    with closing(Lines(file)) as lines, progress(clips * len(every), "chats") as advance:
+        for one in measure(loaded, processor, plans, clips, turns, fps, known):
+            known.append(one)
+            lines.add(json.dumps(asdict(one)))
+            advance(1, f"clip {one.clip}: {one.plan}")
     names = {name(*w) for w in every}
     found = [a for a in known if a.way in names and a.clip < clips and a.fps == fps and len(a.right) == turns]
     write_text(target / "report.md", markdown(found, turns, fps, model))
-    table = Table(*heads(turns), box=box.SIMPLE_HEAD, show_edge=False)
+    table = FittedTable([str(i + 1) for i in range(turns)])
+    for i, head in enumerate(heads(turns)):
+        table.add_column(head, justify="right" if i else "left", no_wrap=i > 0)
     for row in rows(found):
         table.add_row(*row)
     terminal().print(table)

@@ -17,7 +17,9 @@ from vtoken.errors import InputError
 
 if TYPE_CHECKING:
     from vtoken.methods.plan import Plan
+    from vtoken.output.progress import Advance
     from vtoken.qa.api import Answer
+    from vtoken.qa.read import Progress
 
 CAPS = ("max_pixels", "per_frame_pixels", "pixels")  # options of ask on the size of frames
 CLIP = ("fps", "start", "end", "backend", "max_frames", "network")  # options of ask that say which frames are read
@@ -65,6 +67,7 @@ def add_caps(to: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """`vtoken ask`."""
     from vtoken.methods.plan import Plan
+    from vtoken.output.progress import progress
     from vtoken.qa import load as loading
     from vtoken.qa.api import ask
     from vtoken.reference.questions import EXAMPLES, WORLD, knows
@@ -89,11 +92,12 @@ def run(arguments: argparse.Namespace) -> None:
         )
     with _quiet() as logged:
         open_video(arguments.video, **clip).close()
-        with _status(f"loading {arguments.model}"):
+        caps = {name: value for name in CAPS if (value := getattr(arguments, name)) is not None}
+        with progress(100, "% read") as advance:
+            advance(0, f"loading {arguments.model}")
             model, processor = loading.load(arguments.model, arguments.device, arguments.dtype)
-        with _status(f"watching {os.path.basename(arguments.video)}"):
-            caps = {name: value for name in CAPS if (value := getattr(arguments, name)) is not None}
-            found = ask(model, processor, arguments.video, arguments.question, plan=plan, **given, **clip, **caps)
+            options: dict[str, Any] = given | clip | caps | {"progress": _told(advance, arguments.video)}
+            found = ask(model, processor, arguments.video, arguments.question, plan=plan, **options)
     for text in dict.fromkeys(logged):
         if text not in found.report.notes:  # the report prints its own
             print(f"vtoken: note: {text}", file=sys.stderr)
@@ -121,19 +125,12 @@ def with_hold(plan: Plan, hold: str | None) -> Plan:
 
 def show(found: Answer, model: str, as_json: bool) -> None:
     """Print an answer to stdout and its report to stderr, or both as JSON to stdout."""
-    from vtoken.data.report import CellState
-
-    report = found.report
-    held = sum(int((states == CellState.HELD).sum()) for states in found.cell_states)
     if as_json:
-        told: dict[str, Any] = {"answer": found.text, "model": model, "held": held} | report.to_dict()
+        told: dict[str, Any] = {"answer": found.text, "model": model} | found.report.to_dict()
         print(json.dumps(told, ensure_ascii=False))
         return
-    lines = str(report).splitlines()
-    if held:
-        lines.insert(2, f"held    {held:,} ({held / report.cells:.1%}) shown again, not computed")
     print(found.text)
-    print("", *lines, sep="\n", file=sys.stderr)
+    print("", found.report, sep="\n", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -154,9 +151,14 @@ def _quiet() -> Iterator[list[str]]:
         logger.removeHandler(handler)
 
 
-def _status(text: str):
-    """A spinner on a terminal, nothing in a pipe."""
-    from rich.console import Console
+def _told(advance: Advance, video: str) -> Progress:
+    """From what ``ask`` tells of its progress to a bar of percent read."""
+    shown = 0.0
 
-    console = Console(stderr=True)
-    return console.status(text) if console.is_terminal else contextlib.nullcontext()
+    def tell(stage: str, share: float) -> None:
+        nonlocal shown
+        now = 100 * share if stage == "decode" else 100.0
+        advance(now - shown, f"reading {os.path.basename(video)}" if stage == "decode" else "answering")
+        shown = now
+
+    return tell

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from typing import Any
 
+from vtoken.cli.shared import add_model, add_place
 from vtoken.demos.settings import Settings
 
 
@@ -12,13 +14,8 @@ def add(commands: Any, command: Any) -> None:
     """Add the command to a parser's commands."""
     d = Settings()
     to = command(commands, "demo", run, "the page in a browser: ask, see what was kept and what it cost", "vtoken demo")
-    to.add_argument(
-        "--model", default=d.model, metavar="ID_OR_PATH", help=f"checkpoint: hub id or folder (default {d.model})"
-    )
-    to.add_argument("--device", default=d.device, help="auto, cpu, cuda or cuda:1 (default auto)")
-    to.add_argument("--dtype", default=d.dtype, help="auto, float32, bfloat16 or float16 (default auto)")
-    to.add_argument("--host", default=d.host, help=f"address to listen on (default {d.host}: this machine alone)")
-    to.add_argument("--port", type=int, default=d.port, help=f"port, 0 for any free one (default {d.port})")
+    add_model(to, d)
+    add_place(to, d)
     to.add_argument("--share", action="store_true", help="ask Gradio for a public link; off by default")
     to.add_argument("--root-path", default=d.root_path, metavar="PATH", help="path under which a proxy serves the page")
     to.add_argument(
@@ -57,6 +54,13 @@ def add(commands: Any, command: Any) -> None:
         help=f"most streams of the Live tab at a time (default {d.max_live})",
     )
     limits.add_argument(
+        "--keep-chats",
+        type=int,
+        default=d.keep_chats,
+        metavar="N",
+        help=f"chats of all visitors that keep their video in the cache, 0 for none (default {d.keep_chats})",
+    )
+    limits.add_argument(
         "--keep-uploads",
         type=int,
         default=d.keep_uploads,
@@ -71,8 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from vtoken.demos.app import serve
 
-    names = Settings.__dataclass_fields__
-    settings = Settings(**{name: getattr(arguments, name) for name in names})
+    settings = Settings(**{field.name: getattr(arguments, field.name) for field in fields(Settings)})
     console = Console(stderr=True)
     if console.is_terminal:
         console.print(f"loading {settings.model}", style="dim")

@@ -154,10 +154,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def rollout(arguments: argparse.Namespace) -> None:
     """`vtoken jepa rollout`."""
-    from rich import box
-    from rich.table import Table
-
-    from vtoken.output.console import terminal
+    from vtoken.output.console import FittedTable, terminal
     from vtoken.thinkjepa.plot import draw
     from vtoken.thinkjepa.recipe import FPS
 
@@ -165,7 +162,7 @@ def rollout(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(found["rollout"]))
     else:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+        table = FittedTable()
         for head in ("steps", "ADE, cm", "FDE, cm", "within 5 cm, %", "drift, mm a step", "lost, %", "latent L2"):
             table.add_column(head, justify="right", no_wrap=True)
         for steps, row in found["rollout"]["horizons"].items():

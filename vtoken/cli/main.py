@@ -1,4 +1,7 @@
-"""The `vtoken` command. Exit codes: 0 done, 2 an error of ours or a wrong argument, 130 interrupted."""
+"""The `vtoken` command.
+
+Exit codes: 0 done, 1 an output could not be written, 2 an error of ours or a wrong argument, 130 interrupted.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from vtoken.cli import accuracy as accuracy_cli
 from vtoken.cli import ask as ask_cli
 from vtoken.cli import batch, demo, fidelity, imported, jepa, joint, kernels, search, serve, train, turns, watch
 from vtoken.errors import InputError, VtokenError
+from vtoken.output.files import not_written
 from vtoken.version import __version__
 
 SUBCOMMANDS = (
@@ -40,24 +44,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["bench"] and words[1:2] and words[1] in SUBCOMMANDS:
         words[:2] = [f"bench {words[1]}"]
-    arguments = parser().parse_args(words)
-    return guarded(lambda: arguments.run(arguments))
+
+    def command() -> None:
+        arguments = parser().parse_args(words)
+        arguments.run(arguments)
+
+    return guarded(command)
 
 
 def guarded(command: Callable[[], None]) -> int:
-    """Run a command and return its exit code; our errors become one line on stderr."""
+    """Run a command and return its exit code; our errors and outputs that cannot be written become a line on stderr."""
+    if sys.stdout is None:  # closed by whoever started us
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         with _short_warnings():
-            command()
+            try:
+                command()
+            finally:
+                sys.stdout.flush()  # a full disk or a closed pipe shows here, not when Python ends
     except VtokenError as error:
-        print(f"vtoken: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _told(f"error: {error}", 2)
     except KeyboardInterrupt:
-        print("vtoken: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output is gone, as in `vtoken methods | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _told("interrupted", 130)
+    except BrokenPipeError:
+        return _told("error: the output was closed before all of it was written, as by `| head`", 1)
+    except Exception as error:
+        if (why := not_written(error)) is None:
+            raise
+        return _told(f"error: {why}", 1)
     return 0
+
+
+def _told(text: str, code: int) -> int:
+    """Say why a command ended, and leave nothing for Python to flush into an output that takes no more."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"vtoken: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code
 
 
 def parser() -> argparse.ArgumentParser:
@@ -239,12 +267,14 @@ def bench(arguments: argparse.Namespace) -> None:
 
 def bench_gate(arguments: argparse.Namespace) -> None:
     """`vtoken bench gate`."""
-    from vtoken.bench.gate import format_table, gate_rows
+    from vtoken.bench.gate import gate_rows, table
     from vtoken.bench.machine import processor
+    from vtoken.output.console import terminal
 
     for gate in filter(None, (g.strip() for g in arguments.gates.split(";"))):
-        table = format_table(gate_rows(arguments.videos, arguments.fps, gate))
-        print(f"{gate}; 448 x 448, cells of 14 px, PSNR of luma, CPU time of one thread; {processor()}\n{table}\n")
+        rows = gate_rows(arguments.videos, arguments.fps, gate)
+        told = f"{gate}; 448 x 448, cells of 14 px, PSNR of luma, CPU time of one thread; {processor()}"
+        terminal().print(told, table(rows), "", sep="\n", highlight=False, markup=False)
 
 
 def methods(arguments: argparse.Namespace) -> None:

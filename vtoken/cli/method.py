@@ -8,14 +8,12 @@ import re
 from itertools import groupby
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from vtoken.cli.table import PLACES, wanted
 from vtoken.methods import registry
 from vtoken.methods.registry import Method
-from vtoken.output.console import terminal
+from vtoken.output.console import FittedTable, terminal
 
 
 def print_method(name: str, console: Console | None = None) -> None:
@@ -30,7 +28,7 @@ def print_method(name: str, console: Console | None = None) -> None:
     say(f"{name}: {method.describe()}", "bold")
     say(PLACES[method.kind])
     say()
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    table = FittedTable(padding=(0, 2, 0, 0))
     for column in ("option", "default", "meaning"):
         table.add_column(column, style="cyan" if column == "option" else None, no_wrap=column == "option")
     meanings = meanings_of(method)

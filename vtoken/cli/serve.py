@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vtoken.serve.settings import Settings, flag
+from vtoken.cli.shared import add_model, add_place
+from vtoken.qa.settings import flag
+from vtoken.serve.settings import Settings
 
 KEY = "VTOKEN_API_KEY"
 LIMITS = {
@@ -36,15 +38,10 @@ def add(commands: Any, command: Any) -> None:
         "an HTTP server in OpenAI's form: chat completions with videos",
         "vtoken serve --model Qwen/Qwen2.5-VL-3B-Instruct --plan grt --allow-folder /videos",
     )
-    to.add_argument(
-        "--model", default=d.model, metavar="ID_OR_PATH", help=f"checkpoint: hub id or folder (default {d.model})"
-    )
+    add_model(to, d)
     to.add_argument("--served-name", default="", metavar="NAME", help="name of the model in requests (default --model)")
     to.add_argument("--plan", default=d.plan, help=f"stages for requests that bring no plan (default {d.plan})")
-    to.add_argument("--device", default=d.device, help="auto, cpu, cuda or cuda:1 (default auto)")
-    to.add_argument("--dtype", default=d.dtype, help="auto, float32, bfloat16 or float16 (default auto)")
-    to.add_argument("--host", default=d.host, help=f"address to listen on (default {d.host}: this machine alone)")
-    to.add_argument("--port", type=int, default=d.port, help=f"port, 0 for any free one (default {d.port})")
+    add_place(to, d)
     to.add_argument("--api-key", help=f"what clients must send as a bearer token (default ${KEY}; none where unset)")
     to.add_argument(
         "--allow-folder",

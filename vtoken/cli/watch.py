@@ -43,6 +43,7 @@ def add(commands: Any, command: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """`vtoken watch`."""
     from vtoken.methods.plan import Plan
+    from vtoken.output.progress import progress
     from vtoken.qa import load as loading
     from vtoken.qa.stream.api import stream
     from vtoken.qa.stream.watch import Watch
@@ -59,8 +60,9 @@ def run(arguments: argparse.Namespace) -> None:
     with stream(model, processor, arguments.source, plan, **limits) as watched:
         watched.watch(arguments.question, **rules)
         try:
-            for event in watched.events(arguments.until):
-                _tell(event, arguments.json)
+            with progress(arguments.until, "s watched", lambda: (watched.report.seconds, "")):
+                for event in watched.events(arguments.until):
+                    _tell(event, arguments.json)
         except KeyboardInterrupt:  # the usual end of a camera
             print("vtoken: stopped", file=sys.stderr)
         report = watched.report

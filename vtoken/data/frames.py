@@ -255,9 +255,12 @@ class GateMap:
 
     def runs(self) -> np.ndarray:
         """int32 [T, h, w]: for a cell with a token, how many time steps it stands for; 0 for a skipped one."""
-        steps, h, w = self.keep.shape
-        start = self.reference.astype(np.int64)  # below 0 in a chunk: repeats what came before it
-        if self.repeated.any():  # a repeated cell begins a run of its own
-            start = np.maximum.accumulate(np.where(self.repeated, np.arange(steps)[:, None, None], start))
-        cell = start * (h * w) + np.arange(h * w).reshape(h, w)
-        return np.bincount(cell[start >= 0], minlength=steps * h * w).astype(np.int32).reshape(steps, h, w)
+        out = np.zeros(self.keep.shape, np.int32)
+        row, column = np.indices(self.keep.shape[1:])
+        again = bool(self.repeated.any())  # a repeated cell begins a run of its own
+        start = np.full(row.shape, np.iinfo(np.int32).min)
+        for t, shown in enumerate(self.reference):  # step by step: an hour has millions of cells
+            start = np.maximum(start, np.where(self.repeated[t], t, shown)) if again else shown
+            known = start >= 0  # below 0 in a chunk: repeats what came before it
+            out[start[known], row[known], column[known]] += 1
+        return out

@@ -21,6 +21,9 @@ from vtoken.errors import InputError
 STAGES = ("decode", "gate", "pathway", "prepare", "encode", "reduce", "prefill", "generate")
 
 
+WIDE = 60  # columns of the text of a report, where its plan and notes allow
+
+
 class CellState(IntEnum):
     """What became of a token that the stock model would have had."""
 
@@ -54,6 +57,8 @@ class Report:
             the kept cells), encode, reduce, prefill, generate.
         peak_bytes: peak GPU memory of the process so far, or its peak resident memory on a CPU.
         frames: presentation times in seconds of the sampled frames, per video.
+        sizes: (width, height) in pixels of the frames as the encoder takes them, per video.
+        held: visual tokens that were not computed and are shown again, where the gate's cells are known.
         inside: visual tokens that enter each layer of the language model, where methods act inside it; else empty.
         flops, cache: share of the FLOPs of the stock model's decoder layers in reading the prompt, and of the bytes of
             its KV cache behind it, where methods act inside the language model; else None.
@@ -70,6 +75,8 @@ class Report:
     milliseconds: dict[str, float] = field(default_factory=dict)
     peak_bytes: int = 0
     frames: list[list[float]] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    held: int = 0
     inside: list[int] = field(default_factory=list)
     flops: float | None = None
     cache: float | None = None
@@ -133,7 +140,9 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that ``json.dumps`` takes."""
-        return {name: value for name, value in asdict(self).items() if name != "cell_states"} | {"payoff": self.payoff}
+        told = {name: value for name, value in asdict(self).items() if name != "cell_states"}
+        told["sizes"] = [list(size) for size in self.sizes]
+        return told | {"total_ms": self.total, "payoff": self.payoff}
 
     @property
     def payoff(self) -> str | None:
@@ -149,27 +158,56 @@ class Report:
             f"the pathway took {spent:,.0f} ms; {left:,} tokens fewer saved about {saved:,.0f} ms of prefill: {verdict}"
         )
 
+    @property
+    def total(self) -> float:
+        """Milliseconds of all stages."""
+        return sum(self.milliseconds.values())
+
+    def videos(self) -> list[str]:
+        """Frames, frames a second and size of each video, in words."""
+        out = []
+        for i, times in enumerate(self.frames):
+            told = f"{len(times):,} frames" if len(times) > 1 else "1 frame"
+            if len(times) > 1 and times[-1] > times[0]:
+                told += f" at {(len(times) - 1) / (times[-1] - times[0]):.3g} fps"
+            if i < len(self.sizes):
+                told += " of {}x{} pixels".format(*self.sizes[i])
+            out.append(told)
+        return out
+
     def __str__(self) -> str:
-        share = f"{self.tokens / self.cells:.1%}" if self.cells else "-"
-        encoded = f"{self.encoded / self.cells:.1%}" if self.cells else "-"
-        spent = [(s, self.milliseconds[s]) for s in STAGES if s in self.milliseconds]
-        widths = [max(len(s), len(f"{ms:,.1f}")) for s, ms in spent]
-        head = "  ".join(s.rjust(w) for (s, _), w in zip(spent, widths, strict=True))
-        body = "  ".join(f"{ms:,.1f}".rjust(w) for (_, ms), w in zip(spent, widths, strict=True))
+        total = f"{self.total / 1e3:,.2f} s" if self.total >= 1e3 else f"{self.total:,.0f} ms"
         lines = [
+            f"total   {';  '.join([total, *self.videos()])}",
             f"plan    {self.plan}",
-            f"tokens  {self.cells:,} -> {self.tokens:,} ({share});  encoded {self.encoded:,} ({encoded});  "
-            f"prompt {self.prompt:,};  peak memory {self.peak_bytes / 2**20:,.0f} MiB",
-            f"stage   {head}".rstrip(),
-            f"ms      {body}".rstrip(),
+            f"tokens  {self._of(self.tokens)} reach the language model",
+            f"encoded {self._of(self.encoded)}",
         ]
+        if self.held:
+            lines.append(f"held    {self._of(self.held)} shown again, not computed")
+        lines.append(f"prompt  {self.prompt:,} tokens with the text;  peak memory {self.peak_bytes / 2**20:,.0f} MiB")
         if self.inside:
             runs = ", ".join(f"{n:,} in {len(list(own))}" for n, own in groupby(self.inside))
-            lines.insert(
-                2, f"inside  {runs} layers;  {self.flops:.1%} of the model's FLOPs;  {self.cache:.1%} of its KV cache"
+            lines.append(
+                f"inside  {runs} layers;  {self.flops:.1%} of the model's FLOPs;  {self.cache:.1%} of its KV cache"
             )
-        notes = [*self.notes, *([self.payoff] if self.payoff else [])]
-        return "\n".join(lines + [f"note    {n}" for n in notes])
+        notes = dict.fromkeys([*self.notes, *([self.payoff] if self.payoff else [])])
+        return "\n".join([*lines, *self._table(), *(f"note    {n}" for n in notes)])
+
+    def _of(self, tokens: int) -> str:
+        """A count of visual tokens, of those that the stock model would have had."""
+        return f"{tokens:,} of {self.cells:,}{f' ({tokens / self.cells:.1%})' if self.cells else ''}"
+
+    def _table(self) -> list[str]:
+        """Stages and their milliseconds, without those that took none; two lines for as many as fit into ``WIDE``."""
+        spent = [(s, ms) for s in STAGES if (ms := f"{self.milliseconds.get(s, 0.0):,.1f}") != "0.0"]
+        lines: list[str] = []
+        for stage, ms in spent:
+            width = max(len(stage), len(ms))
+            if not lines or len(lines[-1]) + 2 + width > WIDE:
+                lines += ["stage ", "ms    "]
+            lines[-2:] = [f"{lines[-2]}  {stage:>{width}}", f"{lines[-1]}  {ms:>{width}}"]
+        return lines
 
 
 def _is_cuda(device: Any) -> bool:

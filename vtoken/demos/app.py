@@ -75,7 +75,9 @@ def page(runner: Any) -> Any:
     lives = Lives(runner, runner.settings.max_live)
     age = runner.settings.keep_uploads
     with gr.Blocks(title="vtoken", analytics_enabled=False, fill_width=True, delete_cache=(60, age)) as blocks:
-        events.wire(parts.layout(runner), runner, lives)
+        made = parts.layout(runner)
+        events.wire(made, runner, lives)
+        events.again(made, blocks)
         api.offer(runner)
         blocks.unload(events.forget(runner, lives))
     return blocks.queue(max_size=64, default_concurrency_limit=8)
@@ -91,7 +93,7 @@ def _launch(blocks: Any, settings: Settings, runner: Any) -> Server:
             server_port=port,
             share=settings.share,
             root_path=settings.root_path or None,
-            max_file_size=int(settings.max_upload * 2**20),
+            max_file_size=settings.upload_bytes,
             theme=theme(),
             head=f"<style>{asset('style.css')}</style>",  # as css= Gradio would rewrite its media queries
             prevent_thread_lock=True,
@@ -121,6 +123,6 @@ def serve(settings: Settings) -> None:
     # a stopped service cleans up as Ctrl+C does; Python's own handler, since a shell may have it ignore SIGINT
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with serving(settings) as server:
+        print("Ctrl+C stops the page.", flush=True)
         print(f"vtoken demo: {server.url}" + (f" and {server.public}" if server.public else ""), flush=True)
-        print("Stop it with Ctrl+C.", flush=True)
         server.blocks.block_thread()

@@ -19,6 +19,8 @@ FULL = "none"  # the plan of the run with full tokens
 COMPARED = ("none", "grt", "grt:hold=off", "grt | divprune", "evs", "uniform", "random")
 CURVES = ("none", "grt", "grt | divprune")
 RATES = ("1", "2", "4", "8", "16", "native")
+GATED = "gated"
+PIXELS = (("all cells", "stock"), ("cells that the gate keeps", GATED))  # what counts against a cap
 DRAWN = ("1", "2", "4", "8", "native")  # chosen at first
 
 
@@ -79,7 +81,7 @@ def threshold_of(gate: str) -> float | None:
 
 
 def plan_text(gate: str, reducer: str, threshold: float | None, written: str | None = None) -> str:
-    """The plan as text; a plan that was written out wins over the controls.
+    """The plan as text; a plan that was written out wins over the controls; no threshold, or 0, is the gate's own.
 
     Raises:
         InputError: an unknown method or a threshold that makes no sense.
@@ -87,9 +89,9 @@ def plan_text(gate: str, reducer: str, threshold: float | None, written: str | N
     if text := (written or "").strip():
         return text
     first = gate if gate != NONE else ""
-    if first and threshold is not None:
+    if first and threshold:
         if threshold_of(gate) is None:
-            raise InputError(f"the gate {gate} has no threshold; leave the gate threshold empty")
+            raise InputError(f"the gate {gate} has no threshold; leave the gate threshold at 0")
         first = f"{gate}:threshold={threshold:g}"
     return " | ".join(part for part in (first, "" if reducer == NONE else reducer) if part) or NONE
 
@@ -117,6 +119,30 @@ def budget(text: str, kind: str, amount: float | None) -> dict[str, Any]:
     if amount is None:
         raise InputError("the budget is empty; give how much to keep")
     return {kind: int(amount) if kind == "tokens" else float(amount)}
+
+
+def caps(text: str, max_pixels: float | None, per_frame: float | None, way: str) -> dict[str, Any]:
+    """Keywords of ``vtoken.ask`` for the size of frames; a plan without a gate counts all cells, whatever ``way`` says.
+
+    Raises:
+        InputError: a cap that is no whole number above 0.
+    """
+    given = {"max_pixels": max_pixels, "per_frame_pixels": per_frame}
+    out: dict[str, Any] = {}
+    for name, value in given.items():
+        if not value:  # an empty field
+            continue
+        if value != int(value) or value < 1:
+            raise InputError(f"{name}={value:g} must be a whole number of pixels, or empty for no cap")
+        out[name] = int(value)
+    if way == GATED and text.partition(":")[0].split("|")[0].strip() in registry.names("gate"):
+        out["pixels"] = GATED
+    return out
+
+
+def rates(fps: float) -> list[tuple[str, str]]:
+    """Labels and values of the rates that are offered for a clip: those below its own, and its own."""
+    return [(r, r) for r in RATES[:-1] if float(r) < fps] + [(f"{fps:.4g} (every frame)", RATES[-1])]
 
 
 def runs(text: str, family: Family) -> bool:

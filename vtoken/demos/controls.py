@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import math
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from vtoken.demos import choices, clips, views
+from vtoken.demos.overlay import jpeg
 from vtoken.demos.parts import Parts, ideas, plan_line
 from vtoken.demos.runner import Runner, readable
 from vtoken.demos.settings import REFERENCE
 from vtoken.errors import VtokenError
 from vtoken.qa.limits import facts
 from vtoken.reference.questions import WORLD
+from vtoken.video import open_video
 
+UNPLAYABLE = (
+    '<div class="vt-facts vt-poster-note">Your browser cannot play this format; the page reads it all the same.</div>'
+)
 BEYOND = (
     f"The model of this page cannot answer questions about this clip: {WORLD}. The tabs Kept and Curve show what a "
     "plan makes of it."
@@ -59,19 +65,29 @@ def _clip(p: Parts, runner: Runner, quick: dict[str, Any]) -> None:
         told = f"The page reads {runner.settings.max_seconds:g} s at most; the first ones are chosen under Trim."
         top, rate = math.ceil(known.fps - 1e-3), f"Frames a second, of {known.fps:.4g}"
         return {
-            p["facts"]: f'<p class="vt-facts">{escape(str(known))}</p>',
+            p["facts"]: f'<p class="vt-facts" data-poster="{_poster(path)}">{escape(str(known))}</p>{UNPLAYABLE}',
+            p["rates"]: gr.update(choices=choices.rates(known.fps)),
             p["start"]: 0,
-            p["end"]: runner.settings.max_seconds if long else None,
+            p["end"]: runner.settings.max_seconds if long else 0,
             p["fps"]: gr.update(maximum=max(1, top), value=_rate(preset, top), label=rate),
             p["ideas"]: ideas(questions),
             p["question"]: questions[0] if questions else "" if beyond else gr.skip(),
             p["notice"]: views.notice(told if long else BEYOND, "hint") if long or beyond else "",
         }
 
-    changed = [p[name] for name in ("facts", "start", "end", "fps", "ideas", "question", "notice")]
+    changed = [p[name] for name in ("facts", "rates", "start", "end", "fps", "ideas", "question", "notice")]
     p["video"].change(look, [p["video"], p["preset"]], changed, **quick)
     p["samples"].select(pick, None, p["video"], **quick)
     p["ideas"].select(idea, None, p["question"], **quick)
+
+
+def _poster(path: Path) -> str:
+    """The clip's first frame as an address, empty where it cannot be read."""
+    try:
+        with open_video(path, fps="native", max_frames=None) as reader:
+            return jpeg(next(iter(reader)).pixels[0], 480)
+    except (VtokenError, StopIteration):
+        return ""
 
 
 def _rate(preset: str, top: float) -> float:
@@ -91,7 +107,7 @@ def _plan(p: Parts, runner: Runner, quick: dict[str, Any]) -> None:
             p["fps"]: rate,
             p["gate"]: chosen.gate,
             p["reducer"]: chosen.reducer,
-            p["threshold"]: chosen.threshold,
+            p["threshold"]: chosen.threshold or 0,
             p["kind"]: chosen.budget,
             p["amount"]: chosen.amount,
             p["written"]: "",
@@ -99,7 +115,7 @@ def _plan(p: Parts, runner: Runner, quick: dict[str, Any]) -> None:
 
     def gate(name: str) -> tuple[Any, Any]:
         own = choices.threshold_of(name)
-        told = "This gate has none." if own is None else f"Empty is the gate's own, {own:g}. Lower sends more."
+        told = "This gate has none." if own is None else f"0 is the gate's own, {own:g}. Lower sends more."
         return gr.update(info=choices.describe(name, "gate")), gr.update(info=told)
 
     def plan(gate: str, reducer: str, threshold: float | None, written: str) -> tuple[Any, ...]:

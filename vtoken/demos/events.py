@@ -25,10 +25,21 @@ QUICK: dict[str, Any] = {"queue": False} | QUIET
 QUEUED: dict[str, Any] = {"concurrency_id": QUEUE, "concurrency_limit": 1} | QUIET
 # on a phone the results stand below the controls
 SCROLL = """(...values) => {
+  sessionStorage.setItem("vt-running", "a run");
   const results = document.getElementById("vt-results"), narrow = window.matchMedia("(max-width: 780px)").matches;
   if (narrow && results) setTimeout(() => results.scrollIntoView({ behavior: "smooth" }), 150);
   return values;
 }"""
+
+# the server stops what a page was doing when it is closed or loaded again
+ENDED = """(...values) => { sessionStorage.removeItem("vt-running"); return values; }"""
+LIVE = """(...values) => { sessionStorage.setItem("vt-running", "the Live tab"); return values; }"""
+LOADED = """() => {
+  const was = sessionStorage.getItem("vt-running") || "";
+  sessionStorage.removeItem("vt-running");
+  return was;
+}"""
+AGAIN = "The page was loaded again while {} was at work, which ended it. Clip, question and chat begin anew."
 
 
 def wire(p: Parts, runner: Runner, lives: Lives) -> None:
@@ -78,8 +89,17 @@ def _runs(p: Parts, runner: Runner) -> None:
     ):
         begun = gr.on(triggers, start, None, [p["progress"], p["notice"], p["stop"]], js=SCROLL, **QUICK)
         done = begun.then(run, inputs, [p[name] for name in outputs], **QUEUED)
-        done.then(lambda: gr.update(value="Stop", interactive=False), None, p["stop"], **QUICK)
+        done.then(lambda: gr.update(value="Stop", interactive=False), None, p["stop"], js=ENDED, **QUICK)
     p["stop"].click(stop, None, p["stop"], **QUICK)
+
+
+def again(p: Parts, blocks: gr.Blocks) -> None:
+    """Say so where the page was loaded again during a run."""
+
+    def told(was: str) -> str:
+        return views.notice(AGAIN.format(was), "hint") if was in ("a run", "the Live tab") else ""
+
+    blocks.load(told, gr.Textbox(visible=False), p["notice"], js=LOADED, **QUICK)
 
 
 def _live(p: Parts, lives: Lives) -> None:
@@ -105,7 +125,8 @@ def _live(p: Parts, lives: Lives) -> None:
 
     given = [p[name] for name in ("live_kind", "live_tokens", "live_policy", *CONTROLS)]
     outputs = [p[name] for name in shown]
-    p["live_start"].click(watch, given, outputs, concurrency_id="live", concurrency_limit=lives.most, **QUIET)
+    live: dict[str, Any] = {"concurrency_id": "live", "concurrency_limit": lives.most + 8}  # one too many is told so
+    p["live_start"].click(watch, given, outputs, js=LIVE, **live, **QUIET).then(None, None, None, js=ENDED, **QUICK)
     gr.on(
         [p["live_ask"].click, p["live_question"].submit], say, p["live_question"], outputs, concurrency_limit=8, **QUIET
     )

@@ -17,7 +17,7 @@ from vtoken.qa.steps import Step
 
 Updates = Iterator[dict[str, Any]]
 CONTROLS = ("video", "question", "start", "end", "fps", "gate", "reducer", "kind", "amount", "threshold", "written")
-CONTROLS += ("new_tokens", "remember")
+CONTROLS += ("new_tokens", "remember", "max_pixels", "per_frame_pixels", "pixels")
 STOPPED, SILENT = " (stopped)", "(no words)"  # what the chat says of a turn
 MOST = 48  # runs of one curve or comparison
 
@@ -40,7 +40,7 @@ class Handlers:
             if values["remember"]:
                 asked.options["history"] = self._history(visitor)
             yield {"progress": views.progress(Step("load")), "chat": self._chat(visitor, asked.question, "…")}
-            for item in self.runner.run(visitor, asked, stop):
+            for item in self.runner.run(visitor, asked, stop, "plan"):
                 if isinstance(item, Run):
                     plan = item
                     break
@@ -66,7 +66,7 @@ class Handlers:
     def _beside(
         self, visitor: Visitor, asked: Asked, plan: Run, changes: dict[str, Any], truth: str | None, stop: Any
     ) -> Updates:
-        for item in self.runner.run(visitor, asked, stop, **changes):
+        for item in self.runner.run(visitor, asked, stop, "full", **changes):
             if isinstance(item, Run):
                 yield {
                     "headline": views.headline(plan, item),
@@ -134,7 +134,8 @@ class Handlers:
         fps = values["fps"] if rate is None else 1e9 if rate == "native" else float(rate)
         budget = choices.budget(text, values["kind"], values["amount"])
         where = values["video"], values["question"], values["start"], values["end"]
-        return self.runner.asked(*where, fps, text, budget, values["new_tokens"])
+        caps = choices.caps(text, values["max_pixels"], values["per_frame_pixels"], values["pixels"])
+        return self.runner.asked(*where, fps, text, budget, values["new_tokens"], caps)
 
     def _truth(self, asked: Asked) -> str | None:
         """The true answer of a sample's question."""
@@ -182,7 +183,6 @@ def _chart(runs: list[Run], asked: Asked) -> dict[str, Any]:
     """The chart's value: one series a plan, points (fps, tokens)."""
     series: dict[str, list[list[float]]] = {}
     for run in runs:
-        rate = asked.facts.fps if run.options["fps"] == "native" else run.options["fps"]
-        series.setdefault(run.answer.report.plan, []).append([round(rate, 3), run.answer.report.tokens])
+        series.setdefault(run.answer.report.plan, []).append([round(run.rate, 3), run.answer.report.tokens])
     lines = [{"name": name, "points": points} for name, points in series.items()]
     return {"title": f"Visual tokens sent, {asked.facts.name}", "series": lines}

@@ -20,6 +20,8 @@ from vtoken.qa.stream.api import stream
 from vtoken.qa.stream.report import StreamReport
 
 Updates = Iterator[dict[str, Any]]
+WATCHING, ENDED = "Watching.", "The source has ended; questions are still answered."
+CLOSED = "Ended. Press Watch to begin anew."
 CLIP, WEBCAM = "The clip, at its own pace", "Webcam"
 POLICIES = ("pyramid", "fifo", "tar_van", "random")
 TOKENS = 2048  # in the cache, where nobody says
@@ -109,7 +111,8 @@ class Lives:
         settings, visitor = self.runner.settings, self.runner.visitors.get(session)
         with self._lock:
             if len(self._open) >= self.most:
-                raise InputError(f"{self.most} visitors watch live already, as many as this page allows; try later")
+                watch = "visitor watches" if self.most == 1 else "visitors watch"
+                raise InputError(f"{self.most} {watch} live already, as many as this page allows; try later")
         plan = choices.plan_text(values["gate"], values["reducer"], values["threshold"], values["written"])
         if tokens != int(tokens) or not 16 <= tokens <= settings.max_tokens:
             raise InputError(f"tokens={tokens:g} must be a whole number from 16 to {settings.max_tokens}")
@@ -143,9 +146,13 @@ class Lives:
             yield {"live_notice": "", "live_state": views.empty("Opening the source."), "live_chat": []}
             mine = self.open(session, values, kind, tokens, policy)
             ended = False
-            while not ended and self.get(session) is mine:
+            while not ended:
                 ended = mine.stream.wait(LOOK)
-                yield {"live_state": views.live(mine.look(), mine.looks, ended)}
+                if (now := self.get(session)) is not mine:  # ended by the visitor, or watching something else
+                    if now is None:
+                        yield {"live_state": views.live(mine.look(), mine.looks, CLOSED)}
+                    return
+                yield {"live_state": views.live(mine.look(), mine.looks, ENDED if ended else WATCHING)}
                 if mine.looks[-1][0] > self.runner.settings.keep_uploads:
                     raise InputError(
                         f"this page watches for {self.runner.settings.keep_uploads:,} s at most (--keep-uploads)"

@@ -74,11 +74,11 @@ def _clip(p: Parts) -> None:
     # Gradio asks for 1920x1440, which a slow machine cannot encode as fast as it records: the end would be lost
     camera = gr.WebcamOptions(mirror=False, constraints={"video": {"width": {"ideal": 640}, "height": {"ideal": 480}}})
     p["video"] = clip_input("Clip", webcam_options=camera, height=220, elem_id="vt-video", buttons=[])
-    p["facts"] = _html("", "facts")
+    p["facts"] = _html("", "facts", js_on_load=asset("facts.js"))
     p["samples"] = _html(gallery(), "samples", js_on_load=asset("gallery.js"))
     with gr.Accordion("Trim", open=False, elem_id="vt-trim"), gr.Row():
         p["start"] = gr.Number(0, label="From second", minimum=0, step=0.1, min_width=110)
-        p["end"] = gr.Number(None, label="To second (empty: the end)", minimum=0, step=0.1, min_width=110)
+        p["end"] = gr.Number(0, label="To second (0: the end)", minimum=0, step=0.1, min_width=110)
 
 
 def gallery() -> str:
@@ -103,7 +103,8 @@ def _question(p: Parts, runner: Runner) -> None:
     p["ideas"] = _html(ideas([]), "ideas", js_on_load=asset("gallery.js"))
     p["remember"] = gr.Checkbox(
         runner.settings.model != REFERENCE, label="Remember earlier questions", elem_id="vt-remember",
-        info="The prompt has the conversation so far. The reference model was trained on single questions.",
+        info="The video stays in the cache; later questions see the earlier ones. The reference model was trained on "
+        "single questions.",
     )  # fmt: skip
     p["beside"] = gr.Checkbox(True, label="Also run with full tokens, to compare", elem_id="vt-beside")
 
@@ -139,7 +140,7 @@ def _plan(p: Parts, runner: Runner) -> None:
     p["plan_tells"] = _html(plan_line("grt"), "plan")
     with gr.Accordion("Advanced", open=False, elem_id="vt-advanced"):
         p["threshold"] = gr.Number(
-            None, label="Gate threshold", info="Levels of 255; empty is the gate's own, 6.", elem_id="vt-threshold"
+            0, label="Gate threshold", minimum=0, info="Levels of 255; 0 is the gate's own, 6.", elem_id="vt-threshold"
         )
         p["written"] = gr.Textbox(
             label="Plan as text", info="Wins over the two menus.", placeholder="grt:threshold=4 | divprune",
@@ -149,6 +150,26 @@ def _plan(p: Parts, runner: Runner) -> None:
         p["new_tokens"] = gr.Slider(
             1, MOST_TOKENS, value=own, step=1, label="Longest answer, tokens", elem_id="vt-new-tokens"
         )
+        _pixels(p, family.any_size)
+
+
+def _pixels(p: Parts, any_size: bool) -> None:
+    """Caps on the size of frames; families whose frames have one size take none."""
+    with gr.Row():
+        p["max_pixels"] = gr.Number(
+            0, label="Most pixels", minimum=0, precision=0, min_width=110, interactive=any_size,
+            info="Of a frame; of all together in Qwen3-VL. 0: the processor's.", elem_id="vt-max-pixels",
+        )  # fmt: skip
+        p["per_frame_pixels"] = gr.Number(
+            0, label="Most pixels of one frame", minimum=0, precision=0, min_width=110, interactive=any_size,
+            info="At any rate. 0: no cap.", elem_id="vt-per-frame-pixels",
+        )  # fmt: skip
+    p["pixels"] = gr.Radio(
+        list(choices.PIXELS), value=choices.PIXELS[0][1], label="What counts against the cap", elem_id="vt-pixels",
+        interactive=any_size,
+        info="With those that the gate keeps, a quiet clip keeps its resolution at any rate."
+        if any_size else "The frames of this model have one size.",
+    )  # fmt: skip
 
 
 def plan_line(text: str, problem: str = "") -> str:
@@ -172,8 +193,11 @@ def _results(p: Parts, runner: Runner) -> None:
         p["player"] = _html(None, "player", **player)
     with gr.Tab("Curve", id="curve", render_children=True):
         p["curve_plans"] = gr.CheckboxGroup(plans, value=[t for t in choices.CURVES if t in plans], label="Plans")
-        first, rates = list(choices.DRAWN), list(choices.RATES)
-        p["rates"] = gr.CheckboxGroup(rates, value=first, label="Frames a second", elem_id="vt-rates")
+        first = list(choices.DRAWN)
+        p["rates"] = gr.CheckboxGroup(
+            [*choices.RATES[:-1], ("every frame", choices.RATES[-1])], value=first, label="Frames a second",
+            elem_id="vt-rates",
+        )  # fmt: skip
         p["draw"] = gr.Button("Draw for this clip", variant="primary", elem_id="vt-draw")
         p["chart"] = _html(None, "chart", html_template=asset("chart.html"), js_on_load=asset("chart.js"))
         p["curve_table"] = _html("", "curve-table")

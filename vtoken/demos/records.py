@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vtoken.data.report import STAGES, CellState
+from vtoken.data.report import STAGES
 from vtoken.qa.api import Answer
 
 COLUMNS = ("fps", "plan", "answer", "frames", "cells", "encoded", "tokens", "prompt", *(f"{s}_ms" for s in STAGES))
@@ -23,8 +23,10 @@ class Run:
         model, video, question: what was asked; ``video`` is the file's name.
         options: keywords of ``vtoken.ask``, those that are None left out.
         answer: what it returned.
+        rate: frames a second that were asked for; the clip's own where every frame is read.
         stopped: whether the visitor cut the answer short.
         gpu: whether the model is on a GPU, so that peak memory is its memory.
+        reused: whether the video was in the cache of a chat, so that the times are those of the question alone.
     """
 
     model: str
@@ -32,13 +34,15 @@ class Run:
     question: str
     options: dict[str, Any]
     answer: Answer
+    rate: float
     stopped: bool = False
     gpu: bool = False
+    reused: bool = False
 
     @property
     def total(self) -> float:
         """Milliseconds of all stages."""
-        return sum(self.answer.report.milliseconds.values())
+        return self.answer.report.total
 
     @property
     def share(self) -> float:
@@ -49,19 +53,20 @@ class Run:
     @property
     def held(self) -> int:
         """Visual tokens that are shown again, not computed."""
-        return int((self.answer.cell_state == CellState.HELD).sum())
+        return self.answer.report.held
 
     def to_dict(self) -> dict[str, Any]:
         """What was asked, the answer and the report, as ``json.dumps`` takes it."""
         asked = {"model": self.model, "video": self.video, "question": self.question, "options": self.options}
-        return asked | {"answer": self.answer.text, "stopped": self.stopped, "report": self.answer.report.to_dict()}
+        told = {"answer": self.answer.text, "fps": self.rate, "stopped": self.stopped, "reused": self.reused}
+        return asked | told | {"report": self.answer.report.to_dict()}
 
     def row(self) -> list[Any]:
         """Values for ``COLUMNS``."""
         report = self.answer.report
         counts = [len(report.frames[0]), report.cells, report.encoded, report.tokens, report.prompt]
         spent = [round(report.milliseconds.get(s, 0.0), 3) for s in STAGES]
-        return [self.options["fps"], report.plan, self.answer.text, *counts, *spent]
+        return [round(self.rate, 3), report.plan, self.answer.text, *counts, *spent]
 
 
 def to_json(runs: Sequence[Run]) -> str:

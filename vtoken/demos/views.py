@@ -19,6 +19,7 @@ STEPS = {
     "generate": "Writing the answer",
     "draw": "Drawing what was kept",
 }
+REUSED = "The video was in the cache, read and encoded for an earlier question; the times are those of this one alone."
 CLOSE = '<button type="button" class="vt-close" aria-label="Close this message">×</button>'
 EMPTY = '<p class="vt-empty">{}</p>'
 
@@ -59,6 +60,10 @@ def headline(plan: Run | None, full: Run | None, why_not: str = "") -> str:
         return ""
     report = plan.answer.report
     sent = f"{report.tokens:,} of {report.cells:,} visual tokens sent"
+    if full is not None and full.reused != plan.reused:
+        why_not = f"Only the run with {'full tokens' if full.reused else 'the plan'} found the video in its cache: "
+        why_not += "times are compared at the next question."
+        full = None if full.answer.text.strip() == plan.answer.text.strip() else full
     if full is None or full.stopped or plan.stopped or not plan.total:
         figure, label = f"{100 * plan.share:.1f} %", "of the visual tokens"
         told = f"{sent} · {seconds(plan.total)}"
@@ -67,9 +72,12 @@ def headline(plan: Run | None, full: Run | None, why_not: str = "") -> str:
     one, other = plan.answer.text.strip(), full.answer.text.strip()
     figure = f"{times:.1f}×" if times < 100 else f"{times:.0f}×"
     told = f"{seconds(plan.total)} instead of {seconds(full.total)} · {sent} ({100 * plan.share:.1f} %)"
-    speed = "as fast" if times < 1 else "faster, from file to answer"
+    speed = (
+        "as fast" if times < 1 else "faster, from question to answer" if plan.reused else "faster, from file to answer"
+    )
     if one != other:
-        return _headline("≠", "Not the answer of all tokens", f"{figure} {speed}: {told}", "vt-wrong")
+        told = f"{sent}. {why_not}" if why_not else f"{figure} {speed}: {told}"
+        return _headline("≠", "Not the answer of all tokens", told, "vt-wrong")
     return _headline(figure, speed, told)
 
 
@@ -102,19 +110,21 @@ def card(run: Run, title: str, longest: float, truth: str | None) -> str:
     encoded = report.encoded / report.cells if report.cells else 1.0
     figures = [
         ("Visual tokens", f"{report.tokens:,}", f"{100 * run.share:.1f} % of {report.cells:,}"),
-        ("Shown again", f"{run.held:,}", "not computed"),
         ("Encoded", f"{report.encoded:,}", f"{100 * encoded:.1f} % of {report.cells:,}"),
         ("Whole prompt", f"{report.prompt:,}", "tokens, text and video"),
         ("Frames", f"{len(report.frames[0]):,}", _rate(run)),
         ("Peak memory", f"{report.peak_bytes / 2**20:,.0f} MiB", memory),
     ]
+    if run.held:
+        figures.insert(1, ("Shown again", f"{run.held:,}", "not computed"))
     if report.flops is not None and report.cache is not None:
         figures += [
             ("Prefill FLOPs", f"{100 * report.flops:.1f} %", "of the language model's"),
             ("KV cache", f"{100 * report.cache:.1f} %", "of the language model's"),
         ]
     cells = "".join(f"<div><dt>{n}</dt><dd>{escape(v)}<small>{escape(s)}</small></dd></div>" for n, v, s in figures)
-    notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
+    told_too = [REUSED] if run.reused else []
+    notes = "".join(f"<li>{escape(note)}</li>" for note in dict.fromkeys([*told_too, *report.notes]))
     return (
         f'<section class="vt-card"><h3>{title}<code>{escape(report.plan)}</code></h3>'
         f'<p class="vt-answer">{told}{_truth(run, truth)}</p>'
@@ -122,14 +132,9 @@ def card(run: Run, title: str, longest: float, truth: str | None) -> str:
     )
 
 
-def _fps(run: Run) -> str:
-    rate = run.options["fps"]
-    return rate if isinstance(rate, str) else f"{rate:g}"
-
-
 def _rate(run: Run) -> str:
-    rate = run.options["fps"]
-    return "every frame of the clip" if rate == "native" else f"{rate:g} a second"
+    size = "".join(f", {width}×{height}" for width, height in run.answer.report.sizes[:1])
+    return f"{run.rate:.4g} a second{size}"
 
 
 def _truth(run: Run, truth: str | None, before: str = "truth: ") -> str:
@@ -187,7 +192,7 @@ HEADS = {
 def _cell(run: Run, column: str, truth: str | None) -> str:
     report = run.answer.report
     values = {
-        "fps": _fps(run),
+        "fps": f"{run.rate:.4g}",
         "plan": f"<code>{escape(report.plan)}</code>",
         "answer": escape(run.answer.text),
         "truth": _truth(run, truth, ""),
@@ -200,7 +205,7 @@ def _cell(run: Run, column: str, truth: str | None) -> str:
     return f'<td class="vt-c-{column}">{text}</td>'
 
 
-def live(report: StreamReport, looks: Sequence[tuple[float, int, float, int]], ended: bool = False) -> str:
+def live(report: StreamReport, looks: Sequence[tuple[float, int, float, int]], state: str = "Watching.") -> str:
     """How a stream goes: figures, and curves of tokens a second, lag and memory.
 
     Args:
@@ -226,11 +231,10 @@ def live(report: StreamReport, looks: Sequence[tuple[float, int, float, int]], e
     ]
     drawn = "".join(curve(name, points) for name, points in curves)
     notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
-    state = "The source has ended; questions are still answered." if ended else "Watching."
     told = f"<ul class=vt-notes>{notes}</ul>" if notes else ""
     head = f"<code>{escape(report.plan)}</code><code>{escape(report.policy)}</code>"
     return (
-        f'<section class="vt-card vt-live"><h3><span aria-live="polite">{state}</span>{head}</h3>'
+        f'<section class="vt-card vt-live"><h3><span aria-live="polite">{escape(state)}</span>{head}</h3>'
         f'<dl>{cells}</dl><div class="vt-sparks">{drawn}</div>{told}</section>'
     )
 

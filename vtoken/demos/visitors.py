@@ -20,6 +20,7 @@ class Visitor:
         chat: messages shown, as ``gr.Chatbot`` takes them.
         about: the clip and its part that the chat is about; another one begins a new chat.
         model: the checkpoint this visitor asks.
+        chats: by side ("plan", "full") what it is about and a ``vtoken.Chat``; see ``Chats``.
         stop: set to end the run at hand; every run has its own.
         seen: when the visitor last did something, seconds.
     """
@@ -28,6 +29,7 @@ class Visitor:
     model: str
     chat: list[dict[str, Any]] = field(default_factory=list)
     about: Any = None
+    chats: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
     seen: float = field(default_factory=time.monotonic)
 
@@ -65,6 +67,7 @@ class Visitors:
             visitor = self._known.pop(session or "", None)
         if visitor is not None:
             visitor.stop.set()
+            visitor.chats.clear()
             shutil.rmtree(visitor.folder, ignore_errors=True)
 
     def _sweep(self) -> None:

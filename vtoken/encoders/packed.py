@@ -97,12 +97,22 @@ class Thin:
         cell: int64 [N], the input cell whose position each has.
         source: int64 [C], the cell that each input cell is now part of, -1 where it was dropped.
         frame, window: int64 [N].
+        place: int64 [N], the place of each cell in the grid of its frame; None where an image has one frame.
+        item: int64 [F], the image or video of each frame; None where every frame is one.
         frame_of_window: int64 [W].
         merged: whether any size differs from 1.
     """
 
-    def __init__(self, method: Any, state: Packed, goal: Tensor | None) -> None:
+    def __init__(
+        self,
+        method: Any,
+        state: Packed,
+        goal: Tensor | None,
+        place: Tensor | None = None,
+        item: Tensor | None = None,
+    ) -> None:
         self.method, self.goal = method, goal
+        self.place, self.item = place, item
         device, unit = state.x.device, state.unit
         self.frame = _numbers(state.frames, unit, device)
         self.window = _numbers(state.windows, unit, device)
@@ -126,6 +136,7 @@ class Thin:
         moved = torch.cat([fold.group, fold.group.new_full((1,), -1)])  # source -1 reads the last slot
         self.source = moved[self.source]
         self.frame, self.window = self.frame[fold.head], self.window[fold.head]
+        self.place = None if self.place is None else self.place[fold.head]
         self.merged |= bool((fold.size != 1).any())
 
     @staticmethod
@@ -175,8 +186,19 @@ class Thinning:
     goal: Tensor | None = None
 
 
-def start_thinning(state: Packed, thinning: Thinning | None, kept: Tensor) -> None:
-    """Add the bookkeeping to a state; kept int64 [T] are the cells that each frame starts with.
+def start_thinning(
+    state: Packed,
+    thinning: Thinning | None,
+    kept: Tensor,
+    place: Tensor | None = None,
+    item: Tensor | None = None,
+) -> None:
+    """Add the bookkeeping to a state.
+
+    Args:
+        kept: int64 [T], the cells that each frame starts with.
+        place: int64 [N], see ``Thin``.
+        item: int64 [T], the item of each frame; None where every frame is an image of its own.
 
     Raises:
         InputError: goals that do not fit the frames.
@@ -188,7 +210,8 @@ def start_thinning(state: Packed, thinning: Thinning | None, kept: Tensor) -> No
         if goal.shape != kept.shape or bool((goal > kept).any()) or bool((goal < 0).any()):
             raise InputError(f"cells to keep {goal.tolist()} do not fit frames of {kept.tolist()} cells")
         goal = goal[kept > 0].to(state.x.device)
-    state.thin = Thin(thinning.method, state, goal)
+    item = None if item is None else item[kept > 0].to(state.x.device)
+    state.thin = Thin(thinning.method, state, goal, place, item)
     if goal is not None and bool((goal == 0).any()):
         stays = goal[state.thin.frame] > 0
         state.apply_merge(torch.where(stays, stays.cumsum(0) - 1, -1))

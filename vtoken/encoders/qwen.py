@@ -136,7 +136,7 @@ def _run(
     state = Packed(x, where.frames, where.windows, unit, rotary=rotary, held=where.held, carry=carry)
     if carry is not None and where.newest is not None:
         carry.begin(where.newest)
-    start_thinning(state, thin, torch.cat([k.flatten(1).sum(dim=1) for k in kept]))
+    _start_thinning(state, thin, kept, where.order)
     full = getattr(visual, "fullatt_block_indexes", range(len(visual.blocks)))
     deep_at = list(getattr(visual, "deepstack_visual_indexes", []))
     wanted = by_layer(signals, default_layer(visual), len(visual.blocks))
@@ -161,6 +161,14 @@ def _run(
             number = torch.cat([inverse.argsort(), inverse.new_full((1,), -1)])
             group = torch.empty_like(group).index_copy(0, where.order, number[group])
     return Encoded(out, found, index, group)
+
+
+def _start_thinning(state: Packed, thin: Thinning | None, kept: list[Tensor], order: Tensor | None) -> None:
+    """Bookkeeping of cells that leave; the order is that of windows."""
+    place = torch.cat([k.flatten(1).nonzero()[:, 1] for k in kept]).to(state.x.device)
+    item = torch.cat([torch.full((len(k),), i) for i, k in enumerate(kept)])
+    count = torch.cat([k.flatten(1).sum(dim=1) for k in kept])
+    start_thinning(state, thin, count, place if order is None else place[order], item)
 
 
 def _embed(visual: Any, rows: Tensor) -> Tensor:

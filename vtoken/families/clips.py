@@ -78,15 +78,19 @@ def layout_of(clips: list[Clip], keeps: list[np.ndarray] | None = None) -> Layou
     shapes = [k.shape for k in sent]
     layout = Layout.of_grids([(s[0], s[1], s[2]) for s in shapes], [math.nan] * len(clips))
     layout.seconds = [c.seconds for c in clips]
-    times = [np.repeat(c.times, s[1] * s[2]) for c, s in zip(clips, shapes, strict=True)]
-    layout.time = torch.from_numpy(np.concatenate(times)).float()
-    layout.run = torch.from_numpy(np.concatenate([run_lengths(k).ravel() for k in sent]))
+    times = [np.repeat(c.times.astype(np.float32), s[1] * s[2]) for c, s in zip(clips, shapes, strict=True)]
+    layout.time = torch.from_numpy(_joined(times))
+    layout.run = torch.from_numpy(_joined([run_lengths(k).ravel() for k in sent]))
     return layout
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)  # of one clip no copy: an hour has millions of cells
 
 
 def kept_index(keeps: list[np.ndarray]) -> Tensor:
     """int64 [K]: numbers of the kept cells over all clips."""
-    return torch.from_numpy(np.flatnonzero(np.concatenate([k.ravel() for k in keeps])))
+    return torch.from_numpy(np.flatnonzero(_joined([k.ravel() for k in keeps])))
 
 
 def scene_numbers(clips: list[Clip], keeps: list[np.ndarray]) -> Tensor:

@@ -20,6 +20,7 @@ from vtoken.encoders.names import split, within
 from vtoken.encoders.packed import Thinning
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.families import compat
+from vtoken.families.chunks import Early
 from vtoken.families.features import Clip, Features, Pictures
 from vtoken.families.layout import Layout, square
 from vtoken.methods.registry import has
@@ -241,6 +242,10 @@ class Family:
         raise UnsupportedError(
             f"tokens cannot leave inside the encoder of {self.title}; 'divprune' drops them after it"
         )
+
+    def early(self, model: Any, wants: frozenset[str], hold: bool) -> Early | None:
+        """What encodes one clip while it is read, as ``encode_clips`` would; None where that takes the whole clip."""
+        return None
 
     def encode_clips(
         self,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vtoken.data.frames import GateMap, Grid
+from vtoken.encoders import Encoded
 from vtoken.families.layout import Layout
 from vtoken.video.levels import Normalise
 
@@ -31,6 +32,7 @@ class Clip:
         spacing: seconds from one sampled frame to the next, None where only ``seconds`` is known.
         normalise: from levels to values; None where ``rows`` are values.
         stock: tokens of the stock model, where the frames were made smaller; None where they are those of the grid.
+        encoded: what the encoder made of the kept cells where it ran while the clip was read; ``rows`` is then empty.
     """
 
     rows: Tensor
@@ -43,6 +45,7 @@ class Clip:
     spacing: float | None = None
     normalise: Normalise | None = None
     stock: int | None = None
+    encoded: Encoded | None = None
 
     def values(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """The rows as the encoder takes them; levels go to the device and are normalised there in float32."""

@@ -39,18 +39,19 @@ class Layout:
         per_step = seconds_per_step or [math.nan] * len(grids)
         parts, times, start = [], [], 0
         for (t, h, w), step in zip(grids, per_step, strict=True):
-            cell = torch.cartesian_prod(torch.arange(t), torch.arange(h), torch.arange(w)).view(-1, 3)
-            times.append(cell[:, 0] * step)
-            parts.append(cell + torch.tensor([start, 0, 0]))
+            sides = [torch.arange(n, dtype=torch.int32) for n in (t, h, w)]  # an hour has millions of rows
+            times.append((sides[0].float() * step).repeat_interleave(h * w))
+            sides[0] += start
+            parts.append(torch.stack(torch.meshgrid(sides, indexing="ij"), dim=-1).view(-1, 3))
             start += t
-        position = torch.cat(parts) if parts else torch.zeros(0, 3, dtype=torch.long)
+        position = parts[0] if len(parts) == 1 else torch.cat([torch.zeros(0, 3, dtype=torch.int32), *parts])
         rows = len(position)
         return cls(
             [t * h * w for t, h, w in grids],
-            position.to(torch.int32),
+            position,
             torch.zeros(rows, dtype=torch.bool),
-            torch.full((rows,), -1),
-            torch.cat(times).float() if times else torch.zeros(0, dtype=torch.float32),
+            torch.full((1,), -1).expand(rows),
+            times[0] if len(times) == 1 else torch.cat([torch.zeros(0, dtype=torch.float32), *times]),
             [t * step for (t, _, _), step in zip(grids, per_step, strict=True)],
         )
 

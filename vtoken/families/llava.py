@@ -19,7 +19,7 @@ from vtoken.encoders.compat import has_cls
 from vtoken.encoders.packed import Thinning
 from vtoken.encoders.taps import collect
 from vtoken.errors import UnsupportedError
-from vtoken.families.chunks import encode_in_chunks
+from vtoken.families.chunks import Early, Run, encode_in_chunks
 from vtoken.families.clips import (
     adapt,
     gate_signals,
@@ -171,6 +171,19 @@ class Llava(Family):
         carry: Carry | None,
     ) -> Encoded:
         """Hidden states and signals of the kept patches of all clips (of all with ``reuse``), before the projector."""
+        run, signals = self._runner(model, wants, thin, reuse, hold)
+        if reuse or thin is not None or carry is not None:
+            return run(clips, carry if hold else None)
+        return encode_in_chunks(run, clips, hold, signals)
+
+    def early(self, model: Any, wants: frozenset[str], hold: bool) -> Early | None:
+        run, signals = self._runner(model, wants, None, False, hold)
+        return None if hold and signals else Early(run, hold, device_of(self.tower(model, self.clip_modality)))
+
+    def _runner(
+        self, model: Any, wants: frozenset[str], thin: Thinning | None, reuse: bool, hold: bool
+    ) -> tuple[Run, bool]:
+        """The encoder on the kept patches of some clips, and whether signals of it are wanted."""
         tower = self.tower(model, self.clip_modality)
         if has_cls(tower) != (model.config.vision_feature_select_strategy == "default"):
             raise UnsupportedError(
@@ -190,9 +203,7 @@ class Llava(Family):
                 reference = np.concatenate([s.reshape(len(s), -1) + a for s, a in zip(steps, starts, strict=False)])
             return encoder.encode(tower, rows, keep, layer, wants, thin=thin, reference=reference, carry=before)
 
-        if reuse or thin is not None or carry is not None:
-            return run(clips, carry if hold else None)
-        return encode_in_chunks(run, clips, hold, bool(wants))
+        return run, bool(wants)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from vtoken.encoders import qwen as encoder
 from vtoken.encoders.carry import Carry
 from vtoken.encoders.packed import Thinning
 from vtoken.encoders.taps import collect, merge_cells
-from vtoken.families.chunks import encode_in_chunks
+from vtoken.families.chunks import Early, Run, encode_in_chunks
 from vtoken.families.clips import adapt, gate_signals, gated, held_steps, kept_index, layout_of, thinned
 from vtoken.families.compat import base, device_of, dtype_of, outputs
 from vtoken.families.family import Family
@@ -127,6 +127,26 @@ class Qwen(Family):
         hold: bool = False,
         carry: Carry | None = None,
     ) -> Features:
+        run, signals = self._runner(model, wants, thin, reuse, hold)
+        if reuse:
+            out, clips = run(clips, None), all_kept(clips)
+        elif thin is not None or carry is not None:
+            out = expand_repeated(clips, run(clips, carry if hold else None))
+        else:
+            out = expand_repeated(clips, encode_in_chunks(run, clips, hold, signals))
+        index = kept_index([c.gate.sent for c in clips])
+        encoded = sum(int(c.gate.keep.sum()) for c in clips)
+        index, size, signals = thinned(out, index, *gate_signals(clips, out.x.device))
+        return Features(out.x, index, layout_of(clips), size, signals | out.signals, encoded)
+
+    def early(self, model: Any, wants: frozenset[str], hold: bool) -> Early | None:
+        run, signals = self._runner(model, wants, None, False, hold)
+        return None if hold and signals else Early(run, hold, device_of(base(model).visual))
+
+    def _runner(
+        self, model: Any, wants: frozenset[str], thin: Thinning | None, reuse: bool, hold: bool
+    ) -> tuple[Run, bool]:
+        """The encoder on the kept patches of some clips, and whether signals of it are wanted."""
         visual = base(model).visual
         merge = visual.spatial_merge_size
         wants = self.available(visual, wants)
@@ -140,16 +160,7 @@ class Qwen(Family):
                 return encoder.encode_reuse(visual, rows, grids, keeps, wants)
             return encoder.encode(visual, rows, grids, keeps, wants, thin, steps, before)
 
-        if reuse:
-            out, clips = run(clips), all_kept(clips)
-        elif thin is not None or carry is not None:
-            out = expand_repeated(clips, run(clips, carry if hold else None))
-        else:
-            out = expand_repeated(clips, encode_in_chunks(run, clips, hold, bool(wants)))
-        index = kept_index([c.gate.sent for c in clips])
-        encoded = sum(int(c.gate.keep.sum()) for c in clips)
-        index, size, signals = thinned(out, index, *gate_signals(clips, out.x.device))
-        return Features(out.x, index, layout_of(clips), size, signals | out.signals, encoded)
+        return run, bool(wants)
 
     def frames_per_step(self, model: Any) -> int:
         return getattr(model.config.vision_config, "temporal_patch_size", 1)

@@ -7,11 +7,11 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from vtoken.errors import InputError, require
 from vtoken.jobs.recipe import key
-from vtoken.output.files import replacing
+from vtoken.output.files import Lines, replacing
 
 FORMATS = (".jsonl", ".parquet")
 
@@ -47,12 +47,11 @@ class Written:
         if self._parquet and self.path.exists() and not self._lines.exists():
             self._unpack()
         self.done = {key(row) for row in self._rows()}
-        self._file: IO[str] = self._lines.open("a", encoding="utf-8")
+        self._file = Lines(self._lines)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append one row."""
-        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        self._file.flush()
+        self._file.add(json.dumps(row, ensure_ascii=False))
         self.done.add(key(row))
 
     def close(self) -> None:

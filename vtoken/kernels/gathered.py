@@ -15,7 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from vtoken.kernels.varlen import Segments, varlen_kernel
 
-LIMIT = 1 << 18  # rows of keys that are gathered at a time
+LIMIT = 1 << 15  # rows of keys that are gathered at a time: 64 MiB with their values, at 256 numbers of 4 bytes
 
 
 class Lookup:

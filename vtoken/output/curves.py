@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from vtoken.output.files import replacing
 
 
 def values(found: dict[str, float]) -> str:
@@ -16,12 +17,10 @@ def values(found: dict[str, float]) -> str:
 
 def write(log: list[dict[str, Any]], path: Path) -> None:
     """Rows as CSV, under a temporary name first; columns are those of any row."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("w", newline="") as file:
+    with replacing(path) as draft, draft.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(k for row in log for k in row)))
         writer.writeheader()
         writer.writerows(log)
-    os.replace(part, path)
 
 
 def draw(log: list[dict[str, Any]], path: Path, names: Sequence[str]) -> None:
@@ -39,6 +38,5 @@ def draw(log: list[dict[str, Any]], path: Path, names: Sequence[str]) -> None:
             axes.axvline(after["step"], color="0.7", linestyle=":")
     axes.set(xlabel="step of the language model", ylabel="share of answers right, running", ylim=(0, 1))
     axes.legend()
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part.png")
-    figure.savefig(part, dpi=110)
-    os.replace(part, path)
+    with replacing(path) as draft:
+        figure.savefig(draft, dpi=110)

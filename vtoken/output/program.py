@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -14,6 +13,8 @@ import torch
 
 from vtoken.errors import InputError
 from vtoken.output import curves
+from vtoken.output.files import folder, replacing
+from vtoken.output.progress import Advance, progress
 
 SAVE = 60.0  # seconds between checkpoints
 
@@ -55,8 +56,7 @@ def begin(args: argparse.Namespace) -> Path:
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
     export = getattr(args, "export", False)
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / "checkpoint.pt"
+    path = folder(args.out) / "checkpoint.pt"
     if path.is_file() and not (args.resume or export):
         raise InputError(f"{path} is there already: go on with --resume, or give another --out")
     if export and not path.is_file():
@@ -71,9 +71,8 @@ def save(state: Any, path: Path, names: Iterable[str], **more: Any) -> None:
     """
     held = {name: getattr(state, name) for name in names}
     held = {name: x.state_dict() if hasattr(x, "state_dict") else x for name, x in held.items()}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    torch.save(held | more, part)
-    os.replace(part, path)
+    with replacing(path) as draft:
+        torch.save(held | more, draft)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -117,9 +116,25 @@ def loop(
         report: columns of a report; called after every ``every`` steps and at the end.
         store: writes the checkpoint.
     """
+    with progress(args.steps, "steps") as show:
+        show(state.step, "training")
+        _loop(state, args, advance, report, store, every, show)
+
+
+def _loop(
+    state: Progress,
+    args: argparse.Namespace,
+    advance: Callable[[], None],
+    report: Callable[[], dict[str, Any]],
+    store: Callable[[], None],
+    every: int,
+    show: Advance,
+) -> None:
     saved = began = time.time()
     while state.step < args.steps:
+        before = state.step
         advance()
+        show(state.step - before, "training")
         last = state.step >= args.steps
         if state.step % every == 0 or last:
             row = {"step": state.step, "seconds": round(time.time() - began)} | report()

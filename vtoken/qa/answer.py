@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vtoken.data.report import Report
+from vtoken.data.report import CellState, Report
 from vtoken.engine import run
 from vtoken.engine.call import Call
 from vtoken.engine.check import why_not_held
@@ -117,6 +117,8 @@ class Questions:
         clips = [replace(clip, rows=clip.rows[:0]) for clip in self.clips]
         n = len(clips)
         own = [[s.numpy() for s in states[i * n : (i + 1) * n]] for i in range(len(ids))]
+        for report, shown in zip(reports, own, strict=True):
+            report.held = _held(shown)
         made = zip(texts, ids, reports, own, strict=True)
         return [Answer(text.strip(), report, clips, one, state) for text, one, report, state in made]
 
@@ -143,11 +145,11 @@ def answer_packed(asked: Questions) -> list[Answer] | None:
     tails = [i[columns:] for i in ids]
     found = pack(model, ready, columns, tails, rules, asked.batch, report, asked.show)
     report.measure_memory(input_device(asked.model))
-    _remember(asked.model, report)
     n = len(prompts)
     reports = [share(asked, report, 1, n, length + len(tail)) for tail in tails]
-    states, report.cell_states = report.cell_states * n, []
-    return asked.answers(found, reports, states)
+    answers = asked.answers(found, reports, report.cell_states * n)
+    remember(asked.model, _whole(asked, report))
+    return answers
 
 
 def _shared(ids: list[Tensor]) -> int:
@@ -173,18 +175,29 @@ def _batch(asked: Questions, first: int, n: int) -> list[Answer]:
     inputs = asked.inputs(first, n)
     width = inputs["input_ids"].shape[1]
     made = run.generate(call, inputs | asked.options, asked.model.generate)
-    _remember(asked.model, report)
     sequences = made if isinstance(made, Tensor) else made.sequences
     new = sequences[:: len(sequences) // n, width:].cpu()
     ends = stops(core(asked.model), asked.options)
     widths = [p["input_ids"].shape[1] for p in prompts]
     dropped = (sum(widths) - report.prompt) // n
     reports = [share(asked, report, n, n, width - dropped) for width in widths]
-    states, report.cell_states = report.cell_states, []
-    return asked.answers([until_end(ids, ends) for ids in new], reports, states)
+    answers = asked.answers([until_end(ids, ends) for ids in new], reports, report.cell_states)
+    remember(asked.model, _whole(asked, report))
+    return answers
 
 
-def _remember(model: Any, report: Report) -> None:
+def _held(states: Iterable[Any]) -> int:
+    return sum(int((state == CellState.HELD).sum()) for state in states)
+
+
+def _whole(asked: Questions, report: Report) -> Report:
+    """The report of a run with the reading of its videos, not divided by the questions."""
+    whole = share(replace(asked, prompts=asked.prompts[:1]), report, 1, 1, report.prompt)
+    whole.held, whole.cell_states = _held(report.cell_states), report.cell_states
+    return whole
+
+
+def remember(model: Any, report: Report) -> None:
     """The report of a wrapped model's last call."""
     session = session_of(model) or session_of(core(model))
     if session is not None:
@@ -207,7 +220,8 @@ def share(asked: Questions, report: Report, prompts: int, questions: int, column
     read, everyone = asked.read, len(asked.prompts)
     once = () if asked.plan.thinner else ("encode",)  # that every run takes from the first one
     spent = {stage: ms / everyone for stage, ms in read.milliseconds.items()}
-    spent |= {stage: ms / (everyone if stage in once else questions) for stage, ms in report.milliseconds.items()}
+    for stage, ms in report.milliseconds.items():  # a long video is encoded while it is read
+        spent[stage] = spent.get(stage, 0.0) + ms / (everyone if stage in once else questions)
     return replace(
         report,
         cells=report.cells // prompts,
@@ -217,6 +231,7 @@ def share(asked: Questions, report: Report, prompts: int, questions: int, column
         prompt=columns,
         milliseconds=spent,
         frames=[list(times) for times in read.frames],
+        sizes=list(read.sizes),
         notes=list(dict.fromkeys([*report.notes, *read.notes])),
         cell_states=[],
     )

@@ -11,6 +11,7 @@ from vtoken.data.report import Report
 from vtoken.engine.check import check, on_model
 from vtoken.engine.wrap import session_of
 from vtoken.errors import InputError, UnsupportedError
+from vtoken.families.chunks import Early
 from vtoken.families.compat import core
 from vtoken.families.family import Family
 from vtoken.families.features import Clip
@@ -158,13 +159,14 @@ def questions_of(
     def make(one: Video | Image, report: Report) -> Clip:
         preprocess = preprocessor_of(family, inner, processor)
         if isinstance(one, Video):
-            return read_clip(one.source, preprocess, chosen, report, sampling, progress)
+            early = early_of(family, inner, chosen) if memory is None else None
+            return read_clip(one.source, preprocess, chosen, report, sampling, progress, early)
         still = read_clip([one.load()], preprocess, chosen, Report(), Sampling("native"))
         return replace(still, seconds=0.0)
 
-    memory = memory or ClipMemory()
+    kept = memory or ClipMemory()
     videos = [m for m in media if isinstance(m, Video) or alike]
-    clips, read = memory.read((model, processor, video), videos, chosen, sampling, make)
+    clips, read = kept.read((model, processor, video), videos, chosen, sampling, make)
     read = replace(read, notes=[*checked.notes, *read.notes])
     chat = Chat(system, history, chat_template_kwargs or {})
     order, shown = iter(clips), iter(pixels.items if pixels else ())
@@ -190,11 +192,18 @@ def questions_of(
         read,
         settings_of(inner, options),
         batch,
-        memory,
+        kept,
         progress,
         positions,
         signals or {},
     )
+
+
+def early_of(family: Family, model: Any, plan: Plan) -> Early | None:
+    """What encodes a video while it is read, where nothing about it depends on the whole video."""
+    if plan.thinner is not None or (plan.gate is not None and plan.gate.reuses):
+        return None
+    return family.early(model, plan.wants, plan.hold is not None)
 
 
 def read_for(

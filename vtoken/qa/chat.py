@@ -20,7 +20,7 @@ from vtoken.engine.state.prefix import Prefix
 from vtoken.errors import InputError, UnsupportedError
 from vtoken.families.compat import core, input_device
 from vtoken.methods.plan import PlanLike
-from vtoken.qa.answer import Answer, Questions, answer_batches, share, until_end
+from vtoken.qa.answer import Answer, Questions, answer_batches, remember, share, until_end
 from vtoken.qa.api import questions_of
 from vtoken.qa.cache import ClipMemory
 from vtoken.qa.packed import stops
@@ -114,6 +114,7 @@ class Chat:
                 answer = self._behind(asked)
                 if reads:
                     answer.report.notes.append(KEPT)
+            remember(self._about[0], answer.report)
             self.turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer.text}]
         return answer
 

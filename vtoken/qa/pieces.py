@@ -41,6 +41,7 @@ def pieces(
     grid: Grid,
     stage: Stage,
     pathways: Sequence[Pathway] = (),
+    ahead: int = 1,
 ) -> Generator[Piece, None, None]:
     """Decode, gate and cut chunk by chunk; references and scenes count from the clip's start.
 
@@ -51,6 +52,7 @@ def pieces(
         gate: None keeps every cell.
         stage: a context manager by name that times "decode", "gate", "pathway" and "prepare", in their threads.
         pathways: run on all frames.
+        ahead: how much may wait for the caller: a piece counts as its pixel rows and a 64th of its cells.
 
     Raises:
         VideoError: the part asked for has no frame.
@@ -71,7 +73,7 @@ def pieces(
             yield from _cut(chunks, preprocess, grid, stage, pathways)
 
     seen = 0
-    with Ahead(cut) as made:
+    with Ahead(cut, ahead, lambda piece: 1 + len(piece.rows) + piece.gate.keep.size // 64) as made:
         for piece in made:
             seen += len(piece.pts)
             yield piece

@@ -173,6 +173,8 @@ def question_ids(processor: Any, question: str) -> Tensor:
 
 def stack(prompts: list[dict[str, Any]], pad_id: int) -> dict[str, Any]:
     """Prompts of one sample each as a batch, padded on the left."""
+    if len(prompts) == 1:
+        return dict(prompts[0])  # no copy: a long video has millions of columns
     width = max(p["input_ids"].shape[1] for p in prompts)
     fill = {"input_ids": pad_id, "attention_mask": 0, "mm_token_type_ids": 0}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 from vtoken.data.frames import Frames, GateMap, Grid
 from vtoken.data.report import Report
 from vtoken.errors import InputError
+from vtoken.families.chunks import PATCHES, Early
 from vtoken.families.features import Clip
 from vtoken.methods.gate import Gate
 from vtoken.methods.pathway import joined
@@ -70,8 +72,12 @@ def read_clip(
     report: Report,
     sampling: Sampling | None = None,
     progress: Progress | None = None,
+    early: Early | None = None,
 ) -> Clip:
     """Decode, gate and cut a video in one pass; only pixels of kept cells stay in memory, as uint8.
+
+    Args:
+        early: encodes a long clip while it is read, so that its pixels do not stay either.
 
     Raises:
         VideoError: the video cannot be read or has no frame in the part asked for.
@@ -90,24 +96,35 @@ def read_clip(
         for note in preprocess.notes(height, width, frames):
             report.note(note)
         found: list[Piece] = []
-        seen = 0
+        seen, ahead = 0, 1 if early is None else PATCHES
         _tell(progress, frames, seen)
-        with closing(pieces(reader, preprocess, plan.gate, grid, report.stage, plan.pathways)) as read:
+        with closing(pieces(reader, preprocess, plan.gate, grid, report.stage, plan.pathways, ahead)) as read:
             for piece in read:
                 found.append(piece)
                 seen += len(piece.pts)
+                if early is not None:
+                    part = Clip(piece.rows, grid, piece.gate, piece.pts, math.nan, normalise=preprocess.normalise)
+                    piece.rows = piece.rows[:0].clone()
+                    early.push(part, report)
+                    del part
                 _tell(progress, frames, seen)
         for note in reader.notes:
             report.note(note)
     pts = np.concatenate([piece.pts for piece in found])
     report.frames.append(pts.tolist())
+    report.sizes.append((grid.width, grid.height))
     spacing = reader.spacing(pts)
     seconds = float(pts[-1] - pts[0]) + spacing
-    rows, whole = torch.cat([piece.rows for piece in found]), GateMap.concatenate([piece.gate for piece in found])
+    encoded = None
+    if early is None:
+        rows = torch.cat([piece.rows for piece in found])
+    else:
+        rows, encoded = early.finish(report)
+    whole = GateMap.concatenate([piece.gate for piece in found])
     signals = joined([piece.signals for piece in found], plan.pathways, grid, len(whole.keep))
     crop = preprocess.crop is not None
     cells = None if grid == stock else stock.steps(len(pts)) * stock.cells
-    return Clip(rows, grid, whole, pts, seconds, crop, signals, spacing, preprocess.normalise, cells)
+    return Clip(rows, grid, whole, pts, seconds, crop, signals, spacing, preprocess.normalise, cells, encoded)
 
 
 def _gated(

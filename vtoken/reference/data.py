@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from vtoken.errors import InputError
+from vtoken.output.files import write_text
+from vtoken.output.progress import progress
 from vtoken.reference.questions import TASKS, Question, ask_all
 from vtoken.reference.render import Painter
 from vtoken.reference.world import FPS, FRAMES, SIZE, SPAN, SPLITS, Script, script
@@ -150,15 +152,15 @@ def write_dataset(folder: str | os.PathLike[str], split: str, clips: int, crf: i
     one = clip(0, split)
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
-    for seed in range(clips):
-        one = clip(seed, split)
-        name = f"{split}-{seed:06d}.mp4"
-        write_video(folder / name, one, crf=crf)  # type: ignore[arg-type]
-        row = {"video": name, "seed": seed, "split": split, "questions": [asdict(q) for q in questions(one)]}
-        lines.append(json.dumps(row))
-    part = folder / f".{INDEX}.{os.getpid()}.part"
-    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(part, folder / INDEX)
+    with progress(clips, "clips") as advance:
+        for seed in range(clips):
+            one = clip(seed, split)
+            name = f"{split}-{seed:06d}.mp4"
+            write_video(folder / name, one, crf=crf)  # type: ignore[arg-type]
+            row = {"video": name, "seed": seed, "split": split, "questions": [asdict(q) for q in questions(one)]}
+            lines.append(json.dumps(row))
+            advance(1, name)
+    write_text(folder / INDEX, "\n".join(lines) + "\n")
     return folder
 
 

@@ -8,7 +8,6 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from vtoken.data.report import CellState
 from vtoken.qa.answer import Answer
 
 
@@ -85,8 +84,7 @@ def usage(done: Done) -> dict[str, Any]:
 def block(done: Done) -> dict[str, Any]:
     """What vtoken has to say about an answer."""
     report = done.answer.report.to_dict()
-    plan = report.pop("plan")
-    held = sum(int((states == CellState.HELD).sum()) for states in done.answer.cell_states)
+    plan, held = report.pop("plan"), report["held"]
     more = {name: value for name, value in (("cut", done.cut), ("chat_id", done.chat)) if value}
     return {"plan": plan, "held": held, "reused": done.reused, "report": report} | more
 

@@ -8,7 +8,6 @@ was cut off goes on where it stopped.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from vtoken.encoders.vjepa import Dense
 from vtoken.errors import InputError
+from vtoken.output.files import replacing, write_text
 from vtoken.thinkjepa.episodes import Timeline, source
 from vtoken.thinkjepa.recipe import CLIP, FPS, NOW, PAST, SHARD, SPARSE, SPLITS, THINKER, THINKER_WEIGHTS, Recipe
 from vtoken.thinkjepa.settings import NAMES
@@ -61,7 +61,6 @@ def build(recipe: Recipe, folder: Path, splits: Sequence[str] = SPLITS, device: 
         InputError: the folder holds features of another recipe, data that cannot be used, or unknown checkpoints.
     """
     from vtoken.output.files import folder as made
-    from vtoken.output.files import write_text
     from vtoken.output.progress import progress
 
     unknown = set(splits) - set(SPLITS)
@@ -184,10 +183,9 @@ def _write(rows: list[dict[str, Tensor]], path: Path) -> None:
     )
     out = {n: torch.stack([r[n] for r in rows]) for n in ("latents", "points", "poses", "cost")}
     out |= {n: streams.tokens[n] for n in NAMES} | {f"{n}_mask": streams.masks[n] for n in NAMES}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    save_file({n: v.contiguous() for n, v in out.items()}, part)
-    part.chmod(0o644)  # safetensors writes for the owner alone
-    os.replace(part, path)
+    with replacing(path) as draft:
+        save_file({n: v.contiguous() for n, v in out.items()}, draft)
+        draft.chmod(0o644)  # safetensors writes for the owner alone
 
 
 def _shard(folder: Path, split: str, first: int) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from vtoken.encoders.foresight import normed
 from vtoken.errors import InputError
+from vtoken.output.files import replacing, write_text
 from vtoken.thinkjepa.head import TrajectoryHead, held, to_world
 from vtoken.thinkjepa.predictor import GuidedPredictor, fresh_predictor
 from vtoken.thinkjepa.pyramid import Pyramid
@@ -117,13 +117,10 @@ class ThinkJepa(nn.Module):
             "vjepa": self.config.to_dict(),
             "notes": notes or {},
         }
-        part = folder / f".config.{os.getpid()}.part"
-        part.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-        weights = part.with_name(f".model.{os.getpid()}.part")
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, weights)
-        weights.chmod(0o644)  # safetensors writes for the owner alone
-        os.replace(weights, folder / "model.safetensors")
-        os.replace(part, folder / "config.json")
+        with replacing(folder / "model.safetensors") as draft:
+            save_file({k: v.contiguous() for k, v in self.state_dict().items()}, draft)
+            draft.chmod(0o644)  # safetensors writes for the owner alone
+        write_text(folder / "config.json", json.dumps(told, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> tuple[ThinkJepa, dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from torch import Tensor
 
 from vtoken.errors import InputError, require
 from vtoken.output import curves
+from vtoken.output.files import replacing
+from vtoken.output.progress import progress
 from vtoken.thinkjepa import metrics
 from vtoken.thinkjepa.features import Data
 from vtoken.thinkjepa.head import held, to_camera
@@ -167,42 +168,44 @@ def train(
         step, log = _resumed(path, model, optimizer, made)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     saved = time.time()
-    while step < settings.steps:
-        torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout, so that a resumed run is the same run
-        for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * share(step, settings.steps)
-        wrapped.train()
-        loss = loss_of(wrapped, draw(data, settings, step).to(accelerator.device), settings)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise InputError(f"the loss of step {step} is {value}; train with less than rate={settings.rate}")
-        optimizer.zero_grad()
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(wrapped.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        if step % every == 0 or step == settings.steps:
-            row: dict[str, Any] = {"step": step, "loss": round(value, 5)}
-            row["gate"] = round(float(model.guide.gates.detach().tanh().abs().mean()), 4)
-            if validation is not None:
-                found = check(model, validation, accelerator.device)
-                row |= {f"val_{k}": round(v, 5) for k, v in found.items()}
-            log.append(row)
-            if tell is not None:
-                tell(row)
-        if time.time() - saved > 60 or step == settings.steps:
-            _save(path, model, optimizer, step, log, made)
-            saved = time.time()
+    with progress(settings.steps, "steps") as show:
+        show(step, "training")
+        while step < settings.steps:
+            torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout, so that a resumed run is the same run
+            for group in optimizer.param_groups:
+                group["lr"] = group["rate"] * share(step, settings.steps)
+            wrapped.train()
+            loss = loss_of(wrapped, draw(data, settings, step).to(accelerator.device), settings)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise InputError(f"the loss of step {step} is {value}; train with less than rate={settings.rate}")
+            optimizer.zero_grad()
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(wrapped.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+            show(1, "training")
+            if step % every == 0 or step == settings.steps:
+                row: dict[str, Any] = {"step": step, "loss": round(value, 5)}
+                row["gate"] = round(float(model.guide.gates.detach().tanh().abs().mean()), 4)
+                if validation is not None:
+                    found = check(model, validation, accelerator.device)
+                    row |= {f"val_{k}": round(v, 5) for k, v in found.items()}
+                log.append(row)
+                if tell is not None:
+                    tell(row)
+            if time.time() - saved > 60 or step == settings.steps:
+                _save(path, model, optimizer, step, log, made)
+                saved = time.time()
     curves.write(log, out / "curves.csv")
     model.save(out, {"settings": settings.to_dict(), **(notes or {})})
     return model.eval()
 
 
 def _save(path: Path, model: ThinkJepa, optimizer: Any, step: int, log: list, made: dict[str, Any]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save(parts | {"step": step, "log": log, "made": made}, part)
-    os.replace(part, path)
+    with replacing(path) as draft:
+        torch.save(parts | {"step": step, "log": log, "made": made}, draft)
 
 
 def _resumed(path: Path, model: ThinkJepa, optimizer: Any, made: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from vtoken.data.frames import Grid
 from vtoken.errors import InputError
-from vtoken.kernels.blocks import absolute_difference, block_max, block_mean, cell_max, side
+from vtoken.kernels.blocks import absolute_difference, as_cells, block_max, block_mean, cell_max, side
 from vtoken.methods.gate import Gate, Threshold
 from vtoken.methods.options import AtLeast0, Bound
 from vtoken.methods.recall import Recall
@@ -83,7 +83,17 @@ class MotionStream(GateStream):
             np.copyto(self.content[-1], self.predicted[-1])  # moved cells show what they moved to
         super().refresh(step, keep)
         if self.gate.keep_after_change and self.gate.motion is None and len(step) > 1:
-            self.apart = self.gate.score(step[0], step[-1], self.grid) * keep
+            self.apart = self._apart(step, keep)
+
+    def _apart(self, step: np.ndarray, keep: np.ndarray) -> np.ndarray:
+        """float32 [h, w], change within the step in the cells of ``keep``; 0 in the others."""
+        if 2 * keep.sum() > keep.size:
+            return self.gate.score(step[0], step[-1], self.grid) * keep
+        out, cell = np.zeros(keep.shape, np.float32), self.grid.cell
+        if keep.any():
+            ends = (as_cells(frame, cell)[keep].reshape(-1, cell, *frame.shape[2:]) for frame in (step[0], step[-1]))
+            out[keep] = self.gate.score(*ends, self.grid)[:, 0]  # the cells one below the other
+        return out
 
     def _threshold(self, step: np.ndarray) -> float:
         """The threshold of this step, raised in noise unless the whole picture moves."""

@@ -20,10 +20,13 @@ class Ahead(Generic[Item]):
     Args:
         make: called in the thread; gives the iterator, a generator.
         most: items that wait to be taken; the thread then waits too.
+        weigh: what an item counts towards ``most``, in place of 1.
     """
 
-    def __init__(self, make: Callable[[], Iterator[Item]], most: int = 1) -> None:
-        self._make, self._most = make, most
+    def __init__(
+        self, make: Callable[[], Iterator[Item]], most: int = 1, weigh: Callable[[Item], int] = lambda item: 1
+    ) -> None:
+        self._make, self._most, self._weigh = make, most, weigh
         self._ready: deque[Item] = deque()
         self._change = threading.Condition()
         self._error: BaseException | None = None
@@ -81,7 +84,7 @@ class Ahead(Generic[Item]):
 
     def _give(self, item: Item) -> bool:
         with self._change:
-            while len(self._ready) >= self._most and not self._closed:
+            while sum(map(self._weigh, self._ready)) >= self._most and not self._closed:
                 self._change.wait()
             if not self._closed:
                 self._ready.append(item)

@@ -53,7 +53,7 @@ def probe(path: str) -> Clip:
             place=[s.index for s in file.streams.video].index(stream.index),
             container=file.format.name,
             upright=upright,
-            transfer=TRANSFER.get(int(getattr(frame, "color_trc", 0)), ""),
+            transfer=_transfer(frame, stream),
             interlaced=bool(frame.interlaced_frame),
         )
         _length(clip, file, stream)
@@ -97,6 +97,12 @@ def _best(file: InputContainer, path: str) -> VideoStream:
     if stream.codec_context is None:
         raise VideoError(f"{path}: this FFmpeg has no decoder for the video stream; convert it to H.264 first")
     return stream  # type: ignore[return-value]
+
+
+def _transfer(frame: VideoFrame, stream: VideoStream) -> str:
+    """How light is stored, where it is high dynamic range; frames of PyAV before 17 do not say, their decoder does."""
+    known = getattr(frame, "color_trc", None)
+    return TRANSFER.get(int(stream.codec_context.color_trc if known is None else known), "")
 
 
 def _is_cover(stream: VideoStream) -> bool:

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from vtoken.errors import InputError
+from vtoken.output.files import replacing
 
 TICKS = 90_000  # of a second, for frames at given times
 
@@ -57,8 +58,7 @@ def write_video(
         raise InputError(f"rotation={rotation} must be 0, 90, 180 or 270 degrees")
     rate = Fraction(clip.fps).limit_denominator(1001)
     base = 1 / rate if times is None else Fraction(1, TICKS)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as part:
         with av.open(str(part), "w", format="mp4") as container:
             stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf)})
             stream.height, stream.width = clip.size  # type: ignore[attr-defined]
@@ -73,9 +73,6 @@ def write_video(
             container.mux(stream.encode(None))  # type: ignore[attr-defined]
         if rotation % 360:
             part.write_bytes(_rotated(part.read_bytes(), rotation % 360))
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

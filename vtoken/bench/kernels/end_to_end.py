@@ -6,9 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from vtoken.bench import machine
@@ -16,6 +14,7 @@ from vtoken.bench.kernels.case import Setting
 from vtoken.bench.models import SMALL, Size, byte_tokenizer, random_model
 from vtoken.data.report import STAGES, Report
 from vtoken.families.geometry import geometry
+from vtoken.output.console import FittedTable
 from vtoken.qa.api import ask
 from vtoken.reference.synthetic import render
 from vtoken.video.write import write_video
@@ -82,7 +81,7 @@ def _row(plan: str, report: Report) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]], caption: str) -> Group:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    table = FittedTable(("stock", "encoded", *(f"{stage} ms" for stage in FIRST)))
     table.add_column("plan")
     for head in ("stock", "encoded", "kept", *(f"{stage} ms" for stage in FIRST), "first token ms", "times faster"):
         table.add_column(head, justify="right", no_wrap=True)

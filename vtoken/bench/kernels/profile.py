@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -22,6 +21,7 @@ from vtoken.bench.kernels.case import Setting
 from vtoken.data.budget import Budget
 from vtoken.data.frames import Frames, Grid
 from vtoken.methods import registry
+from vtoken.output.console import FittedTable
 from vtoken.output.progress import progress
 
 KEEP = 0.25
@@ -169,7 +169,7 @@ def _by_operation(rows: list[dict[str, Any]]) -> Table:
 
 
 def _table(*heads: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    table = FittedTable()
     for i, head in enumerate(heads):
-        table.add_column(head, justify="right" if i in (1, 2) else "left", no_wrap=i < len(heads) - 1)
+        table.add_column(head, justify="right" if i in (1, 2) else "left", no_wrap=i in (1, 2))
     return table

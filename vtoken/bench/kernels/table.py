@@ -5,22 +5,20 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console, Group
-from rich.table import Table
 from rich.text import Text
 
 from vtoken.bench.kernels.row import MIB, Row
-from vtoken.output.console import PIPED
+from vtoken.output.console import PIPED, FittedTable
 
 HEADS = ("operation", "size", "ms", "GB/s", "GFLOP/s", "of limit", "plain", "published", "MiB", "plain MiB")
 
 
 def render(rows: Sequence[Row], captions: Sequence[str]) -> Group:
     """The table, what the forms are, the targets, and the captions."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    table = FittedTable(("plain MiB", "MiB", "GFLOP/s", "GB/s"))
     for i, head in enumerate(HEADS):
-        table.add_column(head, justify="left" if i < 2 else "right", no_wrap=True)
+        table.add_column(head, justify="left" if i < 2 else "right", no_wrap=i >= 2)
     for row in rows:
         table.add_row(*cells(row))
     lines = [Text(line, style="dim") for line in captions]

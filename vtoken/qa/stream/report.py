@@ -50,7 +50,7 @@ class StreamReport:
 
     def __str__(self) -> str:
         share = f"{self.computed / self.cells:.1%}" if self.cells else "-"
-        spent = "  ".join(f"{name} {ms:,.0f}" for name, ms in self.milliseconds.items())
+        spent = "  ".join(f"{name} {ms:,.0f}" for name, ms in self.milliseconds.items() if ms >= 0.5)
         lines = [
             f"plan    {self.plan};  policy {self.policy}",
             f"frames  {self.seen:,} seen, {self.sampled:,} taken, {self.dropped:,} dropped;  "
@@ -59,4 +59,4 @@ class StreamReport:
             f"{self.evicted:,} evicted;  {self.nbytes / 2**20:,.1f} MiB;  {self.asked} asks",
             f"ms      {spent}",
         ]
-        return "\n".join(lines + [f"note    {n}" for n in self.notes])
+        return "\n".join(lines + [f"note    {n}" for n in dict.fromkeys(self.notes)])
