@@ -4,13 +4,14 @@ VENV   ?= .venv
 VIDEO  ?=
 OUT    ?= out
 LMMS   ?= .venv-lmms
+VLLM   ?= .venv-vllm
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.vtoken-installed
 # two worker processes share the cores, so torch gets one thread in each
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow test-all test-versions test-demo test-lmms lint bench gpu fuzz clean
+.PHONY: help setup run test test-slow test-all test-versions test-demo test-lmms test-vllm lint bench gpu fuzz clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s%s\n", $$1, $$2}'
@@ -43,12 +44,22 @@ test-demo: $(STAMP) ## the page of vtoken demo in a real Chromium (CHROMIUM=path
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt 'playwright>=1.50'
 	@OMP_NUM_THREADS=1 $(if $(CHROMIUM),CHROMIUM='$(CHROMIUM)') $(BIN)/python -m pytest -q -m browser tests/demos $(ARGS)
 
-test-lmms: ## lmms-eval from end to end with the reference model, in an environment of its own (minutes; LMMS=folder)
+test-lmms: ## lmms-eval from end to end with the reference model and a tiny one, in an environment of its own (minutes; LMMS=folder)
 	@test -x $(LMMS)/bin/python || $(PYTHON) -m venv $(LMMS)
 	@$(LMMS)/bin/python -m pip install -qq --disable-pip-version-check -r tests/lmms/requirements.txt
-	@$(LMMS)/bin/python -m pip uninstall -qq -y torchvision # beside a CPU build of torch it cannot be imported
+	@cp tests/vllm/torchvision_on_cpu.py "$$($(LMMS)/bin/python -c 'import site; print(site.getsitepackages()[0])')"
+	@echo 'import torchvision_on_cpu' > "$$($(LMMS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/torchvision_on_cpu.pth"
 	@$(LMMS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -e .
-	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 $(LMMS)/bin/python tests/lmms/run.py '$(OUT)/lmms'
+	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 $(LMMS)/bin/python -m tests.lmms.run '$(OUT)/lmms'
+
+test-vllm: ## the plug-in for vLLM on the CPU with tiny checkpoints, in an environment of its own (VLLM=folder; ARGS=qwen3_vl)
+	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	@$(VLLM)/bin/python -m pip install -qq --disable-pip-version-check -r tests/vllm/requirements.txt
+	@$(VLLM)/bin/python -m pip uninstall -qq -y torchaudio torchcodec # linked against CUDA
+	@cp tests/vllm/torchvision_on_cpu.py "$$($(VLLM)/bin/python -c 'import site; print(site.getsitepackages()[0])')"
+	@echo 'import torchvision_on_cpu' > "$$($(VLLM)/bin/python -c 'import site; print(site.getsitepackages()[0])')/torchvision_on_cpu.pth"
+	@$(VLLM)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -e .
+	@OMP_NUM_THREADS=1 $(VLLM)/bin/python -m tests.vllm.run '$(OUT)/vllm' $(ARGS)
 
 lint: $(STAMP) ## ruff and the type checker
 	@$(BIN)/ruff check .

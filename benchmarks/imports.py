@@ -32,6 +32,7 @@ LEVELS = [
     ["bench"],
     ["demos"],
     ["serve"],
+    ["hosts"],
     ["cli"],
     ["__main__"],
 ]

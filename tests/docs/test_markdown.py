@@ -17,7 +17,7 @@ PAGES = sorted(
     p for p in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "training").rglob("*.md")] if p.is_file()
 )
 # clients of the page and of the server, which tests/demos and tests/serve run; hosts with environments of their own
-ELSEWHERE = r"^ *(from|import) (gradio_client|openai|ray|vlmeval|lmms_eval)\b"
+ELSEWHERE = r"^ *(from|import) (gradio_client|openai|ray|vlmeval|lmms_eval|vllm)\b"
 SNIPPETS = [
     (page, i, text)
     for page in PAGES

@@ -1,0 +1,1 @@
+"""Other programs that run models, and what vtoken puts into them: one folder a program."""
