@@ -256,7 +256,7 @@ class GateMap:
     def runs(self) -> np.ndarray:
         """int32 [T, h, w]: for a cell with a token, how many time steps it stands for; 0 for a skipped one."""
         out = np.zeros(self.keep.shape, np.int32)
-        row, column = np.indices(self.keep.shape[1:])
+        row, column = np.mgrid[: self.keep.shape[1], : self.keep.shape[2]]
         again = bool(self.repeated.any())  # a repeated cell begins a run of its own
         start = np.full(row.shape, np.iinfo(np.int32).min)
         for t, shown in enumerate(self.reference):  # step by step: an hour has millions of cells
