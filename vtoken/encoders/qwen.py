@@ -136,7 +136,8 @@ def _run(
     state = Packed(x, where.frames, where.windows, unit, rotary=rotary, held=where.held, carry=carry)
     if carry is not None and where.newest is not None:
         carry.begin(where.newest)
-    _start_thinning(state, thin, kept, where.order)
+    if thin is not None:
+        _start_thinning(state, thin, kept, where.order)
     full = getattr(visual, "fullatt_block_indexes", range(len(visual.blocks)))
     deep_at = list(getattr(visual, "deepstack_visual_indexes", []))
     wanted = by_layer(signals, default_layer(visual), len(visual.blocks))
@@ -163,7 +164,7 @@ def _run(
     return Encoded(out, found, index, group)
 
 
-def _start_thinning(state: Packed, thin: Thinning | None, kept: list[Tensor], order: Tensor | None) -> None:
+def _start_thinning(state: Packed, thin: Thinning, kept: list[Tensor], order: Tensor | None) -> None:
     """Bookkeeping of cells that leave; the order is that of windows."""
     place = torch.cat([k.flatten(1).nonzero()[:, 1] for k in kept]).to(state.x.device)
     item = torch.cat([torch.full((len(k),), i) for i, k in enumerate(kept)])

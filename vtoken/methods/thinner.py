@@ -45,6 +45,11 @@ class Thinner(Budgeted):
         raise NotImplementedError(type(self).__name__)
 
 
+def mean_key(step: Step) -> Tensor:
+    """float32 [N, d], one row a cell: the mean over heads and patches of its keys before rotary positions."""
+    return step.content.float().mean(dim=1).unflatten(0, (-1, step.state.unit)).mean(dim=1)
+
+
 @dataclass(kw_only=True)
 class Merging(Thinner):
     """A method that merges similar cells; subclasses write ``match`` and the schedule.
@@ -60,8 +65,8 @@ class Merging(Thinner):
     prop_attn: bool = True
 
     def metric(self, step: Step) -> Tensor:
-        """What ``match`` compares, one row a cell: float32 [N, d]; the mean key over heads and patches."""
-        return step.content.float().mean(dim=1).unflatten(0, (-1, step.state.unit)).mean(dim=1)
+        """What ``match`` compares, one row a cell: float32 [N, d]."""
+        return mean_key(step)
 
     def match(self, metric: Tensor, r: Tensor, step: Step) -> Match:
         """Merges of segments of one length: metric float32 [S, n, d], CLS tokens first, and int64 [S] how many."""

@@ -132,10 +132,7 @@ def questions_of(
     """The call of ``ask_many`` after the video was read and before anything is answered; arguments are the same."""
     _check(video, questions, batch, positions)
     budget = {name: options.pop(name, None) for name in BUDGETS}
-    frames = {f.name: options.pop(f.name) for f in fields(Sampling) if f.name in options}
-    if frames.get("num_frames") is not None and frames.get("fps") is not None:
-        raise InputError(f"fps={frames['fps']} and num_frames={frames['num_frames']}: give one of them")
-    sampling = replace(sampling or Sampling(), **frames)
+    sampling = _sampling(sampling or Sampling(), options)
     inner = core(model)
     family = families.of(inner)
     chosen = plan_of(family, model, plan, budget, signals or {})
@@ -144,13 +141,7 @@ def questions_of(
             f"vtoken.ask does not know how {family.title} takes a video; call model.generate with what its own "
             "processor makes"
         )
-    media = media_of(video)
-    if not any(isinstance(m, Video) for m in media):
-        raise InputError("ask needs a video beside its images; for images alone call model.generate")
-    if chosen.resizer is not None and len(media) > 1:
-        raise InputError(
-            f"plan {str(chosen)!r}: {chosen.resizer.name} is a baseline for one video; {len(media)} are shown here"
-        )
+    media = _media(video, chosen)
     checked = Report()
     chosen = on_model(chosen, inner, checked)
     alike = family.clip_modality == "image"  # frames of a video enter the prompt as images do
@@ -197,6 +188,26 @@ def questions_of(
         positions,
         signals or {},
     )
+
+
+def _sampling(sampling: Sampling, options: dict[str, Any]) -> Sampling:
+    """The sampling with what the options say of it, which is taken out of them."""
+    frames = {f.name: options.pop(f.name) for f in fields(Sampling) if f.name in options}
+    if frames.get("num_frames") is not None and frames.get("fps") is not None:
+        raise InputError(f"fps={frames['fps']} and num_frames={frames['num_frames']}: give one of them")
+    return replace(sampling, **frames)
+
+
+def _media(video: Any, plan: Plan) -> list[Video | Image]:
+    """What is shown, where the plan can take it."""
+    media = media_of(video)
+    if not any(isinstance(m, Video) for m in media):
+        raise InputError("ask needs a video beside its images; for images alone call model.generate")
+    if plan.resizer is not None and len(media) > 1:
+        raise InputError(
+            f"plan {str(plan)!r}: {plan.resizer.name} is a baseline for one video; {len(media)} are shown here"
+        )
+    return media
 
 
 def early_of(family: Family, model: Any, plan: Plan) -> Early | None:

@@ -13,7 +13,7 @@ from vtoken.encoders.packed import Step
 from vtoken.kernels.cosine import adjacent_cosine
 from vtoken.methods.options import AtLeast1, Share
 from vtoken.methods.registry import register
-from vtoken.methods.thinner import Decision, Thinner
+from vtoken.methods.thinner import Decision, Thinner, mean_key
 
 
 @register("earlytom")
@@ -48,11 +48,13 @@ class EarlyTom(Thinner):
         assert thin is not None
         if step.layer != min(self.layer, step.layers) or thin.item is None or thin.place is None:
             return None
-        keys = step.content.float().mean(dim=1).unflatten(0, (-1, step.state.unit)).mean(dim=1)
         place = thin.place + thin.item[thin.frame] * (int(thin.place.max()) + 1)
-        like = _likeness(keys, thin.frame, place, len(thin.count))
-        root = torch.tensor(self.roots(like.tolist(), thin.item.tolist()), device=keys.device)
-        spot = torch.stack([root[thin.frame], thin.place], 1)
+        like = _likeness(mean_key(step), thin.frame, place, len(thin.count))
+        roots = self.roots(like.tolist(), thin.item.tolist())
+        if roots == list(range(len(roots))):
+            return None
+        root = torch.tensor(roots, device=place.device)
+        spot = torch.stack([root[thin.frame], place], 1)
         return spot.unique(dim=0, return_inverse=True)[1], False
 
     def roots(self, like: Sequence[float], item: Sequence[int]) -> list[int]:
