@@ -127,13 +127,13 @@ class Qwen(Family):
         hold: bool = False,
         carry: Carry | None = None,
     ) -> Features:
-        run, signals = self._runner(model, wants, thin, reuse, hold)
+        run, tapped = self._runner(model, wants, thin, reuse, hold)
         if reuse:
             out, clips = run(clips, None), all_kept(clips)
         elif thin is not None or carry is not None:
             out = expand_repeated(clips, run(clips, carry if hold else None))
         else:
-            out = expand_repeated(clips, encode_in_chunks(run, clips, hold, signals))
+            out = expand_repeated(clips, encode_in_chunks(run, clips, hold, tapped))
         index = kept_index([c.gate.sent for c in clips])
         encoded = sum(int(c.gate.keep.sum()) for c in clips)
         index, size, signals = thinned(out, index, *gate_signals(clips, out.x.device))

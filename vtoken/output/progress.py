@@ -34,7 +34,7 @@ def progress(total: float | None, unit: str, look: Look | None = None) -> Iterat
     """Progress on stderr; the function yielded adds an amount and says what is being done.
 
     Args:
-        total: how many units there are; None where nobody knows.
+        total: how many units there are; None where that is not known.
         look: gives the amount done and what is being done, for work that does not stop to tell.
     """
     console, done = Console(stderr=True), _Done()
@@ -50,7 +50,7 @@ def progress(total: float | None, unit: str, look: Look | None = None) -> Iterat
             while not ended.wait(every):
                 try:
                     show(*now())
-                except (OSError, ValueError):  # nobody reads the log any more
+                except (OSError, ValueError):  # the log was closed
                     return
 
         thread = threading.Thread(target=tell, name="vtoken-progress", daemon=True)
