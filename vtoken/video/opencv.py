@@ -4,17 +4,20 @@ of high dynamic range and interlaced frames are wrong, so both are refused."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from vtoken.errors import VideoError
 from vtoken.kernels.luma import of_rgb
 from vtoken.video.check import limited
+from vtoken.video.choice import millisecond
 from vtoken.video.source import Clip, Picture
 
 NAME = "OpenCV"
+POSITION = 0  # cv2.CAP_PROP_POS_MSEC
 
 
 def check(clip: Clip) -> None:
@@ -27,44 +30,89 @@ def check(clip: Clip) -> None:
 
 
 def pictures(clip: Clip, start: float = 0.0) -> Iterator[Picture]:
-    """Decode a clip in order from its beginning.
+    """Decode a clip in order from its beginning; frames that no one will take (``Clip.taken``) are not converted.
 
     Raises:
         VideoError: OpenCV cannot open the file, or opens it and gives no frame.
     """
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read once, when OpenCV first opens a video
-    import cv2
-
     remedy = "use backend='pyav'"
-    capture = cv2.VideoCapture(clip.path, cv2.CAP_FFMPEG)
-    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # it does not mirror
+    capture, again = _open(clip), Again(clip)
     try:
         if not capture.isOpened():
             raise VideoError(f"{clip.path}: OpenCV cannot open this video; {remedy}")
         read, time = 0, 0.0
-        while True:
-            good, frame = capture.read()
-            if not good:
-                break
-            position = capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3  # of the frame just read, from the stream's start
+        while capture.grab():
+            position = capture.get(POSITION) / 1e3  # of the frame just grabbed, from the stream's start
             known = np.isfinite(position) and (position > 0 or read == 0)
+            shown = position + clip.begins if known else None
+            frame = None
+            if shown is None or _is_taken(shown, clip):
+                good, frame = capture.retrieve()
+                if not good:
+                    break
+            take = partial(again.take, read) if frame is None else partial(_same, frame)
             read, time = read + 1, position if known else time
-            yield Picture(
-                position + clip.begins if known else None, partial(_rgb, frame, clip), partial(_luma, frame, clip)
-            )
+            yield Picture(shown, partial(_rgb, take, clip), partial(_luma, take, clip))
         if not read:
             raise VideoError(f"{clip.path}: OpenCV opens this video but gives no frame (known of AV1); {remedy}")
         if clip.exact_end and clip.duration and time + 0.5 + 3 / (clip.native_fps or 25) < clip.duration:
             clip.warn(f"{read} frames were read, up to {time:.2f} s of {clip.duration:.2f} s; OpenCV stopped there")
     finally:
         capture.release()
+        again.close()
 
 
-def _rgb(frame: np.ndarray, clip: Clip) -> np.ndarray:
+class Again:
+    """Frames that were passed over and are asked for after all, as where the packets' times are not the frames'.
+
+    They are decoded once more, in order of their numbers; from then on every frame is converted.
+    """
+
+    def __init__(self, clip: Clip) -> None:
+        self._clip, self._capture, self._next = clip, None, 0
+
+    def take(self, number: int) -> np.ndarray:
+        """uint8 BGR [H, W, 3] of a frame, counted from the beginning."""
+        self._clip.taken = None
+        if self._capture is None or number < self._next:
+            self.close()
+            self._capture, self._next = _open(self._clip), 0
+        while self._next <= number and self._capture.grab():
+            self._next += 1
+        good, frame = self._capture.retrieve()
+        if not good or self._next <= number:
+            raise VideoError(f"{self._clip.path}: OpenCV gives no frame {number} the second time; use backend='pyav'")
+        return frame
+
+    def close(self) -> None:
+        if self._capture is not None:
+            self._capture.release()
+            self._capture = None
+
+
+def _open(clip: Clip) -> Any:
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read once, when OpenCV first opens a video
     import cv2
 
-    return clip.upright.apply(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+    capture = cv2.VideoCapture(clip.path, cv2.CAP_FFMPEG)
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # it does not mirror
+    return capture
 
 
-def _luma(frame: np.ndarray, clip: Clip) -> np.ndarray:
-    return clip.upright.apply(of_rgb(frame, bgr=True))
+def _is_taken(shown: float, clip: Clip) -> bool:
+    now = millisecond(shown - clip.origin)
+    return clip.taken is None or not clip.taken.isdisjoint((now - 1, now, now + 1))
+
+
+def _same(frame: np.ndarray) -> np.ndarray:
+    return frame
+
+
+def _rgb(take: Callable[[], np.ndarray], clip: Clip) -> np.ndarray:
+    import cv2
+
+    return clip.upright.apply(cv2.cvtColor(take(), cv2.COLOR_BGR2RGB))
+
+
+def _luma(take: Callable[[], np.ndarray], clip: Clip) -> np.ndarray:
+    return clip.upright.apply(of_rgb(take(), bgr=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,10 @@ from vtoken.video import images as memory
 from vtoken.video.arguments import fps_of, positive_of, second_of, whole_of
 from vtoken.video.check import agree
 from vtoken.video.probe import probe
-from vtoken.video.scan import frame_times, last_end, seconds
+from vtoken.video.scan import frame_times, last_end, seconds, unread
 from vtoken.video.source import Clip, Picture, Pictures
 from vtoken.video.spool import Spooled, is_held
-from vtoken.video.timeline import sample, steady
+from vtoken.video.timeline import Timed, sample, steady
 
 BACKENDS = ("pyav", "opencv", "decord", "torchcodec")
 LAST = 1.0  # seconds before the end by the header from which on the frames' own times say where it is
@@ -71,9 +71,10 @@ class VideoReader:
         return frames
 
     def _read(self) -> Iterator[Frames]:
+        if self.backend == "opencv":  # hands out nothing but RGB, and a conversion costs half of a decoding
+            self._clip.taken = self._foreseen()
         pictures = self._pictures()
-        part = self.fps, self.start, self.end, self.max_frames, self._wanted
-        taken = sample(steady(pictures, self._clip), self._clip, *part)
+        taken = self._sample(steady(pictures, self._clip), self._clip)
         batch: list[tuple[float, Picture]] = []
         try:
             for item in taken:
@@ -87,6 +88,20 @@ class VideoReader:
         finally:
             taken.close()  # type: ignore[attr-defined]
             pictures.close()  # type: ignore[attr-defined]
+
+    def _sample(self, timed: Iterable[Timed], clip: Clip) -> Iterator[Timed]:
+        return sample(timed, clip, self.fps, self.start, self.end, self.max_frames, self._wanted)
+
+    def _foreseen(self) -> set[float] | None:
+        """Milliseconds of the frames that a pass will take, by the times of the packets."""
+        times = frame_times(self._clip, self.end)
+        if times is None:
+            return None
+        timed = ((time, unread(time)) for time in times)
+        try:
+            return {choice.millisecond(time) for time, _ in self._sample(timed, self._clip.scratch())}
+        except VideoError:  # the pass itself says why
+            return None
 
     def _frames(self, batch: list[tuple[float, Picture]]) -> Frames:
         pts = np.array([time for time, _ in batch])

@@ -25,7 +25,7 @@ def frame_times(clip: Clip, end: float = math.inf) -> list[float] | None:
     if is_address(clip.path):
         return None
     scratch = clip.scratch()
-    pictures = (Picture(time, _nothing) for time in _in_order(_packets(clip, end), scratch))
+    pictures = (unread(time) for time in _in_order(_packets(clip, end), scratch))
     times = [time for time, _ in steady(pictures, scratch)]
     if math.isinf(end):
         clip.times = times
@@ -100,6 +100,11 @@ def _in_order(stamps: Iterator[Stamp], clip: Clip) -> Iterator[float | None]:
 def _flush(part: list[float], clip: Clip) -> Iterator[float]:
     yield from (time for time in sorted(part) if time >= clip.origin - 1e-3)
     part.clear()
+
+
+def unread(time: float | None) -> Picture:
+    """A picture of which only the time is known."""
+    return Picture(time, _nothing)
 
 
 def _nothing() -> np.ndarray:

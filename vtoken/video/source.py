@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -79,6 +79,8 @@ class Clip:
         interlaced: whether the first frame holds two fields.
         exact_end: ``duration`` is a promise of the file about this stream, so that less is a damage.
         times: seconds of every frame from ``origin``, where the whole file was looked through without decoding.
+        taken: milliseconds from ``origin`` of the frames that a pass will take, by the packets; None where unknown. A
+            backend may leave the others unconverted, unless they are asked for.
         notes: everything the user should know about how the clip was read.
         silent: remarks raise no warning.
     """
@@ -99,12 +101,13 @@ class Clip:
     interlaced: bool = False
     exact_end: bool = False
     times: list[float] | None = None
+    taken: Set[float] | None = None
     notes: list[str] = field(default_factory=list)
     silent: bool = False
 
     def scratch(self) -> Clip:
         """A copy for a look ahead, whose remarks are not kept."""
-        return replace(self, notes=[], silent=True)
+        return replace(self, notes=[], silent=True, taken=None)
 
     def note(self, text: str) -> None:
         """Remember a remark once."""
