@@ -194,7 +194,7 @@ def memory_of_ask(path: str, minutes: float, tell: Callable[[str], None]) -> Non
     model, tokenizer = random_model(geometry("qwen2.5-vl-3b"), MEDIUM), byte_tokenizer()
 
     def asked(end: float) -> Report:
-        given = {"plan": "grt:hold=off | divprune", "tokens": 512, "fps": 10.0, "end": end, "max_new_tokens": 4}
+        given = {"plan": "grt:hold=off,refresh_seconds=none | divprune", "tokens": 512, "fps": 10.0, "end": end, "max_new_tokens": 4}
         return ask(model, tokenizer, path, QUESTION, **given).report
 
     asked(1.0)
@@ -202,7 +202,7 @@ def memory_of_ask(path: str, minutes: float, tell: Callable[[str], None]) -> Non
     with Highest() as held:
         report = asked(minutes * 60)
     tell(
-        f"\n`ask` about {minutes:g} minutes of it, grt:hold=off | divprune, tokens=512 ({report.encoded:,} of "
+        f"\n`ask` about {minutes:g} minutes of it, grt:hold=off,refresh_seconds=none | divprune, tokens=512 ({report.encoded:,} of "
         f"{report.cells:,} tokens encoded): +{held.most - before:,.0f} MiB at most"
     )
 

@@ -30,11 +30,12 @@ class GrowingMap:
             value = getattr(part, field.name)
             held = self._arrays.get(field.name)
             if held is None or len(held) < end:
-                grown = np.empty((self._room, *value.shape[1:]), value.dtype)
+                grown = np.zeros((self._room, *value.shape[1:]), value.dtype)
                 if held is not None:
                     grown[: self._steps] = held[: self._steps]
                 held = self._arrays[field.name] = grown
-            held[self._steps : end] = value
+            if value.any():  # the system gives memory for what is written, and many parts are all zeros
+                held[self._steps : end] = value
         self._steps = end
 
     def map(self) -> GateMap:

@@ -32,7 +32,7 @@ class Rows:
         features: what the encoder gave.
         items: rows of each image or video, in order; no method mixes two of them.
         gated: whether the rows are of clips that were gated while they were decoded.
-        home: int64 [R], the placeholder row that the token of each row moves to; None where no token moves.
+        home: int32 [R], the placeholder row that the token of each row moves to; None where no token moves.
         stock: tokens of the stock model for each item whose frames were made smaller, else None; empty for none.
     """
 
@@ -64,7 +64,7 @@ def encode(call: Call, inputs: dict[str, Any], hold: bool = False) -> list[Rows]
         if clips is None and modality in call.family.sparse:
             clips = _gate_inputs(call, inputs)
         mask = call.family.placeholders(call.model, modality, inputs["input_ids"], inputs)
-        sample, column = mask.nonzero(as_tuple=True)
+        sample, column = _places(mask)
         with call.report.stage("encode", inputs["input_ids"].device):
             if clips is None and modality == "image" and call.plan.image_gate is not None:
                 features = _images_gated(call, inputs, call.plan.image_gate)
@@ -85,6 +85,15 @@ def encode(call: Call, inputs: dict[str, Any], hold: bool = False) -> list[Rows]
         gated = call.clips is not None and clips is not None
         found.append(Rows(modality, sample, column, features, items, gated, home, stock))
     return found[::-1]
+
+
+def _places(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """int64 [R] each: the prompt and the column of every placeholder; an hour of video has millions."""
+    if len(mask) > 1:
+        sample, column = mask.nonzero(as_tuple=True)
+        return sample, column
+    column = mask[0].nonzero()[:, 0]
+    return column.new_zeros(1).expand_as(column), column
 
 
 def float32(device: torch.device) -> AbstractContextManager[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -59,29 +60,57 @@ def trained(model: Any, inputs: dict[str, Any], stock: Tensor) -> Tensor:
     Args:
         stock: int64 [3 or 4, B, N], see ``rope_positions``.
     """
-    if model.config.model_type not in ("qwen2_vl", "qwen2_5_vl") or inputs.get("mm_token_type_ids") is None:
+    if not _differs(model, inputs):
         return stock
     out = stock.clone()
-    items = {kind: iter(_grids(model, inputs, kind)) for kind in ("image", "video")}
-    for b, types in enumerate(inputs["mm_token_type_ids"].tolist()):
-        mask = padding(inputs)
-        start = 0 if mask is None else int(mask[b].argmax())
-        end = len(types) if mask is None else int(mask[b].nonzero().max()) + 1
-        column, place = start, 0
-        while column < end:
-            if types[column] == 0:
-                out[-3:, b, column] = place
-                column, place = column + 1, place + 1
-                continue
-            grid = next(items["image" if types[column] == 1 else "video"]).to(out.device)
-            n = grid.shape[1]
-            out[-3:, b, column : column + n] = grid + place
-            column, place = column + n, place + int(grid.max()) + 1
+    _write(model, inputs, out[-3:])
     return out
 
 
-def _grids(model: Any, inputs: dict[str, Any], modality: str) -> list[Tensor]:
-    """int64 [3, n] of every item: time, row and column of its cells, from 0."""
+def trained_alone(model: Any, inputs: dict[str, Any], generating: bool) -> tuple[Tensor, Tensor] | None:
+    """The same positions, and their rope deltas [B, 1], without those of the stock model, which take several times the
+    memory; None where these are needed, as for the columns of padding."""
+    ids, mask = inputs["input_ids"], padding(inputs)
+    own = _differs(model, inputs) and inputs.get("position_ids") is None and not is_square(inputs)
+    if not own or (mask is not None and not bool(mask.all())):
+        return None
+    out = torch.empty(4 if generating else 3, *ids.shape, dtype=torch.long, device=ids.device)
+    if generating:
+        out[0] = counted(None, ids)
+    _write(model, inputs, out[-3:])
+    return out, out[-3:].amax((0, 2))[:, None] + 1 - ids.shape[1]
+
+
+def _differs(model: Any, inputs: dict[str, Any]) -> bool:
+    """Whether a family was trained with other positions than transformers gives."""
+    return model.config.model_type in ("qwen2_vl", "qwen2_5_vl") and inputs.get("mm_token_type_ids") is not None
+
+
+def _write(model: Any, inputs: dict[str, Any], out: Tensor) -> None:
+    """Fill positions [3, B, N] in place, but for padding: an hour has millions of columns."""
+    items = {1: iter(_grids(model, inputs, "image")), 2: iter(_grids(model, inputs, "video"))}
+    mask = padding(inputs)
+    for b, types in enumerate(inputs["mm_token_type_ids"].cpu()):
+        column = 0 if mask is None else int(mask[b].argmax())
+        end = len(types) if mask is None else int(mask[b].nonzero().max()) + 1
+        changes = (types[column + 1 : end] != types[column : end - 1]).nonzero()[:, 0] + column + 1
+        place = 0
+        for stop in [*changes.tolist(), end]:
+            kind = int(types[column])
+            if kind == 0:
+                out[:, b, column:stop] = torch.arange(place, place + stop - column, device=out.device)
+                column, place = stop, place + stop - column
+            while column < stop:
+                sides = [side.to(out.device) + place for side in next(items[kind])]
+                n = math.prod(map(len, sides))
+                cells = out[:, b, column : column + n].unflatten(1, [len(side) for side in sides])
+                for row, side in enumerate(torch.meshgrid(sides, indexing="ij")):
+                    cells[row] = side
+                column, place = column + n, max(int(side.max()) for side in sides) + 1
+
+
+def _grids(model: Any, inputs: dict[str, Any], modality: str) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """int64 [t], [h], [w] of every item: times, rows and columns of its cells, from 0."""
     grids = inputs.get(f"{modality}_grid_thw")
     if grids is None:
         return []
@@ -94,6 +123,5 @@ def _grids(model: Any, inputs: dict[str, Any], modality: str) -> list[Tensor]:
         if rate is not None and modality == "video":
             each = 1.0 if seconds is None else float(seconds[i])
             step = (step * each * rate).long()
-        rows, columns = torch.arange(h // merge), torch.arange(w // merge)
-        out.append(torch.cartesian_prod(step, rows, columns).T)
+        out.append((step, torch.arange(h // merge), torch.arange(w // merge)))
     return out

@@ -15,7 +15,7 @@ from vtoken.engine.check import why_not_held
 from vtoken.engine.context import note_context
 from vtoken.engine.encode import MODALITIES, encode
 from vtoken.engine.masks import check_masks, padding, why_not_masked
-from vtoken.engine.positions import counted, rope_positions, trained
+from vtoken.engine.positions import counted, rope_positions, trained, trained_alone
 from vtoken.engine.reduce import Kept, Reduced, reduce
 from vtoken.engine.splice import Cut, cut_inputs, is_right_padded, with_first_labels
 from vtoken.errors import UnsupportedError
@@ -34,7 +34,7 @@ class Prepared:
         cut: the columns of the prompt that stay.
         kept: the features of each modality.
         width: columns of the prompt before the cut.
-        stock: ids, mask and positions of the prompt before the cut, where columns are held.
+        stock: ids and mask of the prompt before the cut; its positions too, where columns are held.
         reduced: what the stages after the encoder left.
         right: whether the cut prompt is padded on the right.
         hold: which column every column shows; None where skipped cells are dropped.
@@ -71,13 +71,6 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
     _refuse(call, inputs)
     check_masks(inputs, generating)
     width = inputs["input_ids"].shape[1]
-    positions, deltas = rope_positions(call.model, inputs, generating)
-    if positions is not None:
-        positions, deltas = _chosen(call, inputs, positions, deltas)
-    mask = padding(inputs)
-    places = counted(mask, inputs["input_ids"]) if positions is None else positions
-    places = inputs.get("position_ids", places)
-    stock = {"input_ids": inputs["input_ids"], "attention_mask": mask, "position_ids": places}
     hold = call.plan.hold
     if hold is not None and (why := why_not_held(call.model, call.plan) or why_not_masked(inputs)):
         call.report.note(f"hold cannot run here ({why}): what is not computed is dropped")
@@ -88,9 +81,16 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
     rows = encode(call, inputs, hold is not None)
     reduced = reduce(call, inputs, rows, hold)
     cut, kept = reduced.cut, reduced.kept
+    positions, deltas = _positions(call, inputs, generating)  # those of an hour take as much memory as its features
+    mask = padding(inputs)
+    stock: dict[str, Any] = {"input_ids": inputs["input_ids"], "attention_mask": mask}
+    if reduced.hold is not None:
+        places = counted(mask, inputs["input_ids"]) if positions is None else positions
+        stock["position_ids"] = inputs.get("position_ids", places)
     inputs = {k: v for k, v in inputs.items() if k not in call.family.drops}
     if positions is not None:
         inputs["position_ids"] = positions
+        del positions  # cut below, and of no use then
     right = not generating and is_right_padded(inputs.get("attention_mask"))
     if cut.drops(width):
         cut, labels = with_first_labels(cut, inputs)
@@ -111,6 +111,15 @@ def _ends_visual(call: Call, inputs: dict[str, Any]) -> bool:
         for m in MODALITIES
         if has_pixels(inputs, m) or (call.clips is not None and m == call.family.clip_modality)
     )
+
+
+def _positions(call: Call, inputs: dict[str, Any], generating: bool) -> tuple[Tensor | None, Tensor | None]:
+    """Positions of the whole prompt under the rule of the call, and rope deltas; see ``rope_positions``."""
+    own = trained_alone(call.model, inputs, generating) if call.positions == "trained" else None
+    if own is not None:
+        return own
+    positions, deltas = rope_positions(call.model, inputs, generating)
+    return (None, None) if positions is None else _chosen(call, inputs, positions, deltas)
 
 
 def _chosen(call: Call, inputs: dict[str, Any], stock: Tensor, deltas: Tensor | None) -> tuple[Tensor, Tensor | None]:

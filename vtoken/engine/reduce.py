@@ -89,7 +89,7 @@ def reduce(call: Call, inputs: dict[str, Any], rows: list[Rows], hold: Hold | No
         visual[r.sample, r.column] = True
     slots: list[list[Tensor]] = [[] for _ in ids]
     content: list[list[Tensor]] = [[] for _ in ids]
-    shows = torch.arange(ids.shape[1]).repeat(len(ids), 1)
+    shows = torch.arange(ids.shape[1] if hold is not None else 0).repeat(len(ids), 1)
     every: dict[int, Filled] = {}
     found, ends, first = [], tokens.batch.tolist(), left.batch.tolist()
     for r in rows:
@@ -159,15 +159,15 @@ def _pack(call: Call, inputs: dict[str, Any], rows: list[Rows], units: list[Unit
         content = ~layout.structural[unit.start : unit.stop]
         where = layout.position[place[-1]].clone()
         if bool(content.any()):
-            where[:, 0] -= layout.position[unit.start : unit.stop][content][:, 0].min()
+            where[:, 0] -= layout.position[unit.start : unit.stop, 0][content].min()
         position.append(where)
         time.append(layout.time[place[-1]])
         size.append(f.size[mine[-1]])
         total.append(int(content.sum()) if unit.stock is None else unit.stock)
 
     def rows_of(pick) -> Tensor:
-        parts = [pick(u.rows.features)[m.to(u.rows.features.x.device)] for u, m in zip(units, mine, strict=True)]
-        return torch.cat(parts).to(device)
+        parts = [_taken(pick(u.rows.features), m) for u, m in zip(units, mine, strict=True)]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).to(device)
 
     counts = torch.tensor([0] + [len(m) for m in mine], device=device).cumsum(0)
     signals = {name: rows_of(lambda f, name=name: f.signals[name]) for name in sorted(shared)}
@@ -194,6 +194,11 @@ def _pack(call: Call, inputs: dict[str, Any], rows: list[Rows], units: list[Unit
     return tokens, Context(seconds, text, paired, total, prompt=owner, **told)
 
 
+def _taken(rows: Tensor, which: Tensor) -> Tensor:
+    """Rows of these rising numbers; all of them without a copy."""
+    return rows if len(which) == len(rows) else rows[which.to(rows.device)]
+
+
 def _cell_states(unit: Unit, kept: Tokens, target: Tensor, filled: Filled) -> Tensor:
     """uint8 [T, h, w]: the ``CellState`` of every token that the stock model would have had."""
     layout = unit.rows.features.layout
@@ -203,18 +208,16 @@ def _cell_states(unit: Unit, kept: Tokens, target: Tensor, filled: Filled) -> Te
     own = unit.rows.features.index[unit.tokens].cpu()
     out[own[target.cpu() < 0]] = CellState.DROPPED
     out[own[target.cpu() >= 0]] = CellState.MERGED if filled.shows is None else CellState.HELD
-    inside = torch.arange(unit.start, unit.stop)
-    inside = inside[~layout.structural[inside]]
-    place = layout.position[inside].long().cpu()
-    place[:, 0] -= place[:, 0].min()
+    content = ~layout.structural[unit.start : unit.stop]
     if filled.shows is None:
         out[kept.signals[ROW].cpu()] = CellState.KEPT
     else:
+        inside = torch.arange(unit.start, unit.stop)[content]
+        place = layout.position[inside].long().cpu()
+        place[:, 0] -= place[:, 0].min()
         first = _first_shown(filled.shows[inside - unit.start], unit.rows.column[inside].cpu(), place)
         out[inside[first]] = CellState.KEPT
-    grid = torch.zeros((place.max(0).values + 1).tolist(), dtype=torch.uint8)
-    grid[tuple(place.unbind(1))] = out[inside]
-    return grid
+    return layout.gridded(out, unit.start, unit.stop)
 
 
 def _first_shown(shows: Tensor, columns: Tensor, place: Tensor) -> Tensor:

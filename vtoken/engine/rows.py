@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 
 from vtoken.data.tokens import Tokens
 from vtoken.engine.encode import Rows
+from vtoken.families.features import Features
 from vtoken.methods.hold import Held, Hold, rows_of
 
 ROW = "_row"  # signal: the placeholder row of a token; moves with the token through every stage
@@ -86,7 +87,7 @@ def in_order(unit: Unit, kept: Tokens) -> tuple[Tensor, Tensor]:
     """
     place = kept.signals[ROW].cpu()
     if unit.rows.home is not None:
-        return unit.rows.home[place].sort()
+        return unit.rows.home[place].long().sort()
     return place, torch.arange(len(place))
 
 
@@ -203,9 +204,7 @@ def _features(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Features of the kept ``rows`` and the structural rows, in the order of their columns; DeepStack levels too."""
     f = unit.rows.features
-    where = torch.full((len(f.layout.structural),), -1)
-    where[f.index] = torch.arange(len(f.index))
-    pick, order, rows = where[structural].to(f.x.device), order.to(f.x.device), rows.to(f.x.device)
+    pick, order, rows = _rows_at(f, structural).to(f.x.device), order.to(f.x.device), rows.to(f.x.device)
     x = torch.cat([kept.x[rows], f.x[pick]])[order]
     stack = {
         name: torch.cat([kept.signals[name][rows], value[pick]])[order]
@@ -213,3 +212,12 @@ def _features(
         if name.startswith("deepstack.")
     }
     return x, stack
+
+
+def _rows_at(features: Features, places: Tensor) -> Tensor:
+    """int64 [n], the feature rows of these placeholder rows."""
+    if len(places) == 0:
+        return places
+    where = torch.full((len(features.layout.structural),), -1)
+    where[features.index] = torch.arange(len(features.index))
+    return where[places]

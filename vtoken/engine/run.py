@@ -98,16 +98,21 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
         config = _settings(call.model, inputs)
         assisted = is_assisted(config, inputs)
         given = inputs.pop("past_key_values", None)
+        last = not (assisted or config.prefill_chunk_size)  # then `generate` reads the last column's positions alone
         with inside(call, ready):
             with call.report.stage("prefill", device):
                 if ready.hold is not None:
                     behind = _held(call, ready, config, given)
                 else:
-                    behind = _behind(call, ready, prompt) | {"past_key_values": _prefill(call, ready, config, given)}
+                    filled = _prefill(call, ready, config, given)
+                    behind = _behind(call, ready, prompt, last) | {"past_key_values": filled}
+                if last:  # it would copy all of them at every step
+                    behind["position_ids"] = behind["position_ids"][..., -1:].clone()
             _drop_cache_kind(call.model, inputs)
             inputs |= behind | {"use_cache": True}
             if assisted:
                 inputs = with_prefilled(config, inputs, prompt)
+            ready.stock.pop("position_ids", None)
             with call.report.stage("generate", device):
                 out = stock(**inputs)
         if ready.hold is None:
@@ -210,8 +215,12 @@ def _new_tokens(config: Any, width: int) -> int:
     return 20 if config.max_length is None else max(1, config.max_length - width)  # 20 as generate does
 
 
-def _behind(call: Call, ready: Prepared, prompt: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of ``generate`` behind the prefill: the original ids, with the last columns those of the cut prompt."""
+def _behind(call: Call, ready: Prepared, prompt: dict[str, Any], last: bool) -> dict[str, Any]:
+    """Arguments of ``generate`` behind the prefill: the original ids, with the last columns those of the cut prompt.
+
+    Args:
+        last: the last column's positions will do; else there is one for every id.
+    """
     ids, cut = prompt["input_ids"], ready.inputs
     out: dict[str, Any] = {"input_ids": ids}
     tail = {}
@@ -226,9 +235,9 @@ def _behind(call: Call, ready: Prepared, prompt: dict[str, Any]) -> dict[str, An
     if positions is None:
         positions = counted(mask, cut["input_ids"])
     gone = ids.shape[1] - cut["input_ids"].shape[1]
-    out["position_ids"] = torch.nn.functional.pad(positions, (gone, 0))
+    out["position_ids"] = positions if last else torch.nn.functional.pad(positions, (gone, 0))
     if mask is None or bool(mask.all()):
-        out["attention_mask"] = torch.ones_like(ids)
+        out["attention_mask"] = ids.new_ones(1, 1).expand_as(ids)
     else:
         out["attention_mask"] = torch.nn.functional.pad(mask, (gone, 0))
     return out

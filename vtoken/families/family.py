@@ -184,7 +184,7 @@ class Family:
         """
         raise UnsupportedError(f"{self.title} cannot skip patches before its encoder; 'evs' drops after it")
 
-    def prompt(self, model: Any, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
+    def prompt(self, model: Any, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int] | Tensor, dict[str, Any]]:
         """How a clip enters a prompt.
 
         Returns:
@@ -193,7 +193,7 @@ class Family:
         """
         raise UnsupportedError(f"vtoken does not know how {self.title} writes a video into its prompt")
 
-    def chunk(self, model: Any, tokenizer: Any, clip: Clip) -> list[int]:
+    def chunk(self, model: Any, tokenizer: Any, clip: Clip) -> list[int] | Tensor:
         """The ids of a chunk of a video, as in ``prompt``, without what comes once a video."""
         return self.prompt(model, tokenizer, clip)[1]
 

@@ -49,11 +49,22 @@ class Layout:
         return cls(
             [t * h * w for t, h, w in grids],
             position,
-            torch.zeros(rows, dtype=torch.bool),
+            torch.zeros(1, dtype=torch.bool).expand(rows),
             torch.full((1,), -1).expand(rows),
             times[0] if len(times) == 1 else torch.cat([torch.zeros(0, dtype=torch.float32), *times]),
             [t * step for (t, _, _), step in zip(grids, per_step, strict=True)],
         )
+
+    def gridded(self, values: Tensor, start: int, stop: int) -> Tensor:
+        """Values [R] of the visual content among some rows as [T, h, w]; 0 where there is none."""
+        content = ~self.structural[start:stop]
+        values, position = values[start:stop], self.position[start:stop]
+        if not bool(content.all()):
+            values, position = values[content], position[content]
+        place, shape = raster(position.cpu())
+        out = values.new_zeros(math.prod(shape))
+        out[place] = values
+        return out.view(shape)
 
     def timed(self, seconds_per_step: float) -> None:
         """Fill in the times of items whose length is unknown."""
@@ -65,6 +76,16 @@ class Layout:
                 self.time[start : start + n] = t * seconds_per_step
                 self.seconds[i] = (float(t.max()) + 1) * seconds_per_step
             start += n
+
+
+def raster(position: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+    """int32 or int64 [n], the place of each (t, h, w) in the raster of all of them, and its shape; t counts from the
+    first one."""
+    t, h, w = position.unbind(1)
+    first = int(t.min())
+    shape = int(t.max()) - first + 1, int(h.max()) + 1, int(w.max()) + 1
+    place = (t - first).to(torch.int32 if math.prod(shape) < 1 << 31 else torch.int64)  # an hour has millions of rows
+    return place.mul_(shape[1] * shape[2]).add_(h * shape[2]).add_(w), shape
 
 
 def square(n: int) -> tuple[int, int, int]:

@@ -104,9 +104,9 @@ class Llava(Family):
             out.append(Clip(rows, grid, gate_map, pts, seconds, signals=signals))
         return out
 
-    def prompt(self, model: Any, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
+    def prompt(self, model: Any, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int] | Tensor, dict[str, Any]]:
         token = getattr(model.config, f"{self.clip_modality}_token_id")
-        return [token], [token] * self.count(model, clip), {}
+        return [token], torch.full((self.count(model, clip),), token), {}
 
     def pathway_rows(
         self, model: Any, modality: str, inputs: dict[str, Any], clips: list[Clip], features: Features

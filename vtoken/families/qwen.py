@@ -86,13 +86,13 @@ class Qwen(Family):
             out.append(Clip(kept_rows, grid, gate_map, pts, seconds, signals=signals))
         return out
 
-    def prompt(self, model: Any, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
+    def prompt(self, model: Any, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int] | Tensor, dict[str, Any]]:
         video, merge = model.config.video_token_id, base(model).visual.spatial_merge_size
         steps, h, w = clip.gate.keep.shape
         extra: dict[str, Any] = {"video_grid_thw": torch.tensor([[steps, h * merge, w * merge]])}
         if self.seconds is not None:
             extra[self.seconds] = torch.tensor([clip.step])
-        return [video], [video] * clip.gate.keep.size, extra
+        return [video], torch.full((clip.gate.keep.size,), video), extra
 
     def images(self, model: Any, processor: Any, pictures: list[Any]) -> Pictures | None:
         if not pictures:
@@ -184,7 +184,7 @@ class Qwen3(Qwen):
 
     preset: str = "qwen3-vl"
 
-    def prompt(self, model: Any, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
+    def prompt(self, model: Any, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int] | Tensor, dict[str, Any]]:
         return _stamped(model, tokenizer, clip, super().prompt(model, tokenizer, clip)[2])
 
     def encode(self, model: Any, modality: str, inputs: dict[str, Any], wants: frozenset[str]) -> Features:
@@ -210,7 +210,7 @@ class Qwen35(Qwen):
 
     preset: str = "qwen3-vl"
 
-    def prompt(self, model: Any, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int], dict[str, Any]]:
+    def prompt(self, model: Any, tokenizer: Any, clip: Clip) -> tuple[list[int], list[int] | Tensor, dict[str, Any]]:
         return _stamped(model, tokenizer, clip, super().prompt(model, tokenizer, clip)[2])
 
 
@@ -271,7 +271,7 @@ def _kept(features: Features, mask: Tensor) -> Features:
 
 def _stamped(
     model: Any, tokenizer: Any, clip: Clip, extra: dict[str, Any]
-) -> tuple[list[int], list[int], dict[str, Any]]:
+) -> tuple[list[int], list[int] | Tensor, dict[str, Any]]:
     """Every time step after its time in words, between its own start and end marks."""
     c, (steps, h, w) = model.config, clip.gate.keep.shape
     last = np.minimum(np.arange(steps) * clip.grid.frames + clip.grid.frames - 1, len(clip.pts) - 1)

@@ -12,7 +12,7 @@ from vtoken.data.frames import GateMap
 from vtoken.encoders import Encoded
 from vtoken.encoders.dense import packed_rows
 from vtoken.families.features import Clip
-from vtoken.families.layout import Layout
+from vtoken.families.layout import Layout, raster
 
 
 def run_lengths(keep: np.ndarray) -> np.ndarray:
@@ -31,7 +31,7 @@ def run_lengths(keep: np.ndarray) -> np.ndarray:
 
 
 def run_slot(layout: Layout, where: str) -> Tensor | None:
-    """int64 [R]: placeholder index that each token moves to; None = not moved.
+    """int32 [R]: placeholder index that each token moves to; None = not moved.
 
     A token moves to its own cell in another step of its run and takes the position and the time stamp there. Runs of
     one cell do not overlap, so no two tokens get the same placeholder.
@@ -42,16 +42,17 @@ def run_slot(layout: Layout, where: str) -> Tensor | None:
     """
     if where == "start" or layout.run is None:
         return None
-    shift = (layout.run.long() - 1).clamp(min=0)
-    shift = shift // 2 if where == "middle" else shift
-    step, h, w = layout.position.long().unbind(1)
-    cells = (int(h.max()) + 1) * (int(w.max()) + 1)
-    key = step * cells + h * (int(w.max()) + 1) + w
-    row = torch.arange(len(key))
+    key, (_, h, w) = raster(layout.position)
+    slot = torch.arange(len(key), dtype=torch.int32)
     content = ~layout.structural
-    table = torch.full((int(key.max()) + 1,), -1)
-    table[key[content]] = row[content]
-    return torch.where(content, table[key + shift * cells], row)
+    moves = (content & (layout.run > 1)).nonzero()[:, 0]
+    shift = layout.run[moves].long() - 1
+    shift = shift // 2 if where == "middle" else shift
+    table = torch.full((int(key.max()) + 1,), -1, dtype=torch.int32)
+    whole = bool(content.all())
+    table[key if whole else key[content]] = slot if whole else slot[content]
+    slot[moves] = table[key[moves] + shift * h * w]
+    return slot
 
 
 def expand_repeated(clips: list[Clip], out: Encoded) -> Encoded:

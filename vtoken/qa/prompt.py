@@ -44,7 +44,7 @@ class Written(NamedTuple):
 
     modality: str
     marks: list[int]
-    ids: list[int]
+    ids: list[int] | Tensor
     extra: dict[str, Any]
 
 
@@ -81,22 +81,27 @@ def _prompt(
     chat: Chat,
 ) -> dict[str, Any]:
     plain, places = _placed(family, processor, written, question, chat)
-    ids, end, rope = [], 0, hasattr(model.base_model, "get_rope_index")
+    parts: list[Tensor] = []
+    end, rope = 0, hasattr(model.base_model, "get_rope_index")
     for place, one in zip(places, written, strict=True):
-        if rope and ids and place == end and one.ids[0] == ids[-1]:
+        shown = torch.as_tensor(one.ids)
+        if rope and parts and place == end and shown[0] == parts[-1][-1]:
             raise InputError(
                 f"the chat template of {type(processor).__name__} writes two {one.modality}s with nothing between "
                 f"them, which {family.title} counts as one; use the checkpoint's own template"
             )
-        ids += plain[end:place] + one.ids
+        parts += [torch.tensor(plain[end:place], dtype=torch.long), shown]
         end = place + len(one.marks)
-    input_ids = torch.tensor([ids + plain[end:]])
+    input_ids = torch.cat([*parts, torch.tensor(plain[end:], dtype=torch.long)])[None]
     names = {name for one in written for name in one.extra}
     extra = {name: torch.cat([one.extra[name] for one in written if name in one.extra]) for name in sorted(names)}
-    out: dict[str, Any] = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **extra}
+    ones = torch.ones(1, 1, dtype=torch.long).expand_as(input_ids)  # a long video has millions of columns
+    out: dict[str, Any] = {"input_ids": input_ids, "attention_mask": ones, **extra}
     if rope and reads_types(model):
-        types = 2 * (input_ids == model.config.video_token_id) + (input_ids == model.config.image_token_id).int()
-        out["mm_token_type_ids"] = types.int()
+        types = torch.zeros(input_ids.shape, dtype=torch.int32)
+        for kind, name in ((1, "image_token_id"), (2, "video_token_id")):
+            types.masked_fill_(input_ids == getattr(model.config, name), kind)
+        out["mm_token_type_ids"] = types
     return out
 
 

@@ -194,7 +194,7 @@ class VideoState:
         frames = chunk.grid.frames
         gate = GateMap(*(getattr(chunk.gate, f.name)[t : t + 1] for f in fields(GateMap)))
         own = replace(chunk, rows=chunk.rows[:0], gate=gate, pts=chunk.pts[t * frames : (t + 1) * frames])
-        ids = torch.tensor(self.family.chunk(self.model, self.tokenizer, own))
+        ids = torch.as_tensor(self.family.chunk(self.model, self.tokenizer, own))
         visual = self.family.placeholders(self.model, self.family.clip_modality, ids[None], {})[0]
         shape = gate.keep.shape[1:]
         cells = int(visual.sum())

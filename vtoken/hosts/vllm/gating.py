@@ -63,7 +63,7 @@ def homes(clip: Clip, gate: Gate) -> Tensor:
     """int64 [K]: the cell at which the token of each kept cell stands."""
     kept = kept_index([clip.gate.keep])
     slot = run_slot(layout_of([clip]), gate.run_position)
-    return kept if slot is None else slot[kept]
+    return kept if slot is None else slot[kept].long()
 
 
 def shown(home: Tensor, cells: int) -> Tensor:
