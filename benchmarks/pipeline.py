@@ -43,6 +43,7 @@ from vtoken.video.write import write_video
 CASES = (("vtest.avi", 10.0, 30.0, 1.35), ("lecture", 10.0, 20.0, 1.35), ("cv_box.mp4", 30.0, 60.0, 1.6))
 QUESTION = "What happens?"
 PARTS = ["reading", "ask", "memory"]
+ASKED = "grt:hold=off,refresh_seconds=none | divprune"  # encodes about as many tokens as hold does
 MODEL = ("encode", "reduce", "prefill", "generate")
 Times = tuple[float, float]  # seconds on the wall and of all threads
 
@@ -194,7 +195,7 @@ def memory_of_ask(path: str, minutes: float, tell: Callable[[str], None]) -> Non
     model, tokenizer = random_model(geometry("qwen2.5-vl-3b"), MEDIUM), byte_tokenizer()
 
     def asked(end: float) -> Report:
-        given = {"plan": "grt:hold=off,refresh_seconds=none | divprune", "tokens": 512, "fps": 10.0, "end": end, "max_new_tokens": 4}
+        given = {"plan": ASKED, "tokens": 512, "fps": 10.0, "end": end, "max_new_tokens": 4}
         return ask(model, tokenizer, path, QUESTION, **given).report
 
     asked(1.0)
@@ -202,8 +203,8 @@ def memory_of_ask(path: str, minutes: float, tell: Callable[[str], None]) -> Non
     with Highest() as held:
         report = asked(minutes * 60)
     tell(
-        f"\n`ask` about {minutes:g} minutes of it, grt:hold=off,refresh_seconds=none | divprune, tokens=512 ({report.encoded:,} of "
-        f"{report.cells:,} tokens encoded): +{held.most - before:,.0f} MiB at most"
+        f"\n`ask` about {minutes:g} minutes of it, {ASKED}, tokens=512 ({report.encoded:,} of {report.cells:,} tokens "
+        f"encoded): +{held.most - before:,.0f} MiB at most"
     )
 
 
