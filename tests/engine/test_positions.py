@@ -16,6 +16,7 @@ from tests.families.prepared import prepared
 from tests.families.tiny import FAMILIES, Clip, model_of, moving_block
 from tests.families.tokenizer import tokenizer_of
 from vtoken.data.report import log_once
+from vtoken.engine.positions import rope_positions, trained, trained_alone
 from vtoken.errors import InputError
 
 NAMES = ["qwen2_vl", "qwen2_5_vl"]
@@ -191,3 +192,23 @@ def test_ask_uses_the_trained_rule(name: str) -> None:
         vtoken.ask(model, tokenizer_of(model), clip, "what?", positions="old", **options)
     with pytest.raises(InputError, match="positions='old'"):
         vtoken.wrap(model, "none", positions="old")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("generating", [False, True])
+def test_they_need_no_stock_positions(name: str, layout: str, generating: bool) -> None:
+    model = model_of(name)
+    inputs = FAMILIES[name].inputs(model, LAYOUTS[layout])
+    found = trained_alone(model, inputs, generating)
+    stock, deltas = rope_positions(model, inputs, generating)
+    if layout == "batch":  # the stock model fills the columns of padding
+        assert found is None
+        return
+    assert found is not None and stock is not None and deltas is not None
+    own = trained(model, inputs, stock)
+    assert torch.equal(found[0], own)
+    if torch.equal(own, stock):
+        assert torch.equal(found[1], deltas)
+    ends = own[-3:].amax((0, 2)) + 1 - inputs["input_ids"].shape[1]
+    assert found[1].tolist() == ends[:, None].tolist()

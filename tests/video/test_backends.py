@@ -7,7 +7,7 @@ import pytest
 
 from tests.video.made import film, level, remux, sampled, which
 from vtoken.errors import VideoError
-from vtoken.video import check, open_video
+from vtoken.video import VideoReader, check, open_video, opencv
 from vtoken.video.probe import probe
 from vtoken.video.source import Picture
 
@@ -94,3 +94,30 @@ def test_every_kind_of_difference_is_found(tmp_path, fault, words):
     check.agree("other", shifted(clip), clip)
     with pytest.raises(VideoError, match=words):
         check.agree("other", shifted(clip, **fault), clip)
+
+
+def rates(path, **options):
+    """Times and pictures of a file at a third of its rate."""
+    with open_video(path, fps=8, start=0.2, **options) as reader:
+        chunks = list(reader)
+    return [(t, f.rgb(i), f.plane(i)) for f in chunks for i, t in enumerate(f.pts)]
+
+
+def test_opencv_converts_the_frames_that_the_rate_takes(tmp_path, monkeypatch):
+    path, converted, own = film(tmp_path / "a.mp4", TIMES), [], opencv._is_taken
+    with open_video(path, fps=8, start=0.2, backend="opencv") as reader:
+        monkeypatch.setattr(
+            opencv, "_is_taken", lambda shown, clip: converted.append(own(shown, clip)) or converted[-1]
+        )
+        taken = [t for frames in reader for t in frames.pts]
+    assert sum(converted) == len(taken) == 8 and len(converted) == 30
+    assert taken == pytest.approx([t for t, _, _ in rates(path)])
+
+
+@pytest.mark.parametrize("known", [set(), {0}, {200, 333}, None])
+def test_what_was_foreseen_wrongly_is_decoded_again(tmp_path, monkeypatch, known):
+    path = film(tmp_path / "a.mp4", TIMES)
+    wanted = rates(path, backend="opencv", chunk=3)
+    monkeypatch.setattr(VideoReader, "_foreseen", lambda self: known)
+    for (time, rgb, luma), (t, own, y) in zip(wanted, rates(path, backend="opencv", chunk=3), strict=True):
+        assert time == t and np.array_equal(rgb, own) and np.array_equal(luma, y)

@@ -157,7 +157,7 @@ class LlavaOnevision(LlavaNext):
     def count(self, model: Any, clip: Clip) -> int:
         return super().count(model, clip) + 1
 
-    def chunk(self, model: Any, tokenizer: Any, clip: Clip) -> list[int]:
+    def chunk(self, model: Any, tokenizer: Any, clip: Clip) -> list[int] | Tensor:
         return super().chunk(model, tokenizer, clip)[:-1]
 
     def ending(self, model: Any) -> tuple[list[int], Tensor | None]:
