@@ -16,7 +16,7 @@ import numpy as np
 import openai
 
 from tests.families.checkpoints import save
-from vtoken.video.reader import open_video
+from vtoken.video import open_video
 from vtoken.video.write import write_video
 
 STREET = Path(__file__).resolve().parents[1] / "data" / "clips" / "street.avi"

@@ -10,20 +10,18 @@ import torch
 from torch import Tensor
 
 from vtoken.engine.assisted import is_assisted, with_prefilled
-from vtoken.engine.cache import DYNAMIC, QUANTISED, counting_dropped, mark, new_cache
+from vtoken.engine.cache import DYNAMIC, mark
 from vtoken.engine.call import Call
 from vtoken.engine.clock import Clock
 from vtoken.engine.columns import columns_of, moved
 from vtoken.engine.hold.inputs import generate_inputs, hold_inputs
 from vtoken.engine.inside import inside
 from vtoken.engine.labelled import labelled
-from vtoken.engine.positions import counted
-from vtoken.engine.prepare import ENCODER, Prepared, placeholder_ids, prepare, takes
-from vtoken.engine.reduce import Kept
-from vtoken.engine.splice import Cut, cut_inputs
+from vtoken.engine.prefill import behind_prefill, ends, new_tokens, prefill, repeat
+from vtoken.engine.prepare import ENCODER, Prepared, placeholder_ids, prepare
 from vtoken.engine.uncut import as_uncut, fill_padding
 from vtoken.errors import UnsupportedError
-from vtoken.families.compat import cache_of, handed, handing, received
+from vtoken.families.compat import cache_of, handing, received
 
 PER_COLUMN = ("attention_mask", "position_ids", "token_type_ids", "mm_token_type_ids")
 
@@ -74,7 +72,7 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
     """
     inputs, stock = _with_mask(call.model, received(call.model, dict(inputs))), handing(call.model, stock)
     prompt = {n: inputs.pop(n) for n in list(inputs) if _of_prompt(call, n)}
-    call.answer = _new_tokens(_settings(call.model, inputs), prompt["input_ids"].shape[1])
+    call.answer = new_tokens(_settings(call.model, inputs), prompt["input_ids"].shape[1])
     encoder = {n: inputs[n] for n in ("past_key_values", *ENCODER) if inputs.get(n) is not None}
     ready = prepare(call, prompt | encoder, generating=True)
     device = ready.inputs["input_ids"].device
@@ -104,8 +102,8 @@ def generate(call: Call, inputs: dict[str, Any], stock: Callable[..., Any]) -> A
                 if ready.hold is not None:
                     behind = _held(call, ready, config, given)
                 else:
-                    filled = _prefill(call, ready, config, given)
-                    behind = _behind(call, ready, prompt, last) | {"past_key_values": filled}
+                    filled = prefill(call, ready, config, given)
+                    behind = behind_prefill(call, ready, prompt, last) | {"past_key_values": filled}
                 if last:  # it would copy all of them at every step
                     behind["position_ids"] = behind["position_ids"][..., -1:].clone()
             _drop_cache_kind(call.model, inputs)
@@ -151,107 +149,13 @@ def _held(call: Call, ready: Prepared, config: Any, given: Any) -> dict[str, Any
     assert ready.hold is not None
     first = {n: v for n, v in ready.inputs.items() if n not in ("position_ids", "labels")}
     found = generate_inputs(call.model, first, ready.hold, ready.stock, whole=call.plan.acts_inside)
-    _repeat(found["past_key_values"], config, len(found["input_ids"]))
+    repeat(found["past_key_values"], config, len(found["input_ids"]))
     return found
-
-
-def _repeat(cache: Any, config: Any, samples: int) -> None:
-    """Repeat a filled cache as ``generate`` repeats its other inputs; it leaves a cache that it is given as it is."""
-    copies = max(config.num_beams or 1, config.num_return_sequences or 1)
-    if copies > 1:  # linear attention layers have no batch_repeat_interleave
-        cache.reorder_cache(torch.arange(samples).repeat_interleave(copies))
-
-
-def _prefill(call: Call, ready: Prepared, config: Any, given: Any) -> Any:
-    """A cache filled with all columns but the last, which ``generate`` runs; it counts the dropped columns."""
-    model, kept = call.model, ready.cut.width
-    copies = max(config.num_beams or 1, config.num_return_sequences or 1)
-    last = [_ends(k, ready.width) for k in ready.kept]
-    if copies > 1 and any(map(any, last)):
-        raise UnsupportedError(
-            "num_beams and num_return_sequences need text behind the last image or video of a cut prompt"
-        )
-    cache = new_cache(model, config, kept + _new_tokens(config, ready.width)) if given is None else given
-    mark(cache, 0)  # one that was emptied
-    if call.family.prefix and config.cache_implementation == QUANTISED:
-        raise UnsupportedError(
-            f"{call.family.title} attends to the whole prompt, whose last column a quantised cache cannot take back; "
-            "leave out kv= and cache_implementation="
-        )
-    if call.family.prefix and not all(hasattr(layer, "crop") for layer in cache.layers):
-        raise UnsupportedError(
-            f"{call.family.title} attends to the whole prompt, whose last column a static cache cannot take back; "
-            "leave out cache_implementation= and past_key_values="
-        )
-    columns = [torch.arange(kept if call.family.prefix else kept - 1)] * len(ready.cut.slots)
-    head = cut_inputs(
-        {n: v for n, v in ready.inputs.items() if n != "past_key_values"}, Cut(columns, columns), 0, False
-    )
-    ids = head.pop("input_ids")
-    if head.get("position_ids") is None and takes(model, "position_ids"):
-        head["position_ids"] = counted(head.get("attention_mask"), ids)
-    if not call.family.prefix:
-        head["mm_encoder_outputs"] = {
-            k.rows.modality: k.pack(call, [slice(-1) if end else slice(None) for end in ends])
-            for k, ends in zip(ready.kept, last, strict=True)
-        }
-    head["use_cache"] = True
-    if takes(model, "logits_to_keep"):
-        head["logits_to_keep"] = 1
-    head = {n: v for n, v in head.items() if n == "mm_encoder_outputs" or takes(model, n)}
-    head = handed(model, head | {"past_key_values": cache})
-    arguments = model.prepare_inputs_for_generation(ids, is_first_iteration=True, **head)
-    model(**arguments, return_dict=True)
-    if call.family.prefix:
-        cache.crop(-1)
-    _repeat(cache, config, len(ids))
-    return counting_dropped(cache, ready.width - kept)
-
-
-def _new_tokens(config: Any, width: int) -> int:
-    """Most new tokens behind a prompt of ``width`` columns."""
-    if config.max_new_tokens is not None:
-        return config.max_new_tokens
-    return 20 if config.max_length is None else max(1, config.max_length - width)  # 20 as generate does
-
-
-def _behind(call: Call, ready: Prepared, prompt: dict[str, Any], last: bool) -> dict[str, Any]:
-    """Arguments of ``generate`` behind the prefill: the original ids, with the last columns those of the cut prompt.
-
-    Args:
-        last: the last column's positions will do; else there is one for every id.
-    """
-    ids, cut = prompt["input_ids"], ready.inputs
-    out: dict[str, Any] = {"input_ids": ids}
-    tail = {}
-    for k in ready.kept:
-        ends = _ends(k, ready.width)
-        if any(ends):
-            tail[k.rows.modality] = k.pack(call, [slice(-1, None) if end else slice(0) for end in ends])
-    if tail:
-        out["mm_encoder_outputs"] = tail
-    mask = cut.get("attention_mask")
-    positions = cut.get("position_ids")
-    if positions is None:
-        positions = counted(mask, cut["input_ids"])
-    gone = ids.shape[1] - cut["input_ids"].shape[1]
-    out["position_ids"] = positions if last else torch.nn.functional.pad(positions, (gone, 0))
-    if mask is None or bool(mask.all()):
-        out["attention_mask"] = ids.new_ones(1, 1).expand_as(ids)
-    else:
-        out["attention_mask"] = torch.nn.functional.pad(mask, (gone, 0))
-    return out
 
 
 def _of_prompt(call: Call, name: str) -> bool:
     """Whether an argument of ``generate`` describes the prompt, so that the prefill takes it."""
     return name in ("input_ids", *PER_COLUMN, *call.family.drops, *call.family.sound)
-
-
-def _ends(kept: Kept, width: int) -> list[bool]:
-    """Whether the last column of each prompt holds a token of this modality."""
-    ends = kept.rows.sample[kept.rows.column == width - 1].tolist()
-    return [b in ends for b in range(len(kept.parts))]
 
 
 def _with_mask(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -281,7 +185,7 @@ def _repeats_visual_end(call: Call, ready: Prepared, inputs: dict[str, Any]) -> 
     """Whether beams or return sequences meet a prompt that ends with an image or a video."""
     config = _settings(call.model, inputs)
     copies = max(config.num_beams or 1, config.num_return_sequences or 1)
-    return copies > 1 and ready.hold is None and any(any(_ends(k, ready.width)) for k in ready.kept)
+    return copies > 1 and ready.hold is None and any(any(ends(k, ready.width)) for k in ready.kept)
 
 
 def _cannot_repeat(call: Call, ready: Prepared, inputs: dict[str, Any]) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from vtoken.errors import InputError
 from vtoken.video.live.items import Counters
-from vtoken.video.reader import open_video
+from vtoken.video.opening import open_video
 from vtoken.video.source import Picture
 
 
