@@ -4,6 +4,7 @@ of high dynamic range and interlaced frames are wrong, so both are refused."""
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -70,16 +71,18 @@ class Again:
 
     def __init__(self, clip: Clip) -> None:
         self._clip, self._capture, self._next = clip, None, 0
+        self._lock = threading.Lock()  # one thread asks for luma, another one for colour
 
     def take(self, number: int) -> np.ndarray:
         """uint8 BGR [H, W, 3] of a frame, counted from the beginning."""
-        self._clip.taken = None
-        if self._capture is None or number < self._next:
-            self.close()
-            self._capture, self._next = _open(self._clip), 0
-        while self._next <= number and self._capture.grab():
-            self._next += 1
-        good, frame = self._capture.retrieve()
+        with self._lock:
+            self._clip.taken = None
+            if self._capture is None or number + 1 < self._next:
+                self.close()
+                self._capture, self._next = _open(self._clip), 0
+            while self._next <= number and self._capture.grab():
+                self._next += 1
+            good, frame = self._capture.retrieve()
         if not good or self._next <= number:
             raise VideoError(f"{self._clip.path}: OpenCV gives no frame {number} the second time; use backend='pyav'")
         return frame
