@@ -103,8 +103,8 @@ def _open(clip: Clip) -> Any:
 
 
 def _is_taken(shown: float, clip: Clip) -> bool:
-    now = millisecond(shown - clip.origin)
-    return clip.taken is None or not clip.taken.isdisjoint((now - 1, now, now + 1))
+    now, taken = millisecond(shown - clip.origin), clip.taken  # another thread may set it to None
+    return taken is None or not taken.isdisjoint((now - 1, now, now + 1))
 
 
 def _same(frame: np.ndarray) -> np.ndarray:
