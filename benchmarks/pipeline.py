@@ -43,7 +43,7 @@ from vtoken.video.write import write_video
 CASES = (("vtest.avi", 10.0, 30.0, 1.35), ("lecture", 10.0, 20.0, 1.35), ("cv_box.mp4", 30.0, 60.0, 1.6))
 QUESTION = "What happens?"
 PARTS = ["reading", "ask", "memory"]
-ASKED = "grt:hold=off,refresh_seconds=none | divprune"  # encodes about as many tokens as hold does
+ASKED = "grt:hold=off,refresh_seconds=none | evs"  # encodes about as many tokens as hold does
 MODEL = ("encode", "reduce", "prefill", "generate")
 Times = tuple[float, float]  # seconds on the wall and of all threads
 

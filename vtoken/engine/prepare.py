@@ -81,7 +81,8 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
     rows = encode(call, inputs, hold is not None)
     reduced = reduce(call, inputs, rows, hold)
     cut, kept = reduced.cut, reduced.kept
-    positions, deltas = _positions(call, inputs, generating)  # those of an hour take as much memory as its features
+    brief = reduced.hold is None and cut.drops(width)  # an hour has millions of positions, and few are left
+    positions, deltas = _positions(call, inputs, generating, torch.int32 if brief else torch.long)
     mask = padding(inputs)
     stock: dict[str, Any] = {"input_ids": inputs["input_ids"], "attention_mask": mask}
     if reduced.hold is not None:
@@ -96,6 +97,8 @@ def prepare(call: Call, inputs: dict[str, Any], generating: bool) -> Prepared:
         cut, labels = with_first_labels(cut, inputs)
         inputs = inputs if labels is None else inputs | {"labels": labels}
         inputs = cut_inputs(inputs, cut, pad_id(call.model), right)
+        if brief and inputs.get("position_ids") is not None:
+            inputs["position_ids"] = inputs["position_ids"].long()
     inputs["mm_encoder_outputs"] = {k.rows.modality: k.pack(call) for k in kept}
     mask = padding(inputs)
     lengths = mask.sum(1).tolist() if mask is not None else [inputs["input_ids"].shape[1]] * len(cut.slots)
@@ -113,9 +116,11 @@ def _ends_visual(call: Call, inputs: dict[str, Any]) -> bool:
     )
 
 
-def _positions(call: Call, inputs: dict[str, Any], generating: bool) -> tuple[Tensor | None, Tensor | None]:
+def _positions(
+    call: Call, inputs: dict[str, Any], generating: bool, dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor | None]:
     """Positions of the whole prompt under the rule of the call, and rope deltas; see ``rope_positions``."""
-    own = trained_alone(call.model, inputs, generating) if call.positions == "trained" else None
+    own = trained_alone(call.model, inputs, generating, dtype) if call.positions == "trained" else None
     if own is not None:
         return own
     positions, deltas = rope_positions(call.model, inputs, generating)
