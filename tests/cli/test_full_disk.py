@@ -53,9 +53,10 @@ def is_one_line(code: int, text: str, *told: str) -> None:
 @pytest.mark.slow
 @needs_full
 @pytest.mark.parametrize("unbuffered", [False, True])
-def test_a_full_disk_behind_the_output(unbuffered: bool) -> None:
+@pytest.mark.parametrize("words", [("methods", "divprune"), ("--help",)])
+def test_a_full_disk_behind_the_output(words: Sequence[str], unbuffered: bool) -> None:
     with FULL.open("w") as full:
-        found = vtoken("methods", "divprune", stdout=full.fileno(), unbuffered=unbuffered)
+        found = vtoken(*words, stdout=full.fileno(), unbuffered=unbuffered)
     is_one_line(*found, "No space left on device", "free some space")
 
 

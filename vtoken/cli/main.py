@@ -10,6 +10,7 @@ import math
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from vtoken.cli import accuracy as accuracy_cli
 from vtoken.cli import ask as ask_cli
@@ -49,9 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(command)
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose help fails where it cannot be written; argparse passes over that."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        (file or sys.stderr).write(message)
+
+
 def parser() -> argparse.ArgumentParser:
     """The arguments of every command."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         "vtoken",
         description="High-FPS video for vision-language models, with few tokens: a plug-in between the vision encoder "
         "and the language model.",
