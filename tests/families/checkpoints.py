@@ -39,7 +39,8 @@ def qwen3_vl() -> Any:
 def qwen3_vl_moe() -> Any:
     name, config = configs.qwen3_vl_moe()
     config.vision_config.out_hidden_size = 128
-    config.text_config.moe_intermediate_size = 64
+    config.text_config.moe_intermediate_size = 32  # no matrix of experts is square: transformers tells layouts by sizes
+    config.text_config.norm_topk_prob = True  # which published configs say and vLLM asks for
     return name, config, {"mrope_section": [4, 6, 6], "mrope_interleaved": True}
 
 
@@ -69,17 +70,18 @@ def save(name: str, folder: Path) -> Path:
     model = configs.make((kind, config), 0)
     model.generation_config = hf.GenerationConfig(eos_token_id=EOS, pad_token_id=PAD)
     model.save_pretrained(folder)
-    if name == "llava_onevision":
-        published(folder / "model.safetensors")
+    published(folder / "model.safetensors")
     processor(name, config).save_pretrained(folder)
     return folder
 
 
 def published(path: Path) -> None:
-    """Name the tower's weights as the published checkpoints do, which vLLM loads; transformers 5 writes other names."""
-    weights, whole = load_file(path), "vision_tower.vision_model."
-    if not any(whole in key for key in weights):
-        weights = {key.replace("vision_tower.", whole): value for key, value in weights.items()}
+    """Write weights as the published checkpoints have them, which vLLM loads; transformers 5 writes them otherwise."""
+    weights, tower = load_file(path), "vision_tower.vision_model."
+    if not any(tower in key for key in weights):
+        weights = {key.replace("vision_tower.", tower): value for key, value in weights.items()}
+    experts = [key for key in weights if ".experts." in key]
+    weights |= {key: weights[key].transpose(1, 2).contiguous() for key in experts}
     save_file(weights, path, {"format": "pt"})
 
 
