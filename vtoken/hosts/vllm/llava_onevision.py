@@ -27,6 +27,7 @@ from vtoken.methods.gate import Gate
 from vtoken.video.preprocess import Preprocessor
 
 FRAMES = "video_frames"  # of a gated video
+AT_ONCE = 16  # frames that are pooled together: as many as those with which vLLM measures memory
 
 
 def side_of(config: Any) -> int:
@@ -115,7 +116,7 @@ class GatedLlavaOnevision(GatedModel, stock.LlavaOnevisionForConditionalGenerati
             frames = images_of(rows.view(*keep.shape, -1), vision.patch_size, vision.image_size)
             return self._video_pixels_to_features(self.vision_tower, frames).flatten(0, 1)
         patches = self.multi_modal_projector(kept_patches(self.vision_tower, rows, keep))
-        return pool(patches, patch_map(keep), self.apply_pooling)[0]
+        return pool(patches, patch_map(keep), self.apply_pooling, chunk=AT_ONCE)[0]
 
     def _close(self, rows: Tensor) -> Tensor:
         return torch.cat([rows, self.image_newline[None].to(rows)])
