@@ -45,9 +45,9 @@ def qwen3_vl_moe() -> Any:
 
 
 def llava_onevision() -> Any:
-    """Frames of 9 x 9 patches and 5 x 5 cells: an odd grid, as the real one."""
+    """Frames of 9 x 9 patches and 5 x 5 cells: an odd grid, and pixels beyond the last patch, as in the real one."""
     name, config = configs.llava_onevision()
-    config.vision_config.image_size = side = 126
+    config.vision_config.image_size = side = 130
     config.image_grid_pinpoints = [[side * a, side * b] for a in (1, 2) for b in (1, 2)]
     config.text_config.architectures = ["Qwen2ForCausalLM"]  # which vLLM asks for
     return name, config, {}

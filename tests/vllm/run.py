@@ -122,6 +122,7 @@ def family(name: str, folder: Path) -> None:
     caches(name, llm, known)
     if name == "llava_onevision":
         times(name, llm, known)
+        file(name, llm, folder)
     else:
         inside(name, llm, known)
     refused(name, llm, place, known)
@@ -195,6 +196,18 @@ def times(name: str, llm: Any, known: dict[str, Any]) -> None:
     far["multi_modal_data"]["video"][0][1]["fps"] = 0.125  # a refresh in every frame
     counts = [len(answer(llm, [given])[0].prompt_token_ids) for given in (near, far, near)]
     check(f"{name}: times of the frames", counts[0] == counts[2] < counts[1], prompts=counts)
+
+
+def file(name: str, llm: Any, folder: Path) -> None:
+    """A video that vLLM reads itself, of which it takes 32 frames."""
+    from vllm import SamplingParams
+
+    messages = [{"role": "user", "content": server.question(server.clip(folder / "street.mp4"))}]
+    counts = []
+    for plan in ("grt", "none"):
+        out = llm.chat(messages, SamplingParams(max_tokens=1), use_tqdm=False, mm_processor_kwargs={"vtoken": plan})
+        counts.append(len(out[0].prompt_token_ids))
+    check(f"{name}: a real mp4", counts[0] < counts[1] and counts[1] > 32 * 25, prompts=counts)
 
 
 def inside(name: str, llm: Any, known: dict[str, Any]) -> None:
