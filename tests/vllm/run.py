@@ -128,6 +128,7 @@ def family(name: str, folder: Path) -> None:
     refused(name, llm, place, known)
     del llm
     gc.collect()
+    ranks(name, place, known, model, given)
 
 
 def whole(name: str, llm: Any, known: dict[str, Any], stock: dict[str, Any]) -> None:
@@ -208,6 +209,17 @@ def file(name: str, llm: Any, folder: Path) -> None:
         out = llm.chat(messages, SamplingParams(max_tokens=1), use_tqdm=False, mm_processor_kwargs={"vtoken": plan})
         counts.append(len(out[0].prompt_token_ids))
     check(f"{name}: a real mp4", counts[0] < counts[1] and counts[1] > 32 * 25, prompts=counts)
+
+
+def ranks(name: str, place: Path, known: dict[str, Any], model: reference.Reference, given: dict[str, Any]) -> None:
+    """Tensor parallel, which splits tower and language model."""
+    llm = engine(place, "grt", name, tensor_parallel_size=2)
+    for case in ("video", "image and video"):
+        (out,) = answer(llm, [prompt(*known[case])])
+        far = apart(table(out), model.answer(given[case], str(gate_of("grt")), TOKENS))
+        check(f"{name}: on two ranks, {case}", far < 1e-3, apart=far)
+    del llm
+    gc.collect()
 
 
 def inside(name: str, llm: Any, known: dict[str, Any]) -> None:
