@@ -52,7 +52,7 @@ test-lmms: ## lmms-eval from end to end with the reference model and a tiny one,
 	@$(LMMS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -e .
 	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 $(LMMS)/bin/python -m tests.lmms.run '$(OUT)/lmms'
 
-test-vllm: ## the plug-in for vLLM on the CPU with tiny checkpoints, in an environment of its own (VLLM=folder; ARGS=qwen3_vl)
+test-vllm: ## the plug-in for vLLM on the CPU with tiny checkpoints, in an environment of its own (VLLM=folder; ARGS=llava_onevision)
 	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	@$(VLLM)/bin/python -m pip install -qq --disable-pip-version-check -r tests/vllm/requirements.txt
 	@$(VLLM)/bin/python -m pip uninstall -qq -y torchaudio torchcodec # linked against CUDA

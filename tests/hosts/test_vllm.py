@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ import pytest
 import torch
 
 from tests.families.tiny import FAMILIES, Clip, model_of, moving_block
+from tests.tokenizers.scenes import GATES
+from vtoken.data.frames import Grid
+from vtoken.encoders import clip as encoder
+from vtoken.encoders.pool import pool
 from vtoken.errors import InputError
 from vtoken.families import of
+from vtoken.families.runs import run_slot
 from vtoken.hosts.vllm import MODELS
-from vtoken.hosts.vllm.gating import as_levels, gate_rows, homes, segments, shown
+from vtoken.hosts.vllm.gating import as_levels, gate_frames, gate_rows, homes, patch_map, segments, shown, spacing_of
 from vtoken.hosts.vllm.plans import asked, gate_of, of_server
 from vtoken.hosts.vllm.prompt import in_order, whole_prompt
 from vtoken.methods.plan import Plan
@@ -117,6 +123,64 @@ def test_no_gate_keeps_all() -> None:
         rows, torch.tensor([2, 4, 4]), None, None, of(model_of("qwen2_5_vl")).preprocess(model_of("qwen2_5_vl"))
     )  # type: ignore[attr-defined]
     assert found.rows is rows and found.keep.all() and torch.equal(found.home, torch.arange(8))
+
+
+def onevision(plan: str, seed: int = 0) -> Any:
+    """A video of LLaVA-OneVision: what a wrapped model makes of it, and what the processor of vLLM does."""
+    model: Any = model_of("llava_onevision")
+    family: Any = of(model)
+    given = FAMILIES["llava_onevision"].encode(model, "video", Clip(moving_block(12, 70, 70, seed=seed, block=16))).data
+    gate = gate_of(plan)
+    (wanted,) = family.clips(model, given, gate, 2.0, None)
+    pooling = partial(family.pooled, model)
+    frames = given["pixel_values_videos"][0]
+    return model, wanted, gate_frames(frames, 0.5, gate, family.preprocess(model), pooling), pooling
+
+
+@pytest.mark.parametrize("plan", ["grt", "grt:run_position=start", "mad:anchors=0", "grt:anchors=(spread:3)"])
+def test_pooled_frames_are_those_of_a_wrapped_model(plan: str) -> None:
+    """Patches, their features and the order of the tokens; of the mask the flags alone travel."""
+    model, wanted, found, pooling = onevision(plan)
+    assert 0 < found.keep.sum() < len(found.keep)
+    assert torch.equal(found.keep, torch.from_numpy(wanted.gate.keep.ravel()))
+    assert torch.equal(found.rows, wanted.rows)
+    assert plan != "grt" or (found.home.diff() < 0).any(), "some stand behind tokens of later steps"
+    features = of(model).encode_clips(model, [wanted], frozenset())
+    slot = run_slot(features.layout, gate_of(plan).run_position)  # type: ignore[union-attr]
+    content = ~features.layout.structural[features.index]
+    home = features.index if slot is None else slot[features.index]
+    assert torch.equal(found.home, home[content])
+    tower, projector = model.model.vision_tower, model.model.multi_modal_projector
+    keep = found.keep.view(12, -1)
+    with torch.no_grad():
+        patches = projector(encoder.encode(tower, found.rows, keep, -1).x)
+        rows, _ = pool(patches, patch_map(keep), pooling)
+    assert torch.allclose(rows, features.x[content], atol=1e-6)
+    assert len(rows) == len(found.home)
+
+
+def test_no_gate_keeps_all_pooled_cells() -> None:
+    _, _, found, pooling = onevision("none")
+    assert found.keep.all() and len(found.rows) == len(found.keep) == 12 * 25
+    assert torch.equal(found.home, torch.arange(12 * 9)) and pooling(torch.ones(1, 25, 1)).shape[1] == 9
+
+
+@pytest.mark.parametrize("name", sorted(GATES))
+def test_a_skipped_patch_repeats_the_last_kept_one(name: str) -> None:
+    """So that the flags of the kept patches say all of a mask."""
+    gate = gate_of(name)
+    assert gate is not None
+    planes = moving_block(12, 70, 70, block=16)
+    grid = Grid(70, 70, 14)
+    found = gate.gate_planes(planes[..., 0] if gate.signal == "luma" else planes, np.arange(12) / 2, grid)
+    again = patch_map(torch.from_numpy(found.keep).flatten(1))
+    assert np.array_equal(again.reference, found.reference) and np.array_equal(again.keep, found.keep)
+
+
+def test_the_spacing_of_frames() -> None:
+    assert spacing_of({"fps": 30.0, "frames_indices": [0, 15, 30]}) == 0.5
+    assert spacing_of(None) is None and spacing_of({"fps": 30.0, "frames_indices": [0]}) is None
+    assert spacing_of({"fps": 0, "frames_indices": [0, 1]}) is None and spacing_of({"fps": 2}) is None
 
 
 def test_segments_leave_empty_ones_out() -> None:

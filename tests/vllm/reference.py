@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 import vtoken
 from vtoken import families
-from vtoken.hosts.vllm.gating import homes
+from vtoken.hosts.vllm.gating import homes, pooled_cells
 from vtoken.hosts.vllm.plans import gate_of
 
 FPS = 2.0
@@ -53,8 +54,14 @@ class Reference:
         return torch.stack([step[0] for step in out.logits]).float().log_softmax(-1)
 
     def masks(self, inputs: dict[str, Any], plan: str) -> list[tuple[Tensor, Tensor]]:
-        """For every video the cells that are encoded, bool [cells], and the cells where their tokens stand, int64."""
+        """For every video what is encoded, bool [cells] or [patches], and the cells where its tokens stand, int64."""
         gate = gate_of(plan)
         assert gate is not None
-        clips = families.of(self.model).clips(self.model, inputs, gate, FPS, None)
-        return [(torch.from_numpy(clip.gate.keep.ravel()), homes(clip, gate)) for clip in clips]
+        family: Any = families.of(self.model)
+        found = []
+        for clip in family.clips(self.model, inputs, gate, FPS, None):
+            keep, cells = clip.gate.keep, None
+            if hasattr(family, "pooled"):
+                cells = pooled_cells(keep, partial(family.pooled, self.model))
+            found.append((torch.from_numpy(keep.ravel()), homes(clip, gate, cells)))
+        return found

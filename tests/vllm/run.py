@@ -22,6 +22,7 @@ import torch
 
 from tests.families.checkpoints import save
 from tests.families.tiny import moving_block
+from tests.qa.processors import PLACES, QWEN
 from tests.vllm import reference, server
 from tests.vllm.worker import built
 from vtoken.hosts.vllm.plans import gate_of
@@ -29,9 +30,11 @@ from vtoken.hosts.vllm.plans import gate_of
 ARCHITECTURE = {
     "qwen2_5_vl": "VTokenQwen2_5_VLForConditionalGeneration",
     "qwen3_vl": "VTokenQwen3VLForConditionalGeneration",
+    "qwen3_vl_moe": "VTokenQwen3VLMoeForConditionalGeneration",
+    "llava_onevision": "VTokenLlavaOnevisionForConditionalGeneration",
 }
-VIDEO, IMAGE = "<|vision_start|><|video_pad|><|vision_end|>", "<|vision_start|><|image_pad|><|vision_end|>"
 LIMITS = {"max_model_len": 2048, "max_num_batched_tokens": 256, "max_num_seqs": 8, "max_logprobs": 256}
+ROOM = {"llava_onevision": {"max_num_batched_tokens": 1024}}  # else vLLM takes videos of up to 16 frames alone
 TOKENS = 3
 PLANS = ("grt", "grt:threshold=40,run_position=start", "mad:anchors=0", "grt:anchors=(spread:3)")
 failed: list[str] = []
@@ -49,9 +52,10 @@ def engine(folder: Path, plan: str | None = None, name: str = "", **options: Any
     from vllm import LLM
 
     if plan is not None:
-        options["hf_overrides"] = {"architectures": [ARCHITECTURE[name]], "vtoken": plan}
+        options.setdefault("hf_overrides", {}).update({"architectures": [ARCHITECTURE[name]], "vtoken": plan})
     many = {"image": 2, "video": 2}
-    return LLM(str(folder), dtype="float32", enforce_eager=True, limit_mm_per_prompt=many, seed=0, **(LIMITS | options))
+    options = LIMITS | ROOM.get(folder.name, {}) | options
+    return LLM(str(folder), dtype="float32", enforce_eager=True, limit_mm_per_prompt=many, seed=0, **options)
 
 
 def prompt(text: str, clips: list[np.ndarray], pictures: list[Any], plan: str | None = None) -> dict[str, Any]:
@@ -82,23 +86,26 @@ def apart(a: torch.Tensor, b: torch.Tensor) -> float:
     return round(float((a[:n] - b[:n]).abs().max()), 6)
 
 
-def cases() -> dict[str, tuple[str, list[np.ndarray], list[Any]]]:
+def cases(name: str) -> dict[str, tuple[str, list[np.ndarray], list[Any]]]:
     """Text, videos and pictures of some prompts."""
     from PIL import Image
 
+    video, image = (mark.strip() for mark in PLACES.get(name, QWEN))
     short, long = moving_block(8, 112, 112), moving_block(31, 168, 224, seed=1, block=40)
+    other = moving_block(8, 112, 140, seed=3, block=50) if name == "llava_onevision" else long
     picture = Image.fromarray(moving_block(1, 112, 140, seed=2)[0])
     return {
-        "video": (f"{VIDEO}what is this", [long], []),
-        "two videos": (f"first {VIDEO} then {VIDEO}which is longer", [short, long], []),
-        "image and video": (f"{IMAGE} and {VIDEO}are they alike", [short], [picture]),
+        "video": (f"{video}what is this", [long], []),
+        # of one length where transformers takes no others
+        "two videos": (f"first {video} then {video}which is longer", [short, other], []),
+        "image and video": (f"{image} and {video}are they alike", [short], [picture]),
         "text": ("what is this", [], []),
     }
 
 
 def family(name: str, folder: Path) -> None:
     """All checks of one model family."""
-    place, known = save(name, folder / name), cases()
+    place, known = save(name, folder / name), cases(name)
     model = reference.Reference(place)
     given = {case: model.inputs(*parts) for case, parts in known.items()}
     llm = engine(place)
@@ -113,10 +120,15 @@ def family(name: str, folder: Path) -> None:
     masks(name, llm, known, model, given)
     gated(name, llm, known, model, given, stock)
     caches(name, llm, known)
-    inside(name, llm, known)
+    if name == "llava_onevision":
+        times(name, llm, known)
+        file(name, llm, folder)
+    else:
+        inside(name, llm, known)
     refused(name, llm, place, known)
     del llm
     gc.collect()
+    ranks(name, place, known, model, given)
 
 
 def whole(name: str, llm: Any, known: dict[str, Any], stock: dict[str, Any]) -> None:
@@ -141,9 +153,10 @@ def masks(name: str, llm: Any, known: dict[str, Any], model: reference.Reference
             wanted = model.masks(given[case], plan)
             same = all(torch.equal(a, b) for f, w in zip(found, wanted, strict=True) for a, b in zip(f, w, strict=True))
             kept = [round(float(keep.float().mean()), 4) for keep, _ in found]
-            moved = sum(int((home != keep.nonzero()[:, 0]).sum()) for keep, home in found)
-            rows = {"rows": 4 * sum(len(home) for _, home in found), "stock_rows": 4 * sum(len(k) for k, _ in found)}
-            check(f"{name}: masks of {plan}, {case}", same and min(kept) < 1, kept=kept, moved=moved, **rows)
+            rows = [len(item["pixel_values_videos"].data) for item in made]
+            stock = [n * len(keep) // int(keep.sum()) for n, (keep, _) in zip(rows, found, strict=True)]
+            counts = {"rows": sum(rows), "stock_rows": sum(stock), "tokens": [len(home) for _, home in found]}
+            check(f"{name}: masks of {plan}, {case}", same and min(kept) < 1, kept=kept, **counts)
 
 
 def gated(
@@ -169,8 +182,8 @@ def gated(
 
 def caches(name: str, llm: Any, known: dict[str, Any]) -> None:
     """A second question about the same video finds the first one's rows, and another plan does not."""
-    _, clips, pictures = known["video"]
-    texts = [f"{VIDEO}{text}" for text in ("how many", "which colour")]
+    asked, clips, pictures = known["video"]
+    texts = [asked.replace("what is this", text) for text in ("how many", "which colour")]
     first, second = (answer(llm, [prompt(t, clips, pictures, "grt:threshold=3")])[0] for t in texts)
     other = answer(llm, [prompt(texts[1], clips, pictures, "grt:threshold=4")])[0]
     right = not first.num_cached_tokens and second.num_cached_tokens and not other.num_cached_tokens
@@ -178,8 +191,39 @@ def caches(name: str, llm: Any, known: dict[str, Any]) -> None:
     check(f"{name}: prefix cache", bool(right), **found)
 
 
+def times(name: str, llm: Any, known: dict[str, Any]) -> None:
+    """The times of frames reach the gate, whose refresh is timed, and are part of a video's hash."""
+    near, far = (prompt(*known["video"], "grt:refresh_seconds=8") for _ in range(2))
+    far["multi_modal_data"]["video"][0][1]["fps"] = 0.125  # a refresh in every frame
+    counts = [len(answer(llm, [given])[0].prompt_token_ids) for given in (near, far, near)]
+    check(f"{name}: times of the frames", counts[0] == counts[2] < counts[1], prompts=counts)
+
+
+def file(name: str, llm: Any, folder: Path) -> None:
+    """A video that vLLM reads itself, of which it takes 32 frames."""
+    from vllm import SamplingParams
+
+    messages = [{"role": "user", "content": server.question(server.clip(folder / "street.mp4"))}]
+    counts = []
+    for plan in ("grt", "none"):
+        out = llm.chat(messages, SamplingParams(max_tokens=1), use_tqdm=False, mm_processor_kwargs={"vtoken": plan})
+        counts.append(len(out[0].prompt_token_ids))
+    check(f"{name}: a real mp4", counts[0] < counts[1] and counts[1] > 32 * 25, prompts=counts)
+
+
+def ranks(name: str, place: Path, known: dict[str, Any], model: reference.Reference, given: dict[str, Any]) -> None:
+    """Tensor parallel, which splits tower and language model."""
+    llm = engine(place, "grt", name, tensor_parallel_size=2)
+    for case in ("video", "image and video"):
+        (out,) = answer(llm, [prompt(*known[case])])
+        far = apart(table(out), model.answer(given[case], str(gate_of("grt")), TOKENS))
+        check(f"{name}: on two ranks, {case}", far < 1e-3, apart=far)
+    del llm
+    gc.collect()
+
+
 def inside(name: str, llm: Any, known: dict[str, Any]) -> None:
-    """No CUDA graph for videos; positions beyond the model's tables are refused."""
+    """M-RoPE models: no CUDA graph for videos; positions beyond the model's tables are refused."""
     from vllm.multimodal import MULTIMODAL_REGISTRY
 
     ((graphs, positions),) = llm.apply_model(built)
@@ -209,17 +253,19 @@ def refused(name: str, llm: Any, place: Path, known: dict[str, Any]) -> None:
         check(f"{name}: a request with {plan} is refused", bool(said), said=said[:160])
     still = answer(llm, [prompt(*known["video"], "grt")])[0]
     check(f"{name}: the engine goes on", len(still.outputs[0].token_ids) == TOKENS)
-    for options in (
-        {"plan": "grt | divprune:keep=0.5"},
-        {"plan": "grt", "video_pruning_rate": 0.5},
-        {"plan": "grt", "mm_encoder_tp_mode": "data"},
-    ):
+    starts = [{"plan": "grt | divprune:keep=0.5"}, {"plan": "grt", "video_pruning_rate": 0.5}]
+    if name == "llava_onevision":  # of which vLLM itself splits the tower's weights whatever is asked
+        starts.append({"plan": "grt", "hf_overrides": {"vision_feature_select_strategy": "default"}})
+    else:
+        starts.append({"plan": "grt", "mm_encoder_tp_mode": "data"})
+    for options in starts:
+        asked = str(options)
         try:
             engine(place, name=name, **options)
             said = ""
         except (ValueError, RuntimeError) as error:
             said = str(error)
-        check(f"{name}: a start with {options} is refused", "Engine core" not in said and bool(said), said=said[:200])
+        check(f"{name}: a start with {asked} is refused", "Engine core" not in said and bool(said), said=said[:200])
 
 
 def main(folder: Path, names: list[str]) -> int:

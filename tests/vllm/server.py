@@ -78,12 +78,17 @@ def ready(client: Any, process: Any, log: Path) -> Any:
     raise RuntimeError(f"the server did not start: {log.read_text()[-3000:]}")
 
 
+def question(video: Path) -> list[dict[str, Any]]:
+    """The content of a message about an mp4."""
+    data = "data:video/mp4;base64," + base64.b64encode(video.read_bytes()).decode()
+    return [{"type": "video_url", "video_url": {"url": data}}, {"type": "text", "text": "who walks there?"}]
+
+
 def questions(client: Any, video: Path, check: Callable[..., None]) -> None:
     """What the prompts cost with and without the gate, by the server's own count."""
-    data = "data:video/mp4;base64," + base64.b64encode(video.read_bytes()).decode()
+    content = question(video)
 
     def ask(plan: str | None) -> int:
-        content = [{"type": "video_url", "video_url": {"url": data}}, {"type": "text", "text": "who walks there?"}]
         body = {"mm_processor_kwargs": {"vtoken": plan}} if plan else {}
         made = client.chat.completions.create(
             model="tiny", messages=[{"role": "user", "content": content}], max_tokens=4, extra_body=body

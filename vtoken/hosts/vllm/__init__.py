@@ -10,6 +10,8 @@ from __future__ import annotations
 MODELS = {
     "VTokenQwen2_5_VLForConditionalGeneration": "vtoken.hosts.vllm.qwen2_5_vl:GatedQwen2_5_VL",
     "VTokenQwen3VLForConditionalGeneration": "vtoken.hosts.vllm.qwen3_vl:GatedQwen3VL",
+    "VTokenQwen3VLMoeForConditionalGeneration": "vtoken.hosts.vllm.qwen3_vl_moe:GatedQwen3VLMoe",
+    "VTokenLlavaOnevisionForConditionalGeneration": "vtoken.hosts.vllm.llava_onevision:GatedLlavaOnevision",
 }
 
 

@@ -1,13 +1,20 @@
-"""From the pixel rows of one video to those of its kept cells. Nothing of vLLM is imported here."""
+"""From the pixels of one video to the rows of its kept cells. Nothing of vLLM is imported here."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vtoken.data.frames import GateMap
+from vtoken.encoders.clip import patches_of
+from vtoken.encoders.dense import last_kept
+from vtoken.encoders.pool import Pooling, pooled_keep
 from vtoken.families.clips import gated, kept_index, layout_of
 from vtoken.families.features import Clip
 from vtoken.families.runs import run_slot
@@ -21,9 +28,9 @@ class GatedRows:
 
     Attributes:
         rows: pixel rows of the kept cells, a cell's rows together, in raster order.
-        keep: bool [T * h * w], the cells that are encoded.
-        home: int64 [K], the cell of the prompt at which each kept cell's token stands; a gate may put it into the
-            middle of the steps that it stands for.
+        keep: bool [T * h * w], the cells that are encoded; patches where the model pools them behind the encoder.
+        home: int64 [K], the cell of the prompt at which each token stands; a gate may put it into the middle of the
+            steps that it stands for.
     """
 
     rows: Tensor
@@ -59,10 +66,70 @@ def gate_rows(
     return GatedRows(kept, keep, homes(Clip(kept, grid, found, pts, seconds), gate))
 
 
-def homes(clip: Clip, gate: Gate) -> Tensor:
-    """int64 [K]: the cell at which the token of each kept cell stands."""
-    kept = kept_index([clip.gate.keep])
-    slot = run_slot(layout_of([clip]), gate.run_position)
+def gate_frames(
+    frames: Tensor, seconds_per_frame: float | None, gate: Gate | None, preprocess: Preprocessor, pooling: Pooling
+) -> GatedRows:
+    """Gate one video of a processor that makes whole frames, whose patches the model pools behind its encoder.
+
+    Args:
+        frames: [T, 3, H, W], normalised values.
+        seconds_per_frame: spacing of the frames; None where unknown.
+        gate: None keeps every patch.
+        preprocess: geometry and normalisation of the processor.
+        pooling: from patches [T, n, D] to the cells of the language model [T, m, D].
+    """
+    t, side = len(frames), preprocess.patch
+    h, w = (size // side for size in frames.shape[-2:])
+    if gate is None:
+        keep, cells = np.ones((t, h, w), bool), pooling(torch.ones(1, h * w, 1, dtype=torch.float32)).shape[1]
+        return GatedRows(
+            patches_of(frames, side, keep), torch.ones(keep.size, dtype=torch.bool), torch.arange(t * cells)
+        )
+    grid, found, pts, seconds, _ = gated(frames, None, seconds_per_frame, gate, preprocess)
+    clip = Clip(patches_of(frames, side, found.keep), grid, found, pts, seconds)
+    keep = torch.from_numpy(found.keep.ravel().copy())
+    return GatedRows(clip.rows, keep, homes(clip, gate, pooled_cells(found.keep, pooling)))
+
+
+def pooled_cells(keep: np.ndarray, pooling: Pooling) -> np.ndarray:
+    """bool [T, m, m]: the pooled cells that have a token, of frames whose kept patches are ``keep`` [T, h, w]."""
+    cells = pooled_keep(keep, pooling)
+    side = math.isqrt(cells.shape[1])
+    return cells.reshape(len(cells), side, side)
+
+
+def patch_map(keep: Tensor) -> GateMap:
+    """What ``pool`` reads of a gate's map: a skipped patch repeats the last kept one in its place.
+
+    Args:
+        keep: bool [T, n], patches of square frames.
+    """
+    side = math.isqrt(keep.shape[1])
+    kept = keep.view(-1, side, side).numpy()
+    return replace(GateMap.full(*kept.shape), keep=kept, reference=last_kept(kept))
+
+
+def spacing_of(known: Mapping[str, Any] | None) -> float | None:
+    """Seconds from one sampled frame to the next.
+
+    Args:
+        known: what vLLM's reader says of a video, or None.
+    """
+    indices, fps = (known or {}).get("frames_indices"), (known or {}).get("fps")
+    if indices is None or len(indices) < 2 or not fps:
+        return None
+    return float(indices[-1] - indices[0]) / (len(indices) - 1) / float(fps)
+
+
+def homes(clip: Clip, gate: Gate, cells: np.ndarray | None = None) -> Tensor:
+    """int64 [K]: the cell at which each token stands.
+
+    Args:
+        cells: bool [T, h, w], the cells that have a token; those that the gate keeps unless given.
+    """
+    sent = clip.gate.keep if cells is None else cells
+    kept = kept_index([sent])
+    slot = run_slot(layout_of([clip], [sent]), gate.run_position)
     return kept if slot is None else slot[kept].long()
 
 

@@ -1,9 +1,8 @@
 # pyright: reportMissingImports=false
-"""What the gated models share: which settings of vLLM are refused, embeddings of kept cells, and M-RoPE positions."""
+"""What all gated models share: which settings of vLLM are refused, and the embeddings of kept cells."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from vllm.model_executor.layers.attention import MMEncoderAttention
 
 from vtoken.errors import UnsupportedError
 from vtoken.hosts.vllm.processing import server_plan
-from vtoken.hosts.vllm.prompt import HOME, KEEP, KEPT, in_order, whole_prompt
+from vtoken.hosts.vllm.prompt import HOME, KEEP, KEPT, in_order
 
 
 def refuse(vllm_config: Any) -> None:
@@ -29,49 +28,42 @@ def refuse(vllm_config: Any) -> None:
 
 
 class GatedModel:
-    """Mixin before a stock Qwen model of vLLM; a family writes ``_tower``."""
+    """Mixin before a stock model of vLLM; a family writes ``_tower``.
+
+    Attributes:
+        of_video: names of what the stock processor says of videos.
+    """
 
     config: Any
-    visual: Any
+    of_video: tuple[str, ...] = ("pixel_values_videos",)
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         refuse(vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
 
-    def _tower(self, rows: Tensor, grids: list[list[int]], keep: Tensor) -> Tensor:
-        """Embeddings [K, D] of the kept cells of some videos, in raster order.
+    def _tower(self, own: dict[str, Any], keep: Tensor) -> Tensor:
+        """Embeddings [K, D] of the tokens of some videos, in raster order.
 
         Args:
-            rows: pixel rows of the kept cells.
-            grids: [t, h, w] of each video in patches.
+            own: what the processor says of them, ``pixel_values_videos`` of the kept cells alone.
             keep: bool [cells of all videos].
         """
         raise NotImplementedError
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
-        """Embeddings of every image and video: those of gated videos have a row for every kept cell."""
+        """Embeddings of every image and video: those of gated videos have a row for every token."""
         keep, home, kept = (kwargs.pop(name, None) for name in (KEEP, HOME, KEPT))
         if keep is None:
             return super().embed_multimodal(**kwargs)  # type: ignore[misc]
         assert home is not None and kept is not None
-        videos = ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts", "timestamps")
-        own = {name: kwargs.pop(name) for name in videos if name in kwargs}
+        own = {name: kwargs.pop(name) for name in self.of_video if name in kwargs}
         found = super().embed_multimodal(**kwargs) if kwargs else ()  # type: ignore[misc]
-        rows = self._tower(own["pixel_values_videos"], own["video_grid_thw"].tolist(), keep.cpu())
-        return (*found, *in_order(rows, home.cpu(), kept.tolist()))
+        videos = in_order(self._tower(own, keep.cpu()), home.cpu(), kept.tolist())
+        return (*found, *(self._close(rows) for rows in videos))
 
-    def get_mrope_input_positions(self, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
-        """Positions [3, N]: those that the stock model gives the whole prompt, without the columns of dropped cells."""
-        marks = self.config.video_token_id, self.config.vision_start_token_id
-        tokens, features, left = whole_prompt(input_tokens, mm_features, *marks)
-        positions, _ = super().get_mrope_input_positions(tokens, features)  # type: ignore[misc]
-        positions = positions[:, left]
-        return positions, int(positions.max()) + 1 - len(input_tokens)
-
-    def get_encoder_cudagraph_config(self) -> Any:
-        """CUDA graphs of the encoder are for images alone: a replay counts a video's rows by its grid."""
-        stock = super().get_encoder_cudagraph_config()  # type: ignore[misc]
-        return replace(stock, modalities=[name for name in stock.modalities if name != "video"])
+    def _close(self, rows: Tensor) -> Tensor:
+        """The embeddings of one video from those of its cells, in the order of the prompt."""
+        return rows
 
 
 def ends(visual: Any, lengths: np.ndarray) -> tuple[Any, Tensor, Any]:

@@ -1,27 +1,28 @@
 # pyright: reportMissingImports=false
-"""What the processors of the gated Qwen models share: the gate runs on what the stock processor made."""
+"""What the processors of all gated models share: the gate runs on what the stock processor made."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from vllm.logger import init_logger
 from vllm.multimodal.inputs import MultiModalFieldConfig
 from vllm.multimodal.processing import PromptReplacement
 
-from vtoken.errors import InputError, UnsupportedError
-from vtoken.hosts.vllm.gating import gate_rows
+from vtoken.errors import UnsupportedError
+from vtoken.families.clips import adapt
+from vtoken.hosts.vllm.gating import GatedRows
 from vtoken.hosts.vllm.plans import PLAN, asked, gate_of, of_server
 from vtoken.hosts.vllm.prompt import HOME, KEEP, KEPT
+from vtoken.methods.gate import Gate
 from vtoken.video.preprocess import Preprocessor
 from vtoken.video.processors import read_processor
 
-REMEMBERED = 100_000  # videos; far more than the processor's cache holds
 logger = init_logger("vllm." + __name__)
 
 
@@ -45,10 +46,10 @@ def server_plan(model_config: Any) -> str:
 
 
 class GatedProcessor:
-    """Mixin before a stock Qwen processor of vLLM; a family writes ``_replacement`` and ``_spacing``.
+    """Mixin before a stock processor of vLLM; a family writes ``_gate``, ``_sizes`` and ``_replacement``.
 
-    Every video that has pixels gets three fields: ``video_keep`` bool [cells], ``video_home`` int64 [kept] and
-    ``video_kept``, and ``pixel_values_videos`` has the rows of the kept cells alone.
+    Every video that has pixels gets three fields: ``video_keep`` bool [cells], ``video_home`` int64 [tokens] and
+    ``video_kept``, its tokens, and ``pixel_values_videos`` has the rows of the kept cells alone.
     """
 
     info: Any
@@ -56,7 +57,6 @@ class GatedProcessor:
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.plan = server_plan(self.info.ctx.model_config)
-        self.added: OrderedDict[str, int] = OrderedDict()  # by a video's hash: cached ones have no data
         logger.info_once("vtoken: plan %s, with hold off and without a second stage.", self.plan)
 
     # The steps of a stock processor, in the order in which vLLM calls them.
@@ -74,10 +74,7 @@ class GatedProcessor:
         made = super()._apply_hf_processor_main(mm_items, others)  # type: ignore[misc]
         if "pixel_values_videos" not in made:
             return made
-        gate, preprocess = gate_of(plan), self._preprocessor(others)
-        sizes = made["video_grid_thw"].prod(-1).tolist()
-        videos = zip(made["pixel_values_videos"].split(sizes), made["video_grid_thw"], self._spacing(made), strict=True)
-        found = [gate_rows(rows, grid, spacing, gate, preprocess) for rows, grid, spacing in videos]
+        found = list(self._gate(made, mm_items["video"], gate_of(plan), self._preprocessor(others)))
         made["pixel_values_videos"] = torch.cat([one.rows for one in found])
         made[KEEP], made[HOME] = torch.cat([one.keep for one in found]), torch.cat([one.home for one in found])
         made[KEPT] = torch.tensor([len(one.home) for one in found])
@@ -88,12 +85,11 @@ class GatedProcessor:
         stock = dict(super()._get_mm_fields_config(hf_inputs, others))  # type: ignore[misc]
         if KEPT not in hf_inputs:
             return stock
-        merge, sizes = self._merge() ** 2, MultiModalFieldConfig.flat_from_sizes
-        kept, cells = hf_inputs[KEPT], hf_inputs["video_grid_thw"].prod(-1) // merge
+        sizes, (rows, cells) = MultiModalFieldConfig.flat_from_sizes, self._sizes(hf_inputs)
         return stock | {
-            "pixel_values_videos": sizes("video", kept * merge),
+            "pixel_values_videos": sizes("video", rows),
             KEEP: sizes("video", cells, keep_on_cpu=True),
-            HOME: sizes("video", kept, keep_on_cpu=True),
+            HOME: sizes("video", hf_inputs[KEPT], keep_on_cpu=True),
             KEPT: MultiModalFieldConfig.batched("video", keep_on_cpu=True),
         }
 
@@ -112,75 +108,34 @@ class GatedProcessor:
 
         return [gated(update) if update.modality == "video" else update for update in stock]
 
-    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
-        """A request as the engine gets it.
-
-        Raises:
-            InputError: positions of its videos, which are those of all their cells, end beyond what the model can take.
-        """
-        made = super().apply(inputs, timing_ctx)  # type: ignore[misc]
-        hashes, total = made["mm_hashes"].get("video", ()), 0
-        for name, item in zip(hashes, made["mm_kwargs"].get("video", ()), strict=True):
-            if item is not None and KEEP in item:
-                self.added[name] = self._positions(item) - len(item[HOME].data)
-            if name in self.added:
-                self.added.move_to_end(name)
-                total += self.added[name]
-        while len(self.added) > REMEMBERED:
-            self.added.popitem(last=False)
-        if total > (room := self._room()):
-            raise InputError(
-                f"positions count the whole video, here {total} more than its kept cells, and the model has room for "
-                f"{room}; ask about fewer frames, or start vLLM with a smaller max_model_len"
-            )
-        return made
-
     # What differs between families.
 
-    def _positions(self, item: Any) -> int:
-        """How many positions a whole video takes, its marks and stamps aside."""
+    def _gate(self, made: Any, videos: Any, gate: Gate | None, preprocess: Preprocessor) -> Iterable[GatedRows]:
+        """The gated videos.
+
+        Args:
+            made: what the stock processor made.
+            videos: the videos as vLLM describes them.
+            gate: None keeps every cell.
+            preprocess: geometry and normalisation of the videos' pixels.
+        """
+        raise NotImplementedError
+
+    def _sizes(self, made: Any) -> tuple[Tensor, Tensor]:
+        """Pixel rows and cells of ``video_keep`` of every video, integers [videos]."""
         raise NotImplementedError
 
     def _replacement(self, item: Any) -> Any:
         """What stands in the prompt for a gated video."""
         raise NotImplementedError
 
-    def _spacing(self, made: Any) -> Iterator[float | None]:
-        """Seconds from one frame to the next of every video."""
-        raise NotImplementedError
-
     # Shared.
 
-    def _room(self) -> int:
-        """Positions that a request may have beyond its tokens, those of its answer included."""
-        model = self.info.ctx.model_config
-        tables = model.hf_text_config.max_position_embeddings * self.factor(model)
-        return max(0, tables - model.max_model_len)
-
-    @classmethod
-    def factor(cls, model_config: Any) -> int:
-        """How many times ``max_position_embeddings`` the model's rotary tables are long."""
-        raise NotImplementedError
-
-    def _merge(self) -> int:
-        return self.info.get_hf_config().vision_config.spatial_merge_size
-
     def _preprocessor(self, arguments: Mapping[str, Any]) -> Preprocessor:
-        """Geometry and normalisation of the videos' pixel rows."""
+        """Geometry and normalisation of the videos' pixels."""
         vision, video = self.info.get_hf_config().vision_config, self.info.get_hf_processor(**arguments).video_processor
-        return replace(
-            read_processor(video),
-            patch=vision.patch_size,
-            merge=vision.spatial_merge_size,
-            temporal=vision.temporal_patch_size,
-        )
-
-
-def counts(item: Any, merge: int) -> list[int]:
-    """Tokens of every time step of a gated video."""
-    steps, h, w = item["video_grid_thw"].data.tolist()
-    step = item[HOME].data // (h * w // merge**2)
-    return torch.bincount(step, minlength=steps).tolist()
+        merge, temporal = getattr(vision, "spatial_merge_size", 1), getattr(vision, "temporal_patch_size", 1)
+        return adapt(read_processor(video), vision.patch_size, merge, temporal)
 
 
 def noise(videos: list[Any], seed: int = 0) -> list[Any]:

@@ -13,16 +13,17 @@ from vllm.model_executor.models import qwen2_5_vl as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from vtoken.hosts.vllm.gating import segments
-from vtoken.hosts.vllm.model import GatedModel, ends
-from vtoken.hosts.vllm.processing import GatedProcessor, NoisyVideos
+from vtoken.hosts.vllm.model import ends
+from vtoken.hosts.vllm.processing import NoisyVideos
 from vtoken.hosts.vllm.prompt import HOME
+from vtoken.hosts.vllm.qwen import GatedQwen, QwenProcessor
 
 
 class DummyInputs(NoisyVideos, stock.Qwen2_5_VLDummyInputsBuilder):
     """Stock dummy inputs with noise for videos."""
 
 
-class Processor(GatedProcessor, stock.Qwen2_5_VLMultiModalProcessor):
+class Processor(QwenProcessor, stock.Qwen2_5_VLMultiModalProcessor):
     """One run of placeholders, a placeholder for every kept cell."""
 
     def _replacement(self, item: Any) -> list[int]:
@@ -46,11 +47,12 @@ class Processor(GatedProcessor, stock.Qwen2_5_VLMultiModalProcessor):
 
 
 @MULTIMODAL_REGISTRY.register_processor(Processor, info=stock.Qwen2_5_VLProcessingInfo, dummy_inputs=DummyInputs)
-class GatedQwen2_5_VL(GatedModel, stock.Qwen2_5_VLForConditionalGeneration):
+class GatedQwen2_5_VL(GatedQwen, stock.Qwen2_5_VLForConditionalGeneration):
     """The stock model, whose tower runs on the kept cells of a video, in the windows and at the places they have."""
 
-    def _tower(self, rows: Tensor, grids: list[list[int]], keep: Tensor) -> Tensor:
-        return self.visual(rows, grid_thw=None, encoder_metadata=metadata(self.visual, grids, keep))
+    def _tower(self, own: dict[str, Any], keep: Tensor) -> Tensor:
+        known = metadata(self.visual, own["video_grid_thw"].tolist(), keep)
+        return self.visual(own["pixel_values_videos"], grid_thw=None, encoder_metadata=known)
 
 
 def metadata(visual: Any, grids: list[list[int]], keep: Tensor) -> dict[str, Any]:

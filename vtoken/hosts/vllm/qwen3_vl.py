@@ -12,15 +12,17 @@ from vllm.model_executor.models import qwen3_vl as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from vtoken.hosts.vllm.gating import segments
-from vtoken.hosts.vllm.model import GatedModel, ends
-from vtoken.hosts.vllm.processing import GatedProcessor, NoisyVideos, counts
+from vtoken.hosts.vllm.model import ends
+from vtoken.hosts.vllm.processing import NoisyVideos
+from vtoken.hosts.vllm.prompt import HOME
+from vtoken.hosts.vllm.qwen import GatedQwen, QwenProcessor
 
 
 class DummyInputs(NoisyVideos, stock.Qwen3VLDummyInputsBuilder):
     """Stock dummy inputs with noise for videos."""
 
 
-class Processor(GatedProcessor, stock.Qwen3VLMultiModalProcessor):
+class Processor(QwenProcessor, stock.Qwen3VLMultiModalProcessor):
     """Every time step has its stamp, its start and end marks, and a placeholder for every kept cell."""
 
     def _replacement(self, item: Any) -> Any:
@@ -52,20 +54,35 @@ class Processor(GatedProcessor, stock.Qwen3VLMultiModalProcessor):
             yield float(whole[-1] - whole[0]) / (len(whole) - 1) / frames if len(whole) > 1 else None
 
 
-@MULTIMODAL_REGISTRY.register_processor(Processor, info=stock.Qwen3VLProcessingInfo, dummy_inputs=DummyInputs)
-class GatedQwen3VL(GatedModel, stock.Qwen3VLForConditionalGeneration):
-    """The stock model, whose tower runs on the kept cells of a video, at the places they have; DeepStack rows too."""
+class GatedQwen3(GatedQwen):
+    """Mixin before the stock model, with or without experts: its tower runs on the kept cells; DeepStack rows too.
+
+    Attributes:
+        module: the one of vLLM whose layers read how long rotary tables are.
+    """
+
+    module: Any
 
     def __init__(self, *, vllm_config: Any, prefix: str = "model") -> None:
-        usual = stock.mrope_positions_factor
-        stock.mrope_positions_factor = lambda config: max(usual(config), Processor.factor(vllm_config.model_config))
+        usual = self.module.mrope_positions_factor
+        factor = Processor.factor(vllm_config.model_config)
+        self.module.mrope_positions_factor = lambda config: max(usual(config), factor)
         try:
             super().__init__(vllm_config=vllm_config, prefix=prefix)
         finally:
-            stock.mrope_positions_factor = usual
+            self.module.mrope_positions_factor = usual
 
-    def _tower(self, rows: Tensor, grids: list[list[int]], keep: Tensor) -> Tensor:
-        return self.visual(rows, grid_thw=grids, encoder_metadata=metadata(self.visual, grids, keep))
+    def _tower(self, own: dict[str, Any], keep: Tensor) -> Tensor:
+        grids = own["video_grid_thw"].tolist()
+        known = metadata(self.visual, grids, keep)
+        return self.visual(own["pixel_values_videos"], grid_thw=grids, encoder_metadata=known)
+
+
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=stock.Qwen3VLProcessingInfo, dummy_inputs=DummyInputs)
+class GatedQwen3VL(GatedQwen3, stock.Qwen3VLForConditionalGeneration):
+    """Qwen3-VL without experts."""
+
+    module = stock
 
 
 def metadata(visual: Any, grids: list[list[int]], keep: Tensor) -> dict[str, Any]:
@@ -88,3 +105,10 @@ def metadata(visual: Any, grids: list[list[int]], keep: Tensor) -> dict[str, Any
         "max_seqlen": longest,
         "sequence_lengths": sequences,
     }
+
+
+def counts(item: Any, merge: int) -> list[int]:
+    """Tokens of every time step of a gated video."""
+    steps, h, w = item["video_grid_thw"].data.tolist()
+    step = item[HOME].data // (h * w // merge**2)
+    return torch.bincount(step, minlength=steps).tolist()
