@@ -83,6 +83,8 @@ class Frames:
             Stacked when first asked for; ``plane`` gives that of one frame without a copy.
         pixels: uint8 [T, H, W, 3] RGB, converted when first asked for.
         source: file name or description, for messages.
+        sent: float64 [T, 2], what a file's packets add up to each frame, in order of presentation, and what is shown
+            later but was sent before it; 1 is above what empty pictures add. None where packets are not known.
 
     Raises:
         InputError: a wrong dtype or shape, or times that do not match the frames.
@@ -97,13 +99,14 @@ class Frames:
         luma: np.ndarray | None = None,
         convert: Callable[[int], np.ndarray] | None = None,
         lazy: Lazy | None = None,
+        sent: np.ndarray | None = None,
     ) -> None:
         if pixels is None and lazy is None and (luma is None or convert is None):
             raise InputError("Frames needs pixels, or luma with a convert function")
         self._pixels, self._luma, self._lazy = pixels, luma, lazy
         self._convert = convert if lazy is None else lazy.rgb
         self.pts = np.asarray(pts, dtype=np.float64)
-        self.source = source
+        self.source, self.sent = source, sent
         self._check("pixels", pixels, 4)
         self._check("luma", luma, 3)
 
@@ -195,7 +198,8 @@ class GateMap:
         keep: bool [T, h, w], cells that are encoded and sent.
         reference: int32 [T, h, w], the time step whose cell this one repeats (its own where kept).
         scene: int32 [T], number of the scene of each step.
-        score: float32 [T, h, w], change against the reference; inf where the whole step is refreshed.
+        score: float32 [T, h, w], change against the reference; inf where the whole step is refreshed, 0 where the gate
+            did not look at the step.
         forced: bool [T, h, w], cells kept whatever the score says (time anchors, forced refresh).
         repeated: bool [T, h, w], cells that are not encoded but sent all the same, with the features of the cell that
             they repeat (time anchors that skip the encoder); none unless given.

@@ -85,6 +85,10 @@ class MotionStream(GateStream):
         if self.gate.keep_after_change and self.gate.motion is None and len(step) > 1:
             self.apart = self._apart(step, keep)
 
+    def unseen(self, keep: np.ndarray) -> None:
+        if self.settled is not None:
+            self.settled &= ~keep
+
     def _apart(self, step: np.ndarray, keep: np.ndarray) -> np.ndarray:
         """float32 [h, w], change within the step in the cells of ``keep``; 0 in the others."""
         if 2 * keep.sum() > keep.size:

@@ -11,6 +11,7 @@ import numpy as np
 from vtoken.kernels.luma import narrow, of_rgb
 from vtoken.video import colour
 from vtoken.video.files import container, first_line, is_address, packets
+from vtoken.video.packets import PacketTotals
 from vtoken.video.source import Clip, Picture
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Trace:
         last: seconds in the file of the latest frame.
         stands: seconds that it stays on the screen: as its packet says, or as long as the one before it.
         unit: seconds of the stream's clock.
+        totals: follows the packets, where they are asked for.
     """
 
     errors: list[str] = field(default_factory=list)
@@ -44,6 +46,7 @@ class Trace:
     last: float = 0.0
     stands: float = 0.0
     unit: float = 0.0
+    totals: PacketTotals | None = None
 
     def see(self, frame: VideoFrame) -> None:
         """Follow where the clip ends."""
@@ -70,13 +73,15 @@ def pictures(clip: Clip, start: float = 0.0) -> Iterator[Picture]:
         stream = _stream(file, clip, "AUTO")
         if target is not None:
             file.seek(target, stream=stream)  # went well in _jump
+        if clip.totals:
+            trace.totals = PacketTotals(stream.codec_context.name, stream.width, stream.height)
         for frame in decode(file, stream, trace):
             trace.see(frame)
-            yield _picture(frame, clip)
+            yield _picture(frame, clip, trace.totals and trace.totals.show(frame))
     if trace.lacks_end and not is_address(clip.path):
         for frame in _end(clip, target, trace):
             trace.see(frame)
-            yield _picture(frame, clip)
+            yield _picture(frame, clip, trace.totals and trace.totals.unknown())
     _tell(clip, trace, whole=target is None)
 
 
@@ -96,6 +101,8 @@ def decode(file: InputContainer, stream: VideoStream, trace: Trace) -> Iterator[
         except (FFmpegError, OSError) as error:
             trace.errors.append(f"reading stopped: {first_line(error)}")
             more = False  # the decoder still holds frames back
+        if trace.totals is not None and packet is not None:
+            trace.totals.push(packet)
         try:
             frames = stream.codec_context.decode(None) if packet is None else packet.decode()
         except EOFError:
@@ -165,7 +172,7 @@ def _jump(clip: Clip, start: float) -> int | None:
         return target if arrived else None
 
 
-def _picture(frame: VideoFrame, clip: Clip) -> Picture:
+def _picture(frame: VideoFrame, clip: Clip, sent: tuple[float, float] | None) -> Picture:
     height, width = clip.upright.size(*clip.size)
     if (frame.height, frame.width) != (height, width):
         clip.note(
@@ -181,7 +188,7 @@ def _picture(frame: VideoFrame, clip: Clip) -> Picture:
         return upright.apply(_luma(frame))
 
     turned = upright.swap or upright.mirror or upright.flip
-    return Picture(_time(frame), rgb, luma, frame if not turned and colour.by_pairs(frame) else None)
+    return Picture(_time(frame), rgb, luma, frame if not turned and colour.by_pairs(frame) else None, sent)
 
 
 def _luma(frame: VideoFrame) -> np.ndarray:

@@ -91,10 +91,15 @@ class VideoReader:
     def _frames(self, batch: list[tuple[float, Picture]]) -> Frames:
         pts = np.array([time for time, _ in batch])
         pictures = [picture for _, picture in batch]
-        planes = [picture.luma for picture in pictures]
-        if any(plane is None for plane in planes):
+        if any(picture.luma is None for picture in pictures):
             return Frames(np.stack([picture.rgb() for picture in pictures]), pts, self.source)
-        return Frames(None, pts, self.source, lazy=Pictures(pictures, self.size))
+        sent = [picture.sent for picture in pictures]
+        lazy = Pictures(pictures, self.size)
+        return Frames(None, pts, self.source, lazy=lazy, sent=None if None in sent else np.array(sent))
+
+    def follow_packets(self) -> None:
+        """Let ``Frames`` say what the packets add, where the backend has packets; see ``Frames.sent``."""
+        self._clip.totals = True
 
     @property
     def duration(self) -> float | None:

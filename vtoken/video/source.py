@@ -27,12 +27,14 @@ class Picture:
         rgb: returns uint8 [H, W, 3].
         luma: returns luma in video range, uint8 [H, W], maybe a view; None where it is to be computed from RGB.
         decoded: PyAV's frame of which windows can be converted alone (see ``colour.py``), or None.
+        sent: what the packets add up to this frame, and what is ahead of it (see ``packets.py``), or None.
     """
 
     time: float | None
     rgb: Callable[[], np.ndarray]
     luma: Callable[[], np.ndarray] | None = None
     decoded: Any = None
+    sent: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Clip:
         times: seconds of every frame from ``origin``, where the whole file was looked through without decoding.
         notes: everything the user should know about how the clip was read.
         silent: remarks raise no warning.
+        totals: pictures are to say what the packets add; PyAV alone can.
     """
 
     path: str
@@ -101,6 +104,7 @@ class Clip:
     times: list[float] | None = None
     notes: list[str] = field(default_factory=list)
     silent: bool = False
+    totals: bool = False
 
     def scratch(self) -> Clip:
         """A copy for a look ahead, whose remarks are not kept."""

@@ -1,0 +1,160 @@
+"""What a file's packets add, picture by picture: bytes beyond those of a picture in which every block is skipped."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, deque
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+
+SURELY = 1e6  # stands for "look, whatever the packet's size": a key frame, or a frame whose packet is not known
+OFTEN = 6  # packets of one size after which it may be that of an empty picture
+MOST, BESIDE = 0.03, 32  # an empty picture has at most so many bytes a block of 16x16 pixels, and so many beside
+REPEATS = 8  # bytes; a smaller packet of AV1 and VP9 shows a picture that was sent before
+HELD = 8  # pictures that a decoder of AV1 and VP9 holds
+DEPTH = 256  # packets without a frame after which they are given up
+
+# Bytes that empty pictures of one file differ by: a block of one packet, and of all packets together. Headers and runs
+# of skipped blocks vary by picture in H.264 and H.265; in other codecs one byte more is a change (docs/gate.md).
+VARIES = {"h264": (1 / 450, 4.0), "hevc": (1 / 450, 4.0)}
+EXACT = (0.0, 1.0)
+
+
+class _Sent(NamedTuple):
+    """What a packet adds itself, and what was sent before it and is shown after it."""
+
+    own: float
+    ahead: float
+
+
+class PacketTotals:
+    """Running totals of one pass over a file. The unit is what packets of empty pictures add at most: below 1, nothing
+    was added.
+
+    Args:
+        codec: FFmpeg's name of it.
+        width, height: of the coded picture, pixels.
+    """
+
+    def __init__(self, codec: str, width: int, height: int) -> None:
+        self._codec = codec
+        blocks = -(-width // 16) * -(-height // 16)
+        each, self._unit = VARIES.get(codec, EXACT)
+        self._spare, self._most = each * blocks, BESIDE + MOST * blocks
+        self._seen: Counter[int] = Counter()
+        self._empty: int | None = None  # bytes of an empty picture: the smallest size that came often
+        self._waiting: dict[int, _Sent] = {}  # packets by the time of their frame, which has not come yet
+        self._order: list[int] = []  # a heap of these times
+        self._hidden: deque[float] = deque(maxlen=HELD)  # what pictures add that were sent and not shown yet
+        self._total = 0.0
+
+    def push(self, packet: Packet) -> None:
+        """The next packet, in decoding order."""
+        if not packet.size:
+            return
+        shown, hidden = pictures_in(self._codec, packet)
+        own = self._own(packet, shown)
+        if hidden and "vp" in self._codec:
+            self._hidden.clear()  # nothing tells when such a picture was shown; the next one takes its place
+        self._hidden.extend(map(self._beyond, hidden))
+        if shown is None:
+            return
+        at = packet.pts
+        if at is None or len(self._waiting) >= DEPTH:  # it cannot be placed
+            self._total += SURELY
+            return
+        ahead = sum(self._hidden) + sum(sent.own for time, sent in self._waiting.items() if time > at)
+        if at in self._waiting:  # the second field of a frame
+            own += self._waiting[at].own
+        else:
+            heapq.heappush(self._order, at)
+        self._waiting[at] = _Sent(own, ahead)
+
+    def show(self, frame: VideoFrame) -> tuple[float, float] | None:
+        """The next frame, in order of presentation: the total up to it, and what is shown later but was sent before.
+
+        None for a frame without a time.
+        """
+        found = None
+        while self._order and frame.pts is not None and self._order[0] <= frame.pts:
+            at = heapq.heappop(self._order)
+            sent = self._waiting.pop(at)
+            self._total += sent.own
+            found = sent if at == frame.pts else found
+        if found is None or frame.key_frame:
+            self._total += SURELY
+        return None if frame.pts is None else (self._total, found.ahead if found is not None else 0.0)
+
+    def unknown(self) -> tuple[float, float]:
+        """A frame of which no packet is known; as ``show``."""
+        self._total += SURELY
+        return self._total, 0.0
+
+    def _own(self, packet: Packet, shown: int | None) -> float:
+        if packet.is_keyframe:
+            self._hidden.clear()
+            return SURELY
+        if shown is None:
+            return 0.0
+        if shown < REPEATS and ("av1" in self._codec or "vp9" in self._codec):
+            return self._hidden.pop() if self._hidden else SURELY  # the last one sent is the first one shown
+        return self._beyond(shown)
+
+    def _beyond(self, size: int) -> float:
+        if size <= self._most:
+            self._seen[size] += 1
+            if self._seen[size] >= OFTEN and (self._empty is None or size < self._empty):
+                self._empty = size
+        if self._empty is None:
+            return size / self._unit
+        return max(0.0, size - min(self._empty + self._spare, self._most)) / self._unit
+
+
+def pictures_in(codec: str, packet: Packet) -> tuple[int | None, list[int]]:
+    """Bytes of the picture that a packet shows (None for none), and of those that it holds for later."""
+    if "vp8" in codec:
+        return (packet.size, []) if bytes(packet)[0] & 0x10 else (None, [packet.size])
+    if "vp9" in codec:
+        return _vp9(bytes(packet))
+    return _av1(bytes(packet)) if "av1" in codec else (packet.size, [])
+
+
+def _vp9(data: bytes) -> tuple[int, list[int]]:
+    """A superframe ends with an index: a marker, the sizes of its pictures, and the marker again."""
+    mark = data[-1]
+    each, count = (mark >> 3 & 3) + 1, (mark & 7) + 1
+    index = 2 + each * count
+    if mark & 0xE0 != 0xC0 or index > len(data) or data[-index] != mark:
+        return len(data), []
+    sizes = [int.from_bytes(data[i : i + each], "little") for i in range(len(data) - index + 1, len(data) - 1, each)]
+    return sizes[-1], sizes[:-1]
+
+
+def _av1(data: bytes) -> tuple[int, list[int]]:
+    """A temporal unit is a row of OBUs; the header of a frame says whether it is shown."""
+    pictures: list[tuple[bool, int]] = []
+    at = 0
+    while at < len(data):
+        kind, extended, sized = data[at] >> 3 & 15, data[at] >> 2 & 1, data[at] >> 1 & 1
+        at += 1 + extended
+        size, at = _leb128(data, at) if sized else (len(data) - at, at)
+        if kind in (3, 6) and at < len(data):  # a header, alone or with its tiles: shown again, or shown at all
+            pictures.append((bool(data[at] & 0x90), size))
+        elif kind == 4 and pictures:  # tiles of the frame whose header came before
+            pictures[-1] = (pictures[-1][0], pictures[-1][1] + size)
+        at += size
+    return sum(size for shown, size in pictures if shown), [size for shown, size in pictures if not shown]
+
+
+def _leb128(data: bytes, at: int) -> tuple[int, int]:
+    """A number of 7 bits a byte, lowest first, and where it ends."""
+    value = shift = 0
+    while at < len(data):
+        value |= (data[at] & 127) << shift
+        shift, at = shift + 7, at + 1
+        if not data[at - 1] & 128:
+            break
+    return value, at
