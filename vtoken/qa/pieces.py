@@ -92,8 +92,10 @@ def pieces(
 
 
 class Planes(NamedTuple):
-    """A chunk as a gate reads it: planes [n, H, W, ...], and bool [n], the frames to look at, or None for all; the planes
-    of the others hold anything."""
+    """A chunk as a gate reads it: planes [n, H, W, ...], and bool [n], the frames to look at, or None for all.
+
+    The planes of the others hold anything.
+    """
 
     levels: np.ndarray
     seen: np.ndarray | None
@@ -199,7 +201,7 @@ def _planes(frames: Frames, preprocess: Preprocessor, grid: Grid, gate: Gate, se
     if gate.signal == "rgb":
         return _colour(frames, preprocess, grid)
     planes = np.empty((len(frames), grid.height, grid.width), np.uint8)
-    for i in range(len(frames)) if seen is None else np.flatnonzero(seen):
+    for i in range(len(frames)) if seen is None else np.flatnonzero(seen).tolist():
         preprocess.luma(frames.plane(i), grid, planes[i])
     return planes
 

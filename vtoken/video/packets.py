@@ -12,15 +12,35 @@ if TYPE_CHECKING:
 
 SURELY = 1e6  # stands for "look, whatever the packet's size": a key frame, or a frame whose packet is not known
 OFTEN = 6  # packets of one size after which it may be that of an empty picture
-MOST, BESIDE = 0.03, 32  # an empty picture has at most so many bytes a block of 16x16 pixels, and so many beside
+HEADER = 64  # bytes; the most that an empty picture takes beside its blocks
 REPEATS = 8  # bytes; a smaller packet of AV1 and VP9 shows a picture that was sent before
 HELD = 8  # pictures that a decoder of AV1 and VP9 holds
 DEPTH = 256  # packets without a frame after which they are given up
 
-# Bytes that empty pictures of one file differ by: a block of one packet, and of all packets together. Headers and runs
-# of skipped blocks vary by picture in H.264 and H.265; in other codecs one byte more is a change (docs/gate.md).
-VARIES = {"h264": (1 / 450, 4.0), "hevc": (1 / 450, 4.0)}
-EXACT = (0.0, 1.0)
+
+class Empty(NamedTuple):
+    """Packets of pictures in which every block is skipped, as measured (docs/gate.md).
+
+    Attributes:
+        each, block: bytes that such packets of one file differ by, and so many more for each block of 16x16 pixels.
+        together: bytes by which those of some steps are above that.
+        most: such a packet has at most ``HEADER`` bytes, and so many more for each block.
+    """
+
+    each: float
+    block: float
+    together: float
+    most: float
+
+
+RUNS = Empty(0, 0, 1, 0.03)  # codecs that write a run of skipped blocks as one; in others a block has a bit
+EMPTY = {
+    "h264": RUNS._replace(each=1, block=1 / 900, together=2),
+    "hevc": RUNS._replace(each=1, block=1 / 900, together=2),
+    "av1": RUNS._replace(each=2, together=2),
+    "vp9": RUNS,
+}
+OTHERS = RUNS._replace(most=0.15)
 
 
 class _Sent(NamedTuple):
@@ -40,12 +60,16 @@ class PacketTotals:
     """
 
     def __init__(self, codec: str, width: int, height: int) -> None:
-        self._codec = codec
+        self._codec = next((known for known in (*EMPTY, "vp8") if known in codec), codec)
         blocks = -(-width // 16) * -(-height // 16)
-        each, self._unit = VARIES.get(codec, EXACT)
-        self._spare, self._most = each * blocks, BESIDE + MOST * blocks
-        self._seen: Counter[int] = Counter()
-        self._empty: int | None = None  # bytes of an empty picture: the smallest size that came often
+        kind = EMPTY.get(self._codec, OTHERS)
+        self._spare, self._most, self._unit = (
+            kind.each + kind.block * blocks,
+            HEADER + kind.most * blocks,
+            kind.together,
+        )
+        self._seen: Counter[tuple[int, int]] = Counter()
+        self._empty: dict[int, int] = {}  # by the place among packets, bytes of an empty one: the least that came often
         self._waiting: dict[int, _Sent] = {}  # packets by the time of their frame, which has not come yet
         self._order: list[int] = []  # a heap of these times
         self._hidden: deque[float] = deque(maxlen=HELD)  # what pictures add that were sent and not shown yet
@@ -56,17 +80,18 @@ class PacketTotals:
         if not packet.size:
             return
         shown, hidden = pictures_in(self._codec, packet)
-        own = self._own(packet, shown)
-        if hidden and "vp" in self._codec:
+        later = [sent.own for time, sent in self._waiting.items() if packet.pts is not None and time > packet.pts]
+        own = self._own(packet, shown, len(later))
+        if hidden and self._codec != "av1":
             self._hidden.clear()  # nothing tells when such a picture was shown; the next one takes its place
-        self._hidden.extend(map(self._beyond, hidden))
+        self._hidden.extend(self._beyond(size, -1) for size in hidden)
         if shown is None:
             return
         at = packet.pts
         if at is None or len(self._waiting) >= DEPTH:  # it cannot be placed
             self._total += SURELY
             return
-        ahead = sum(self._hidden) + sum(sent.own for time, sent in self._waiting.items() if time > at)
+        ahead = sum(self._hidden) + sum(later)
         if at in self._waiting:  # the second field of a frame
             own += self._waiting[at].own
         else:
@@ -93,24 +118,25 @@ class PacketTotals:
         self._total += SURELY
         return self._total, 0.0
 
-    def _own(self, packet: Packet, shown: int | None) -> float:
+    def _own(self, packet: Packet, shown: int | None, later: int) -> float:
         if packet.is_keyframe:
             self._hidden.clear()
             return SURELY
         if shown is None:
             return 0.0
-        if shown < REPEATS and ("av1" in self._codec or "vp9" in self._codec):
+        if shown < REPEATS and self._codec in ("av1", "vp9"):
             return self._hidden.pop() if self._hidden else SURELY  # the last one sent is the first one shown
-        return self._beyond(shown)
+        return self._beyond(shown, min(later, 2))
 
-    def _beyond(self, size: int) -> float:
+    def _beyond(self, size: int, place: int) -> float:
+        """Bytes above an empty picture of its place: 0 to 2 pictures are shown later but sent before, or -1, hidden."""
         if size <= self._most:
-            self._seen[size] += 1
-            if self._seen[size] >= OFTEN and (self._empty is None or size < self._empty):
-                self._empty = size
-        if self._empty is None:
+            self._seen[place, size] += 1
+            if self._seen[place, size] >= OFTEN:
+                self._empty[place] = min(size, self._empty.get(place, size))
+        if place not in self._empty:
             return size / self._unit
-        return max(0.0, size - min(self._empty + self._spare, self._most)) / self._unit
+        return max(0.0, size - min(self._empty[place] + self._spare, self._most)) / self._unit
 
 
 def pictures_in(codec: str, packet: Packet) -> tuple[int | None, list[int]]:
