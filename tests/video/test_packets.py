@@ -122,7 +122,7 @@ def test_frames_without_times_and_other_sources_have_no_totals(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("codec", "options"),
     [
-        ("libx264", {"crf": "23"}),
+        ("libx264", {"crf": "30"}),
         ("libx265", {"crf": "28", "x265-params": "log-level=none"}),
         ("libvpx-vp9", {"crf": "32", "b": "0", "lag-in-frames": "16"}),
         ("libsvtav1", {"crf": "35"}),
