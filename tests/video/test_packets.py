@@ -29,7 +29,7 @@ def read(path: Path, **options: Any) -> Frames:
     with open_video(path, chunk=10_000, **options) as reader:
         reader.follow_packets()
         (frames,) = reader
-    assert frames.sent is None or frames.sent.shape == (len(frames), 2)
+    assert frames.sent is None or frames.sent.shape == (len(frames), 3)
     return frames
 
 

@@ -83,8 +83,10 @@ class Frames:
             Stacked when first asked for; ``plane`` gives that of one frame without a copy.
         pixels: uint8 [T, H, W, 3] RGB, converted when first asked for.
         source: file name or description, for messages.
-        sent: float64 [T, 2], what a file's packets add up to each frame, in order of presentation, and what is shown
-            later but was sent before it; 1 is above what empty pictures add. None where packets are not known.
+        sent: float64 [T, 3], what a file's packets add up to each frame, in order of presentation, what is shown later
+            but was sent before it, and the frame's number in the pass; 1 is above what empty pictures add. None where
+            packets are not known.
+        vectors: the motion between frames, by these numbers (``video.vectors.Vectors``), or None.
 
     Raises:
         InputError: a wrong dtype or shape, or times that do not match the frames.
@@ -100,13 +102,14 @@ class Frames:
         convert: Callable[[int], np.ndarray] | None = None,
         lazy: Lazy | None = None,
         sent: np.ndarray | None = None,
+        vectors: Motion | None = None,
     ) -> None:
         if pixels is None and lazy is None and (luma is None or convert is None):
             raise InputError("Frames needs pixels, or luma with a convert function")
         self._pixels, self._luma, self._lazy = pixels, luma, lazy
         self._convert = convert if lazy is None else lazy.rgb
         self.pts = np.asarray(pts, dtype=np.float64)
-        self.source, self.sent = source, sent
+        self.source, self.sent, self.vectors = source, sent, vectors
         self._check("pixels", pixels, 4)
         self._check("luma", luma, 3)
 
@@ -180,6 +183,14 @@ class Lazy(Protocol):
     def luma(self, index: int) -> np.ndarray: ...
 
     def windows(self, indices: Sequence[int], windows: Windows) -> np.ndarray: ...
+
+
+class Motion(Protocol):
+    """Motion between the frames of a pass; see ``video.vectors.Vectors``."""
+
+    any: bool
+
+    def between(self, first: int, last: int) -> np.ndarray | None: ...
 
 
 def columns_first(images: Sequence[np.ndarray], windows: Windows) -> np.ndarray:

@@ -26,10 +26,20 @@ Threshold = Annotated[float, Bound(least=0, hint=KEEPS_CHANGES)]
 
 
 class Prior(Protocol):
-    """Tells for one clip, chunk by chunk, which steps a gate need not look at."""
+    """Tells for one clip, chunk by chunk, which steps a gate need not look at.
+
+    Attributes:
+        vectors: it wants the motion vectors, for ``GateStream.push``.
+    """
+
+    vectors: bool
 
     def push(self, frames: Frames) -> np.ndarray | None:
         """For the next frames, whole steps but for the last ones: bool [n], the frames to look at; None for all."""
+        ...
+
+    def fields(self, frames: Frames) -> list[np.ndarray | None]:
+        """For each of the frames just pushed, where its blocks were when the gate last looked; None where unknown."""
         ...
 
 

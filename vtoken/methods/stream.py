@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -55,6 +56,7 @@ class GateStream:
         content: what skipped cells are compared with: [r, H, W] or [r, H, W, 3], see ``Gate.content``.
         source: int32 [h, w], the time step at which each cell was last kept.
         predicted: for each frame of the current step, the content of skipped cells, or None before the second step.
+        moved: for each frame of the current step, where its cells were, as far as known; see ``push``.
     """
 
     def __init__(self, gate: Criterion, grid: Grid) -> None:
@@ -65,6 +67,7 @@ class GateStream:
         self.gate, self.grid = gate, grid
         self.content: np.ndarray | None = None
         self.predicted: list[np.ndarray] | None = None
+        self.moved: Sequence[np.ndarray | None] = ()
         self._shape = (grid.height, grid.width) + ((3,) if gate.signal == "rgb" else ())
         self._dtype: np.dtype | None = None
         self._pending: list[np.ndarray] = []
@@ -82,7 +85,13 @@ class GateStream:
         self.previous: np.ndarray | None = None
         self._histogram: np.ndarray | None = None  # of that frame, where it was counted
 
-    def push(self, planes: np.ndarray, pts: np.ndarray, seen: np.ndarray | None = None) -> GateMap:
+    def push(
+        self,
+        planes: np.ndarray,
+        pts: np.ndarray,
+        seen: np.ndarray | None = None,
+        moved: Sequence[np.ndarray | None] = (),
+    ) -> GateMap:
         """Gate the next frames and return the map of the time steps completed by now (maybe none).
 
         Args:
@@ -90,6 +99,8 @@ class GateStream:
             pts: presentation times in seconds [n], finite and not decreasing.
             seen: bool [n], the same in all frames of a step: steps without it are not looked at, and their planes may
                 hold anything. None looks at all.
+            moved: for each frame int64 [h, w, 2], by how many pixels (x, y) the content of its cells was elsewhere at
+                the end of the last step that was looked at; None or nothing where unknown.
 
         Raises:
             InputError: shapes, dtypes, values or times that do not fit, or a finished stream.
@@ -102,7 +113,9 @@ class GateStream:
             self._pending_pts.append(float(at))
             if len(self._pending) == self.grid.frames:
                 whole = planes[i + 1 - self.grid.frames : i + 1] if i + 1 >= self.grid.frames else self._pending
+                self.moved = moved[i + 1 - self.grid.frames : i + 1]
                 steps.append(self._advance(whole) if seen is None or seen[i] else self._pass())
+        self.moved = ()
         self._pending = [frame.copy() for frame in self._pending]  # the caller may reuse its chunk
         return self._map(steps)
 

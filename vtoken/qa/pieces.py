@@ -14,12 +14,13 @@ from torch import Tensor
 
 from vtoken.data.frames import Frames, GateMap, Grid
 from vtoken.errors import VideoError
-from vtoken.methods.gate import Gate
+from vtoken.methods.gate import Gate, Prior
 from vtoken.methods.pathway import Cells, Pathway
 from vtoken.methods.stream import GateStream
 from vtoken.video import VideoReader
 from vtoken.video.ahead import Ahead
 from vtoken.video.preprocess import Preprocessor
+from vtoken.video.vectors import on_cells
 
 Stage = Callable[[str], AbstractContextManager[None]]
 
@@ -60,8 +61,8 @@ def pieces(
     """
     unit = _unit(grid, pathways)
     reader.chunk = max(unit, reader.chunk - reader.chunk % unit)
-    if gate is not None and gate.prior(grid) is not None:
-        reader.follow_packets()
+    if gate is not None and (prior := gate.prior(grid)) is not None:
+        reader.follow_packets(prior.vectors)
     grad = torch.is_grad_enabled()  # of this thread alone, so it is handed on
 
     def gated() -> Iterator[Gated]:
@@ -92,13 +93,11 @@ def pieces(
 
 
 class Planes(NamedTuple):
-    """A chunk as a gate reads it: planes [n, H, W, ...], and bool [n], the frames to look at, or None for all.
-
-    The planes of the others hold anything.
-    """
+    """A chunk as a gate reads it, see ``GateStream.push``."""
 
     levels: np.ndarray
     seen: np.ndarray | None
+    moved: list[np.ndarray | None]
 
 
 Seen = tuple[Frames, Planes | None]
@@ -126,9 +125,13 @@ def seen_chunks(
             if seen is not None and not seen[-1]:
                 after = next(chunks, None)
                 seen[-grid.frames :] |= after is None  # the last step of a clip, behind which no look comes
-            planes = Planes(_planes(frames, preprocess, grid, gate, seen), seen) if gate is not None else None
-        if gate is not None and prior is not None and seen is None and note is not None:
-            note(f"{gate.name}: the packets of this source are not known, so every time step is looked at")
+            moved = _moved(prior, frames, preprocess, grid) if prior is not None and prior.vectors else []
+            planes = Planes(_planes(frames, preprocess, grid, gate, seen), seen, moved) if gate is not None else None
+        if gate is not None and prior is not None and note is not None:
+            if seen is None:
+                note(f"{gate.name}: the packets of this source are not known, so every time step is looked at")
+            if prior.vectors and len(frames) > 1 and not (frames.vectors is not None and frames.vectors.any):
+                note(f"{gate.name}: this source gives no motion vectors, so content is compared in place")
         yield frames, planes
         del frames, planes  # nothing is held while the next chunk is made
 
@@ -193,7 +196,7 @@ def _cut(
 
 def push(stream: GateStream, planes: Planes, frames: Frames, grid: Grid) -> GateMap:
     """The map of a chunk; what is left of a time step at the end of a clip is one."""
-    part = stream.push(planes.levels, frames.pts, planes.seen)
+    part = stream.push(planes.levels, frames.pts, planes.seen, planes.moved)
     return GateMap.concatenate([part, stream.finish()]) if len(frames) % grid.frames else part
 
 
@@ -204,6 +207,15 @@ def _planes(frames: Frames, preprocess: Preprocessor, grid: Grid, gate: Gate, se
     for i in range(len(frames)) if seen is None else np.flatnonzero(seen).tolist():
         preprocess.luma(frames.plane(i), grid, planes[i])
     return planes
+
+
+def _moved(prior: Prior, frames: Frames, preprocess: Preprocessor, grid: Grid) -> list[np.ndarray | None]:
+    """By how many pixels of the grid the cells of each frame moved since the last look, where it is known."""
+    whole, cells = preprocess.uncropped(frames.size, grid), (grid.rows, grid.columns)
+    return [
+        None if field is None else on_cells(field, frames.size, whole, cells, grid.cell)
+        for field in prior.fields(frames)
+    ]
 
 
 def _colour(frames: Frames, preprocess: Preprocessor, grid: Grid) -> np.ndarray:

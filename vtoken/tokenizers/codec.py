@@ -3,34 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 
 from vtoken.data.frames import Frames, Grid
 from vtoken.methods.options import Bound
 from vtoken.methods.registry import register
-from vtoken.methods.stream import turns
-from vtoken.tokenizers.motion import Grt
+from vtoken.methods.stream import GateStream, turns
+from vtoken.tokenizers.motion import Grt, MotionStream
 
 
 class PacketPrior:
     """Which steps are looked at: those to which packets since the last look add something, and one in ``patience``."""
 
     def __init__(self, gate: Codec, grid: Grid) -> None:
-        self.gate, self.grid = gate, grid
+        self.gate, self.grid, self.vectors = gate, grid, gate.motion == "vectors"
         self._start: float | None = None  # of the clip
         self._at = 0.0  # of the last look
         self._sent = 0.0  # what the packets had added then
+        self._frame: int | None = None  # number of the last frame of that step
 
     def push(self, frames: Frames) -> np.ndarray | None:
         if frames.sent is None:
             self._start = None
             return None
-        out = np.ones(len(frames), bool)
+        self._seen = out = np.ones(len(frames), bool)
         for first in range(0, len(frames), self.grid.frames):
             step = slice(first, first + self.grid.frames)
             out[step] = self._look(float(frames.pts[first]), frames.sent[step])
+        return out
+
+    def fields(self, frames: Frames) -> list[np.ndarray | None]:
+        out: list[np.ndarray | None] = [None] * len(frames)
+        if frames.sent is None or frames.vectors is None or not frames.vectors.any:
+            self._frame = None
+            return out
+        numbers = frames.sent[:, 2].astype(int).tolist()
+        for first in range(0, len(frames), self.grid.frames):
+            if not self._seen[first]:
+                continue
+            step = range(first, min(first + self.grid.frames, len(frames)))
+            if self._frame is not None:
+                for i in step:
+                    out[i] = frames.vectors.between(self._frame, numbers[i])
+            self._frame = numbers[step[-1]]
         return out
 
     def _look(self, at: float, sent: np.ndarray) -> bool:
@@ -54,6 +71,15 @@ class PacketPrior:
         return period is not None and turns(at - start, period) > turns(self._at - start, period)
 
 
+class CodecStream(MotionStream):
+    """State of the gate: that of ``grt``, with vectors of the file in place of optical flow."""
+
+    @property
+    def follows(self) -> bool:
+        known = bool(self.moved) and all(moved is not None for moved in self.moved)
+        return super().follows and (known or self.gate.motion != "vectors")
+
+
 @register("codec")
 @dataclass(kw_only=True)
 class Codec(Grt):
@@ -67,7 +93,13 @@ class Codec(Grt):
         packet_threshold: a step is looked at where packets since the last look add so much; 1 is what packets of
             empty pictures may add (see ``video/packets.py``), 0 looks at every step.
         patience: seconds, from step to step, after which a step is looked at in any case.
+        motion: "vectors" moves content along the motion vectors of the file, as "dis" does along optical flow; the
+            pixels judge in both. H.264, MPEG-4 and older codecs have them; without them it compares in place.
     """
+
+    stream_class: ClassVar[type[GateStream]] = CodecStream
+
+    motion: Literal["dis", "vectors"] | None = None  # type: ignore[assignment]
 
     packet_threshold: Annotated[float, Bound(least=0, hint="0 looks at every step, as grt does")] = 1.0
     patience: Annotated[float, Bound(least=0, hint="0 looks at every step, as grt does")] = 0.5

@@ -44,10 +44,17 @@ OTHERS = RUNS._replace(most=0.15)
 
 
 class _Sent(NamedTuple):
-    """What a packet adds itself, and what was sent before it and is shown after it."""
+    """A packet.
+
+    Attributes:
+        own: what it adds itself.
+        ahead: what was sent before it and is shown after it.
+        refers: time of the picture that it most likely refers to: the last one before it that others wait for; or None.
+    """
 
     own: float
     ahead: float
+    refers: int | None
 
 
 class PacketTotals:
@@ -57,6 +64,9 @@ class PacketTotals:
     Args:
         codec: FFmpeg's name of it.
         width, height: of the coded picture, pixels.
+
+    Attributes:
+        refers: time of the picture to which the frame shown last most likely refers; None where unknown.
     """
 
     def __init__(self, codec: str, width: int, height: int) -> None:
@@ -74,29 +84,35 @@ class PacketTotals:
         self._order: list[int] = []  # a heap of these times
         self._hidden: deque[float] = deque(maxlen=HELD)  # what pictures add that were sent and not shown yet
         self._total = 0.0
+        self._references: deque[int] = deque(maxlen=HELD)  # times of pictures that others are decoded behind
+        self.refers: int | None = None
 
     def push(self, packet: Packet) -> None:
         """The next packet, in decoding order."""
         if not packet.size:
             return
         shown, hidden = pictures_in(self._codec, packet)
-        later = [sent.own for time, sent in self._waiting.items() if packet.pts is not None and time > packet.pts]
+        at = packet.pts
+        later = {time: sent.own for time, sent in self._waiting.items() if at is not None and time > at}
         own = self._own(packet, shown, len(later))
         if hidden and self._codec != "av1":
             self._hidden.clear()  # nothing tells when such a picture was shown; the next one takes its place
         self._hidden.extend(self._beyond(size, -1) for size in hidden)
         if shown is None:
             return
-        at = packet.pts
         if at is None or len(self._waiting) >= DEPTH:  # it cannot be placed
             self._total += SURELY
             return
-        ahead = sum(self._hidden) + sum(later)
+        ahead = sum(self._hidden) + sum(later.values())
         if at in self._waiting:  # the second field of a frame
             own += self._waiting[at].own
         else:
             heapq.heappush(self._order, at)
-        self._waiting[at] = _Sent(own, ahead)
+        self._references.extend(time for time in later if time not in self._references)
+        refers = max((time for time in self._references if time < at), default=None)
+        self._waiting[at] = _Sent(own, ahead, refers)
+        if not later:
+            self._references.append(at)
 
     def show(self, frame: VideoFrame) -> tuple[float, float] | None:
         """The next frame, in order of presentation: the total up to it, and what is shown later but was sent before.
@@ -109,12 +125,13 @@ class PacketTotals:
             sent = self._waiting.pop(at)
             self._total += sent.own
             found = sent if at == frame.pts else found
+        self.refers = found.refers if found is not None else None
         if found is None or frame.key_frame:
             self._total += SURELY
         return None if frame.pts is None else (self._total, found.ahead if found is not None else 0.0)
 
     def unknown(self) -> tuple[float, float]:
-        """A frame of which no packet is known; as ``show``."""
+        """A frame whose packet was not followed; as ``show``."""
         self._total += SURELY
         return self._total, 0.0
 

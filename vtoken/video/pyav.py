@@ -13,6 +13,7 @@ from vtoken.video import colour
 from vtoken.video.files import container, first_line, is_address, packets
 from vtoken.video.packets import PacketTotals
 from vtoken.video.source import Clip, Picture
+from vtoken.video.vectors import EXPORT, Vectors
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -70,18 +71,25 @@ def pictures(clip: Clip, start: float = 0.0) -> Iterator[Picture]:
     trace = Trace()
     target = _jump(clip, start)
     with container(clip.path) as file:
-        stream = _stream(file, clip, "AUTO")
+        stream = _stream(file, clip, "SLICE" if clip.vectors else "AUTO")  # vectors of frames in threads are unfinished
         if target is not None:
             file.seek(target, stream=stream)  # went well in _jump
         if clip.totals:
             trace.totals = PacketTotals(stream.codec_context.name, stream.width, stream.height)
+        vectors = Vectors() if clip.vectors and not clip.upright.turned else None
+        if vectors is not None:
+            stream.codec_context.options = EXPORT
         for frame in decode(file, stream, trace):
             trace.see(frame)
-            yield _picture(frame, clip, trace.totals and trace.totals.show(frame))
+            sent = trace.totals and trace.totals.show(frame)
+            if vectors is not None and trace.totals is not None:
+                vectors.push(frame, trace.totals.refers)
+            yield _picture(frame, clip, sent and (*sent, trace.frames - 1), vectors)
     if trace.lacks_end and not is_address(clip.path):
         for frame in _end(clip, target, trace):
             trace.see(frame)
-            yield _picture(frame, clip, trace.totals and trace.totals.unknown())
+            sent = trace.totals and trace.totals.unknown()
+            yield _picture(frame, clip, sent and (*sent, trace.frames - 1))
     _tell(clip, trace, whole=target is None)
 
 
@@ -172,7 +180,9 @@ def _jump(clip: Clip, start: float) -> int | None:
         return target if arrived else None
 
 
-def _picture(frame: VideoFrame, clip: Clip, sent: tuple[float, float] | None) -> Picture:
+def _picture(
+    frame: VideoFrame, clip: Clip, sent: tuple[float, float, int] | None = None, vectors: Vectors | None = None
+) -> Picture:
     height, width = clip.upright.size(*clip.size)
     if (frame.height, frame.width) != (height, width):
         clip.note(
@@ -187,8 +197,8 @@ def _picture(frame: VideoFrame, clip: Clip, sent: tuple[float, float] | None) ->
     def luma() -> np.ndarray:
         return upright.apply(_luma(frame))
 
-    turned = upright.swap or upright.mirror or upright.flip
-    return Picture(_time(frame), rgb, luma, frame if not turned and colour.by_pairs(frame) else None, sent)
+    decoded = frame if not upright.turned and colour.by_pairs(frame) else None
+    return Picture(_time(frame), rgb, luma, decoded, sent, vectors)
 
 
 def _luma(frame: VideoFrame) -> np.ndarray:
