@@ -50,8 +50,8 @@ def test_a_pan_is_followed_over_several_frames(tmp_path: Path, bf: str, first: i
         pan(
             tmp_path / "pan.mp4",
             bf=bf,
-            refs="1" if bf == "0" else "3",
-            **{"b-pyramid": "none" if bf == "2" else "normal"},
+            refs="3" if bf == "3" else "1",
+            **{"x264-params": f"b-pyramid={'none' if bf == '2' else 'normal'}"},
         )
     ).vectors
     assert found is not None and found.any
