@@ -1,7 +1,7 @@
 """The gate `codec` beside `grt`: what it keeps, how true the video stays, and the CPU time of reading.
 
     python -m benchmarks.codec cv_box.mp4 vtest.avi
-    python -m benchmarks.codec --written 6 --answers 24   # clips of DenseQA by every encoder that PyAV has here
+    python -m benchmarks.codec --lecture 20 --written 12 --answers 12   # rendered clips, by every encoder of PyAV's
 
 For every clip and plan: the kept share of the cells, the PSNR of the luma that a receiver sees, the share of the time
 steps that were not looked at ("passed"), and CPU ms a frame of decoding with resizing the luma, and of the gate. With
@@ -27,6 +27,8 @@ from vtoken.bench.machine import describe
 from vtoken.methods.plan import Plan
 from vtoken.output.files import write_text
 from vtoken.qa.pieces import push, seen_chunks
+from vtoken.reference import data
+from vtoken.reference.synthetic import render
 from vtoken.video import open_video
 from vtoken.video.preprocess import Preprocessor
 
@@ -41,8 +43,8 @@ ENCODERS = (
     ("libsvtav1", {"crf": "35"}),
     ("mpeg4", {"qscale": "5"}),
 )
-HEAD = f"{'clip':<22}{'plan':<22}{'frames':>7}{'kept':>8}{'PSNR':>7}{'passed':>8}{'decode':>8}{'gate':>7}"
-ASKED = ("none", "grt", "codec", "uniform:keep=0.15", "random:keep=0.15")
+HEAD = f"{'clip':<24}{'plan':<22}{'frames':>7}{'kept':>8}{'PSNR':>7}{'passed':>8}{'decode':>8}{'gate':>7}"
+ASKED = ("none", "grt", "codec", "codec:motion=vectors", "uniform:keep=0.15")
 
 
 class Row(NamedTuple):
@@ -70,7 +72,7 @@ class Row(NamedTuple):
         psnr = 10 * math.log10(255**2 / error) if error else math.inf
         decode, gate = (1e3 * seconds / self.frames for seconds in (self.decode, self.gate))
         return (
-            f"{name:<22}{plan:<22}{self.frames:>7,}{self.kept / max(1, self.cells):>8.1%}{psnr:>7.1f}"
+            f"{name:<24}{plan:<22}{self.frames:>7,}{self.kept / max(1, self.cells):>8.1%}{psnr:>7.1f}"
             f"{self.passed / self.steps:>8.1%}{decode:>8.2f}{gate:>7.2f}"
         )
 
@@ -128,19 +130,16 @@ def total(rows: Sequence[Row]) -> Row:
     return Row(*(sum(column) for column in zip(*rows, strict=True)))  # type: ignore[arg-type]
 
 
-def written(clips: int, folder: Path) -> Iterator[tuple[str, list[Path]]]:
-    """The first test clips of DenseQA as files of every encoder."""
+def written(clips: Sequence[Any], folder: Path) -> Iterator[tuple[str, list[Path]]]:
+    """Rendered clips as files of every encoder."""
     import av
     from av.error import FFmpegError
-
-    from vtoken.reference import data
 
     for codec, options in ENCODERS:
         name = codec.removeprefix("lib") + "".join(f" {k}={v}" for k, v in options.items() if k in ("crf", "qscale"))
         paths = []
-        for seed in range(clips):
-            clip = data.clip(seed)
-            path = folder / f"{codec}-{options.get('crf')}-{seed}.mkv"
+        for number, clip in enumerate(clips):
+            path = folder / f"{codec}-{options.get('crf')}-{number}.mkv"
             try:
                 with av.open(str(path), "w") as file:
                     stream: Any = file.add_stream(codec, rate=round(clip.fps), options=options)
@@ -160,7 +159,6 @@ def answers(paths: Sequence[Path], plan: str) -> tuple[float, float]:
     """Accuracy of the reference model, mean over the tasks, and the share of the cells that were encoded."""
     import vtoken
     from vtoken.qa.load import load
-    from vtoken.reference import data
 
     answerer, processor = load("reference")
     right: dict[str, list[bool]] = defaultdict(list)
@@ -178,6 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", nargs="*", type=Path)
     parser.add_argument("--written", type=int, default=0, metavar="CLIPS", help="clips of DenseQA to write")
+    parser.add_argument("--lecture", type=float, metavar="SECONDS", help="write a rendered lecture, too")
     parser.add_argument("--answers", type=int, default=0, metavar="CLIPS", help="clips of DenseQA to ask about")
     parser.add_argument("--fps", default="native")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each video")
@@ -191,24 +190,28 @@ def main() -> None:
 
     fps = given.fps if given.fps == "native" else float(given.fps)
     tell(f"{describe()}, load {os.getloadavg()[0]:.1f}; CPU time")
-    if given.videos or given.written:
+    if given.videos or given.written or given.lecture:
         tell(HEAD)
     wide = Preprocessor("qwen", "exact", (448, 448), patch=14)
     for path in given.videos:
         for plan in PLANS:
             tell(measure(path, plan, wide, fps, given.seconds).line(path.name, plan))
     with tempfile.TemporaryDirectory() as scratch:
-        found = list(written(max(given.written, given.answers), Path(scratch)))
+        if given.lecture:
+            for name, paths in written([render("slides", given.lecture, 25, (720, 1280))], Path(scratch)):
+                for plan in PLANS[:3]:
+                    tell(measure(paths[0], plan, wide, "native", None).line(f"lecture {name}", plan))
+        found = list(written([data.clip(seed) for seed in range(max(given.written, given.answers))], Path(scratch)))
         own = Preprocessor("qwen", "keep", patch=14)
         for name, paths in found if given.written else ():
             for plan in PLANS[:3]:
                 rows = [measure(path, plan, own, "native", None) for path in paths[: given.written]]
                 tell(total(rows).line(name, plan))
         if given.answers:
-            tell(f"\n{'accuracy, encoded':<22}" + "".join(f"{plan:>18}" for plan in ASKED))
+            tell(f"\n{'accuracy, encoded':<22}" + "".join(f"{plan:>22}" for plan in ASKED))
             for name, paths in found:
                 scores = [answers(paths[: given.answers], plan) for plan in ASKED]
-                tell(f"{name:<22}" + "".join(f"{f'{score:.1%}, {share:.1%}':>18}" for score, share in scores))
+                tell(f"{name:<22}" + "".join(f"{f'{score:.1%}, {share:.1%}':>22}" for score, share in scores))
     if given.out:
         write_text(given.out, "\n".join(lines) + "\n")
 

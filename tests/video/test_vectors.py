@@ -19,7 +19,7 @@ from vtoken.video.vectors import REMEMBERED, Vectors, on_cells
 SIDE, SPEED = 224, 3
 
 
-def pan(path: Path, codec: str = "libx264", frames: int = 30, **options: str) -> Path:
+def pan(path: Path, codec: str = "libx264", **options: str) -> Path:
     """A camera that moves to the right by three pixels a frame."""
     import av
     import cv2
@@ -29,8 +29,8 @@ def pan(path: Path, codec: str = "libx264", frames: int = 30, **options: str) ->
     with av.open(str(path), "w") as file:
         stream: Any = file.add_stream(codec, rate=25, options=options)
         stream.width = stream.height = SIDE
-        for i in range(frames):
-            picture = np.ascontiguousarray(wide[:, SPEED * i : SPEED * i + SIDE])
+        for i in range(30):
+            picture = wide[:, SPEED * i : SPEED * i + SIDE].astype(np.uint8, order="C")
             file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
         file.mux(stream.encode(None))
     return path
