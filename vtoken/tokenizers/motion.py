@@ -87,7 +87,7 @@ class MotionStream(GateStream):
         if self.follows and self.predicted is not None and self.content is not None:
             np.copyto(self.content[-1], self.predicted[-1])  # moved cells show what they moved to
         super().refresh(step, keep)
-        if self.gate.keep_after_change and self.gate.motion is None and len(step) > 1:
+        if self.gate.keep_after_change and self.gate.motion != "dis" and len(step) > 1:
             self.apart = self._apart(step, keep)
 
     def unseen(self, keep: np.ndarray) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 SURELY = 1e6  # stands for "look, whatever the packet's size": a key frame, or a frame whose packet is not known
-OFTEN = 6  # packets of one size after which it may be that of an empty picture
+OFTEN = 6  # packets of one size after which it is that of an empty picture; in a row, where those are all alike
 HEADER = 64  # bytes; the most that an empty picture takes beside its blocks
 REPEATS = 8  # bytes; a smaller packet of AV1 and VP9 shows a picture that was sent before
 HELD = 8  # pictures that a decoder of AV1 and VP9 holds
@@ -78,8 +78,8 @@ class PacketTotals:
             HEADER + kind.most * blocks,
             kind.together,
         )
-        self._seen: Counter[tuple[int, int]] = Counter()
-        self._empty: dict[int, int] = {}  # by the place among packets, bytes of an empty one: the least that came often
+        self._seen: dict[int, Counter[int]] = {}  # by place among the packets, how often each size came
+        self._empty: dict[int, int] = {}  # by place, bytes of an empty packet: the smallest size that came often
         self._waiting: dict[int, _Sent] = {}  # packets by the time of their frame, which has not come yet
         self._order: list[int] = []  # a heap of these times
         self._hidden: deque[float] = deque(maxlen=HELD)  # what pictures add that were sent and not shown yet
@@ -147,9 +147,12 @@ class PacketTotals:
 
     def _beyond(self, size: int, place: int) -> float:
         """Bytes above an empty picture of its place: 0 to 2 pictures are shown later but sent before, or -1, hidden."""
+        seen = self._seen.setdefault(place, Counter())
+        if not self._spare and size not in seen:
+            seen.clear()
         if size <= self._most:
-            self._seen[place, size] += 1
-            if self._seen[place, size] >= OFTEN:
+            seen[size] += 1
+            if seen[size] >= OFTEN:
                 self._empty[place] = min(size, self._empty.get(place, size))
         if place not in self._empty:
             return size / self._unit
