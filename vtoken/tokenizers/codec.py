@@ -11,6 +11,7 @@ from vtoken.data.frames import Frames, Grid
 from vtoken.methods.options import Bound
 from vtoken.methods.registry import register
 from vtoken.methods.stream import GateStream, turns
+from vtoken.tokenizers import flow
 from vtoken.tokenizers.motion import Grt, MotionStream
 
 
@@ -78,6 +79,12 @@ class CodecStream(MotionStream):
     def follows(self) -> bool:
         known = bool(self.moved) and all(moved is not None for moved in self.moved)
         return super().follows and (known or self.gate.motion != "vectors")
+
+    def within(self, step: np.ndarray, keep: np.ndarray) -> np.ndarray:
+        first, last = (self.moved[0], self.moved[-1]) if self.follows and self.moved else (None, None)
+        if first is None or last is None:
+            return super().within(step, keep)
+        return flow.compensate(step[-1], step[0], self.gate, self.grid, last - first)[1] * keep
 
 
 @register("codec")

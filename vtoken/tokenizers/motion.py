@@ -88,13 +88,13 @@ class MotionStream(GateStream):
             np.copyto(self.content[-1], self.predicted[-1])  # moved cells show what they moved to
         super().refresh(step, keep)
         if self.gate.keep_after_change and self.gate.motion != "dis" and len(step) > 1:
-            self.apart = self._apart(step, keep)
+            self.apart = self.within(step, keep)
 
     def unseen(self, keep: np.ndarray) -> None:
         if self.settled is not None:
             self.settled &= ~keep
 
-    def _apart(self, step: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    def within(self, step: np.ndarray, keep: np.ndarray) -> np.ndarray:
         """float32 [h, w], change within the step in the cells of ``keep``; 0 in the others."""
         if 2 * keep.sum() > keep.size:
             return self.gate.score(step[0], step[-1], self.grid) * keep
