@@ -8,7 +8,7 @@ from vtoken.data.frames import GateMap, Grid
 from vtoken.methods.gate import Gate
 from vtoken.methods.registry import build
 
-GATES = ("grt", "mad", "rms", "max", "ssim", "l2", "rlt", "dtd_pixel")
+GATES = ("grt", "codec", "mad", "rms", "max", "ssim", "l2", "rlt", "dtd_pixel")
 BARE = {"anchors": 0, "refresh_seconds": None, "cut_histogram": 1.0, "cut_kept": 1.0}
 
 

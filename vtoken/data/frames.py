@@ -83,6 +83,10 @@ class Frames:
             Stacked when first asked for; ``plane`` gives that of one frame without a copy.
         pixels: uint8 [T, H, W, 3] RGB, converted when first asked for.
         source: file name or description, for messages.
+        sent: float64 [T, 3], what a file's packets add up to each frame, in order of presentation, what is shown later
+            but was sent before it, and the frame's number in the pass; 1 is above what empty pictures add. None where
+            packets are not known.
+        vectors: the motion between frames, by these numbers (``video.vectors.Vectors``), or None.
 
     Raises:
         InputError: a wrong dtype or shape, or times that do not match the frames.
@@ -97,13 +101,15 @@ class Frames:
         luma: np.ndarray | None = None,
         convert: Callable[[int], np.ndarray] | None = None,
         lazy: Lazy | None = None,
+        sent: np.ndarray | None = None,
+        vectors: Motion | None = None,
     ) -> None:
         if pixels is None and lazy is None and (luma is None or convert is None):
             raise InputError("Frames needs pixels, or luma with a convert function")
         self._pixels, self._luma, self._lazy = pixels, luma, lazy
         self._convert = convert if lazy is None else lazy.rgb
         self.pts = np.asarray(pts, dtype=np.float64)
-        self.source = source
+        self.source, self.sent, self.vectors = source, sent, vectors
         self._check("pixels", pixels, 4)
         self._check("luma", luma, 3)
 
@@ -179,6 +185,14 @@ class Lazy(Protocol):
     def windows(self, indices: Sequence[int], windows: Windows) -> np.ndarray: ...
 
 
+class Motion(Protocol):
+    """Motion between the frames of a pass; see ``video.vectors.Vectors``."""
+
+    any: bool
+
+    def between(self, first: int, last: int) -> np.ndarray | None: ...
+
+
 def columns_first(images: Sequence[np.ndarray], windows: Windows) -> np.ndarray:
     """Windows of images [H, W, 3]: uint8 [n, wide, images, tall, 3]."""
     out = np.empty((len(windows.top), windows.wide, len(images), windows.tall, 3), np.uint8)
@@ -195,7 +209,8 @@ class GateMap:
         keep: bool [T, h, w], cells that are encoded and sent.
         reference: int32 [T, h, w], the time step whose cell this one repeats (its own where kept).
         scene: int32 [T], number of the scene of each step.
-        score: float32 [T, h, w], change against the reference; inf where the whole step is refreshed.
+        score: float32 [T, h, w], change against the reference; inf where the whole step is refreshed, 0 where the gate
+            did not look at the step.
         forced: bool [T, h, w], cells kept whatever the score says (time anchors, forced refresh).
         repeated: bool [T, h, w], cells that are not encoded but sent all the same, with the features of the cell that
             they repeat (time anchors that skip the encoder); none unless given.

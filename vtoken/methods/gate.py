@@ -8,11 +8,11 @@ reference and streaming (``stream.py``).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
-from vtoken.data.frames import GateMap, Grid
+from vtoken.data.frames import Frames, GateMap, Grid
 from vtoken.errors import InputError
 from vtoken.methods.anchors import Anchors
 from vtoken.methods.options import Bound
@@ -23,6 +23,24 @@ REFRESH = 10.0  # seconds
 KEEPS_CHANGES = "0 keeps every cell that changes at all, the plan 'none' keeps all cells"
 Refresh = Annotated[float | Literal["auto"] | None, Bound(above=0, hint="None switches timed refresh off")]
 Threshold = Annotated[float, Bound(least=0, hint=KEEPS_CHANGES)]
+
+
+class Prior(Protocol):
+    """Tells for one clip, chunk by chunk, which steps a gate need not look at.
+
+    Attributes:
+        vectors: it wants the motion vectors, for ``GateStream.push``.
+    """
+
+    vectors: bool
+
+    def push(self, frames: Frames) -> np.ndarray | None:
+        """For the next frames, whole steps but for the last ones: bool [n], the frames to look at; None for all."""
+        ...
+
+    def fields(self, frames: Frames) -> list[np.ndarray | None]:
+        """For each of the frames just pushed, where its blocks were when the gate last looked; None where unknown."""
+        ...
 
 
 @dataclass(kw_only=True)
@@ -128,6 +146,10 @@ class Gate(Method):
     def second_stage(self) -> tuple[str, dict[str, Any]] | None:
         """Name and options of a merger that the gate adds to the plan, first after the encoder; None for none."""
         return ("hold", {"tau": 0.0}) if self.hold else None
+
+    def prior(self, grid: Grid) -> Prior | None:
+        """What tells by a clip's packets which steps need no look; None where every step is looked at."""
+        return None
 
     # What callers use.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -13,6 +14,11 @@ from vtoken.kernels.blocks import copy_cells
 from vtoken.methods import cuts
 
 BURST = 1.0  # most seconds between two steps with cells of the timed refresh
+
+
+def turns(seconds: float, period: float) -> int:
+    """Parts of the cells whose turn of a timed refresh of ``period`` seconds has come by now."""
+    return math.floor(seconds / period * math.ceil(period / BURST) + 1e-6)
 
 
 class Criterion(Protocol):
@@ -50,6 +56,7 @@ class GateStream:
         content: what skipped cells are compared with: [r, H, W] or [r, H, W, 3], see ``Gate.content``.
         source: int32 [h, w], the time step at which each cell was last kept.
         predicted: for each frame of the current step, the content of skipped cells, or None before the second step.
+        moved: for each frame of the current step, where its cells were, as far as known; see ``push``.
     """
 
     def __init__(self, gate: Criterion, grid: Grid) -> None:
@@ -60,6 +67,7 @@ class GateStream:
         self.gate, self.grid = gate, grid
         self.content: np.ndarray | None = None
         self.predicted: list[np.ndarray] | None = None
+        self.moved: Sequence[np.ndarray | None] = ()
         self._shape = (grid.height, grid.width) + ((3,) if gate.signal == "rgb" else ())
         self._dtype: np.dtype | None = None
         self._pending: list[np.ndarray] = []
@@ -71,17 +79,28 @@ class GateStream:
         self._scene = -1
         self.source = np.zeros((grid.rows, grid.columns), np.int32)  # step of the last keep of each cell
         self._start = 0.0
+        self._unknown = np.zeros((grid.rows, grid.columns), bool)  # cells kept in steps that were not looked at
         self._turn = 0  # how many turns of the timed refresh have passed since the start
         # the frame before the current step
         self.previous: np.ndarray | None = None
         self._histogram: np.ndarray | None = None  # of that frame, where it was counted
 
-    def push(self, planes: np.ndarray, pts: np.ndarray) -> GateMap:
+    def push(
+        self,
+        planes: np.ndarray,
+        pts: np.ndarray,
+        seen: np.ndarray | None = None,
+        moved: Sequence[np.ndarray | None] = (),
+    ) -> GateMap:
         """Gate the next frames and return the map of the time steps completed by now (maybe none).
 
         Args:
             planes: [n, H, W] or [n, H, W, 3] at the size of the grid, uint8 or floating in 0..255.
             pts: presentation times in seconds [n], finite and not decreasing.
+            seen: bool [n], the same in all frames of a step: steps without it are not looked at, and their planes may
+                hold anything. None looks at all.
+            moved: for each frame int64 [h, w, 2], by how many pixels (x, y) the content of its cells was elsewhere at
+                the end of the last step that was looked at; None or nothing where unknown.
 
         Raises:
             InputError: shapes, dtypes, values or times that do not fit, or a finished stream.
@@ -94,7 +113,9 @@ class GateStream:
             self._pending_pts.append(float(at))
             if len(self._pending) == self.grid.frames:
                 whole = planes[i + 1 - self.grid.frames : i + 1] if i + 1 >= self.grid.frames else self._pending
-                steps.append(self._advance(whole))
+                self.moved = moved[i + 1 - self.grid.frames : i + 1]
+                steps.append(self._advance(whole) if seen is None or seen[i] else self._pass())
+        self.moved = ()
         self._pending = [frame.copy() for frame in self._pending]  # the caller may reuse its chunk
         return self._map(steps)
 
@@ -138,6 +159,9 @@ class GateStream:
         """Cells of ``keep`` that repeat an earlier step after all: bool [h, w]; their content and source are set."""
         return np.zeros(keep.shape, bool)
 
+    def unseen(self, keep: np.ndarray) -> None:
+        """Cells of a step that is not looked at are kept: what they show from now on is not known."""
+
     # The loop.
 
     def _advance(self, frames: np.ndarray | list[np.ndarray]) -> tuple[Any, ...]:
@@ -160,6 +184,8 @@ class GateStream:
             self.restart()
         forced, anchors = np.zeros(shape, bool), np.zeros(shape, bool)
         forced.flat[due] = True
+        forced |= self._unknown
+        self._unknown[:] = False
         anchors.flat[self.gate.anchor_cells(self.grid, self._step)] = True
         if not self.gate.anchoring.reuse:
             forced |= anchors
@@ -172,6 +198,19 @@ class GateStream:
         self._step += 1
         return keep, self.source.copy(), np.int32(self._scene), score, forced, recalled | (anchors & ~keep)
 
+    def _pass(self) -> tuple[Any, ...]:
+        """A step that is not looked at: cells repeat what they show, but for anchors. Refresh waits for a look."""
+        self._pending, self._pending_pts = [], []
+        anchors = np.zeros((self.grid.rows, self.grid.columns), bool)
+        anchors.flat[self.gate.anchor_cells(self.grid, self._step)] = True
+        keep = anchors & (not self.gate.anchoring.reuse)
+        self.unseen(keep)
+        self._unknown |= keep
+        self.source[keep] = self._step
+        self._step += 1
+        score = np.zeros(keep.shape, np.float32)
+        return keep, self.source.copy(), np.int32(self._scene), score, keep.copy(), anchors & ~keep
+
     def _due(self, at: float) -> np.ndarray:
         """Raster numbers of the cells whose turn came since the last step.
 
@@ -182,8 +221,7 @@ class GateStream:
         cells, period = self.grid.cells, self.gate.refresh
         turn = 0
         if period is not None:
-            parts = math.ceil(period / BURST)
-            turn = math.floor((at - self._start) / period * parts + 1e-6) * cells // parts
+            turn = turns(at - self._start, period) * cells // math.ceil(period / BURST)
         due = np.arange(max(self._turn, turn - cells), turn) % cells
         self._turn = turn
         return due

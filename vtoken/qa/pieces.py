@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,12 +14,13 @@ from torch import Tensor
 
 from vtoken.data.frames import Frames, GateMap, Grid
 from vtoken.errors import VideoError
-from vtoken.methods.gate import Gate
+from vtoken.methods.gate import Gate, Prior
 from vtoken.methods.pathway import Cells, Pathway
 from vtoken.methods.stream import GateStream
 from vtoken.video import VideoReader
 from vtoken.video.ahead import Ahead
 from vtoken.video.preprocess import Preprocessor
+from vtoken.video.vectors import on_cells
 
 Stage = Callable[[str], AbstractContextManager[None]]
 
@@ -59,18 +61,24 @@ def pieces(
     """
     unit = _unit(grid, pathways)
     reader.chunk = max(unit, reader.chunk - reader.chunk % unit)
+    if gate is not None and (prior := gate.prior(grid)) is not None:
+        reader.follow_packets(prior.vectors)
     grad = torch.is_grad_enabled()  # of this thread alone, so it is handed on
 
     def gated() -> Iterator[Gated]:
         with (
             torch.set_grad_enabled(grad),
-            Ahead(lambda: seen_chunks(iter(reader), preprocess, gate, grid, stage)) as seen,
+            Ahead(lambda: seen_chunks(iter(reader), preprocess, gate, grid, stage, note)) as seen,
         ):
             yield from _maps(seen, gate, grid, stage)
 
     def cut() -> Iterator[Piece]:
         with torch.set_grad_enabled(grad), Ahead(gated) as chunks:
             yield from _cut(chunks, preprocess, grid, stage, pathways)
+
+    def note(text: str) -> None:
+        if text not in reader.notes:
+            reader.notes.append(text)
 
     seen = 0
     with Ahead(cut, ahead, lambda piece: 1 + len(piece.rows) + piece.gate.keep.size // 64) as made:
@@ -84,19 +92,46 @@ def pieces(
         )
 
 
-Seen = tuple[Frames, np.ndarray | None]  # a chunk, and its planes as the gate reads them
+class Planes(NamedTuple):
+    """A chunk as a gate reads it, see ``GateStream.push``."""
+
+    levels: np.ndarray
+    seen: np.ndarray | None
+    moved: list[np.ndarray | None]
+
+
+Seen = tuple[Frames, Planes | None]
 Gated = tuple[Frames, GateMap]
+Note = Callable[[str], None]
 
 
 def seen_chunks(
-    chunks: Iterator[Frames], preprocess: Preprocessor, gate: Gate | None, grid: Grid, stage: Stage
+    chunks: Iterator[Frames],
+    preprocess: Preprocessor,
+    gate: Gate | None,
+    grid: Grid,
+    stage: Stage,
+    note: Note | None = None,
 ) -> Iterator[Seen]:
+    """Chunks with what the gate reads of them; ``note`` gets a remark where a gate would use packets and has none."""
+    prior = gate.prior(grid) if gate is not None else None
+    after: Frames | None = None
     while True:
         with stage("decode"):
-            frames = next(chunks, None)
-            planes = _planes(frames, preprocess, grid, gate) if frames is not None and gate is not None else None
-        if frames is None:
-            return
+            frames, after = after if after is not None else next(chunks, None), None
+            if frames is None:
+                return
+            seen = prior.push(frames) if prior is not None else None
+            if seen is not None and not seen[-1]:
+                after = next(chunks, None)
+                seen[-grid.frames :] |= after is None  # the last step of a clip, behind which no look comes
+            moved = _moved(prior, frames, preprocess, grid) if prior is not None and prior.vectors else []
+            planes = Planes(_planes(frames, preprocess, grid, gate, seen), seen, moved) if gate is not None else None
+        if gate is not None and prior is not None and note is not None:
+            if seen is None:
+                note(f"{gate.name}: the packets of this source are not known, so every time step is looked at")
+            if prior.vectors and len(frames) > 1 and not (frames.vectors is not None and frames.vectors.any):
+                note(f"{gate.name}: this source gives no motion vectors, so content is compared in place")
         yield frames, planes
         del frames, planes  # nothing is held while the next chunk is made
 
@@ -113,12 +148,13 @@ def cut_pieces(
     grid: Grid,
     stage: Stage,
     pathways: Sequence[Pathway] = (),
+    note: Note | None = None,
 ) -> Iterator[Piece]:
     """Gate the chunks of a clip and cut out what is kept, in the caller's thread; arguments as in ``pieces``.
 
     Every chunk but the last has whole time steps, and whole windows of the pathways.
     """
-    gated = _maps(seen_chunks(iter(chunks), preprocess, gate, grid, stage), gate, grid, stage)
+    gated = _maps(seen_chunks(iter(chunks), preprocess, gate, grid, stage, note), gate, grid, stage)
     yield from _cut(gated, preprocess, grid, stage, pathways)
 
 
@@ -158,19 +194,28 @@ def _cut(
         yield piece
 
 
-def push(stream: GateStream, planes: np.ndarray, frames: Frames, grid: Grid) -> GateMap:
+def push(stream: GateStream, planes: Planes, frames: Frames, grid: Grid) -> GateMap:
     """The map of a chunk; what is left of a time step at the end of a clip is one."""
-    part = stream.push(planes, frames.pts)
+    part = stream.push(planes.levels, frames.pts, planes.seen, planes.moved)
     return GateMap.concatenate([part, stream.finish()]) if len(frames) % grid.frames else part
 
 
-def _planes(frames: Frames, preprocess: Preprocessor, grid: Grid, gate: Gate) -> np.ndarray:
+def _planes(frames: Frames, preprocess: Preprocessor, grid: Grid, gate: Gate, seen: np.ndarray | None) -> np.ndarray:
     if gate.signal == "rgb":
         return _colour(frames, preprocess, grid)
     planes = np.empty((len(frames), grid.height, grid.width), np.uint8)
-    for i, out in enumerate(planes):
-        preprocess.luma(frames.plane(i), grid, out)
+    for i in range(len(frames)) if seen is None else np.flatnonzero(seen).tolist():
+        preprocess.luma(frames.plane(i), grid, planes[i])
     return planes
+
+
+def _moved(prior: Prior, frames: Frames, preprocess: Preprocessor, grid: Grid) -> list[np.ndarray | None]:
+    """By how many pixels of the grid the cells of each frame moved since the last look, where it is known."""
+    whole, cells = preprocess.uncropped(frames.size, grid), (grid.rows, grid.columns)
+    return [
+        None if field is None else on_cells(field, frames.size, whole, cells, grid.cell)
+        for field in prior.fields(frames)
+    ]
 
 
 def _colour(frames: Frames, preprocess: Preprocessor, grid: Grid) -> np.ndarray:

@@ -42,11 +42,16 @@ def _window(size: tuple[int, int]) -> np.ndarray:
     return cv2.createHanningWindow(size, cv2.CV_32F)
 
 
-def compensate(current: np.ndarray, reference: np.ndarray, gate: Gate, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+def compensate(
+    current: np.ndarray, reference: np.ndarray, gate: Gate, grid: Grid, offsets: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Predict a luma frame from the reference, each changed cell moved by its median flow in whole pixels.
 
     Cells that need no motion, or come from beyond the border, or fit better in place, are predicted in place.
     Flow: DIS (Kroeger et al., ECCV 2016) at OpenCV's ultrafast preset.
+
+    Args:
+        offsets: int64 [h, w, 2], the offset (x, y) of each cell in place of the flow.
 
     Returns:
         The prediction [H, W], and the score of the frame against it [h, w].
@@ -55,7 +60,10 @@ def compensate(current: np.ndarray, reference: np.ndarray, gate: Gate, grid: Gri
     rows, columns = np.nonzero(score > gate.threshold)  # type: ignore[attr-defined]
     if len(rows) == 0 or min(current.shape) < DIS_LEAST:
         return reference.copy(), score
-    dx, dy = _offsets(current, reference, grid.cell, rows, columns)
+    if offsets is not None:
+        dx, dy = offsets[rows, columns].T
+    else:
+        dx, dy = _offsets(current, reference, grid.cell, rows, columns)
     top, left = rows * grid.cell + dy, columns * grid.cell + dx
     height, width = (n - grid.cell for n in current.shape)
     found = (top >= 0) & (top <= height) & (left >= 0) & (left <= width) & ((dx != 0) | (dy != 0))

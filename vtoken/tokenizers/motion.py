@@ -50,17 +50,22 @@ class MotionStream(GateStream):
         self.settled = np.where(keep, recalled | settled, self.settled)
         return recalled
 
+    @property
+    def follows(self) -> bool:
+        """Whether content of this step is moved before it is compared."""
+        return self.gate.motion is not None
+
     def compare(self, step: np.ndarray) -> np.ndarray:
         assert self.content is not None
         reference = self.content[-1]
         self.predicted = [reference] * len(step)
         self.differences = [absolute_difference(frame, reference) for frame in step]
         score = self.gate.largest(self.differences, self.grid)
-        if self.gate.motion is None or not (score > self.gate.threshold).any():
+        if not self.follows or not (score > self.gate.threshold).any():
             return score
         self.predicted, self.differences, score = [], None, np.zeros_like(score)
-        for frame in step:
-            predicted, residual = flow.compensate(frame, reference, self.gate, self.grid)
+        for frame, moved in zip(step, self.moved or [None] * len(step), strict=True):
+            predicted, residual = flow.compensate(frame, reference, self.gate, self.grid, moved)
             self.predicted.append(predicted)
             np.maximum(score, residual, out=score)
         return score
@@ -79,13 +84,17 @@ class MotionStream(GateStream):
         return keep
 
     def refresh(self, step: np.ndarray, keep: np.ndarray) -> None:
-        if self.gate.motion is not None and self.predicted is not None and self.content is not None:
+        if self.follows and self.predicted is not None and self.content is not None:
             np.copyto(self.content[-1], self.predicted[-1])  # moved cells show what they moved to
         super().refresh(step, keep)
-        if self.gate.keep_after_change and self.gate.motion is None and len(step) > 1:
-            self.apart = self._apart(step, keep)
+        if self.gate.keep_after_change and self.gate.motion != "dis" and len(step) > 1:
+            self.apart = self.within(step, keep)
 
-    def _apart(self, step: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    def unseen(self, keep: np.ndarray) -> None:
+        if self.settled is not None:
+            self.settled &= ~keep
+
+    def within(self, step: np.ndarray, keep: np.ndarray) -> np.ndarray:
         """float32 [h, w], change within the step in the cells of ``keep``; 0 in the others."""
         if 2 * keep.sum() > keep.size:
             return self.gate.score(step[0], step[-1], self.grid) * keep

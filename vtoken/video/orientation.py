@@ -27,6 +27,11 @@ class Orientation:
     turns: int = 0
     angle: float = 0.0
 
+    @property
+    def turned(self) -> bool:
+        """Whether the stored picture differs from the upright one."""
+        return self.swap or self.mirror or self.flip
+
     def apply(self, image: np.ndarray) -> np.ndarray:
         """An image [H, W] or [H, W, 3] upright, contiguous."""
         if self.swap:

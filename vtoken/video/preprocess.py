@@ -245,6 +245,10 @@ class Preprocessor:
         blocks = levels.reshape(steps, h // m, w // m, m, m, 3, t, p, p).transpose(0, 6, 1, 3, 7, 2, 4, 8, 5)
         return blocks.reshape(steps * t, h * p, w * p, 3)
 
+    def uncropped(self, size: tuple[int, int], grid: Grid) -> tuple[int, int]:
+        """(height, width) to which frames of a size are resized before the centre crop."""
+        return self._before_crop(*size, grid)
+
     # parts
 
     def _before_crop(self, height: int, width: int, grid: Grid) -> tuple[int, int]:

@@ -11,7 +11,9 @@ import numpy as np
 from vtoken.kernels.luma import narrow, of_rgb
 from vtoken.video import colour
 from vtoken.video.files import container, first_line, is_address, packets
+from vtoken.video.packets import PacketTotals
 from vtoken.video.source import Clip, Picture
+from vtoken.video.vectors import EXPORT, Vectors
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -35,6 +37,7 @@ class Trace:
         last: seconds in the file of the latest frame.
         stands: seconds that it stays on the screen: as its packet says, or as long as the one before it.
         unit: seconds of the stream's clock.
+        totals: follows the packets, where they are asked for.
     """
 
     errors: list[str] = field(default_factory=list)
@@ -44,6 +47,7 @@ class Trace:
     last: float = 0.0
     stands: float = 0.0
     unit: float = 0.0
+    totals: PacketTotals | None = None
 
     def see(self, frame: VideoFrame) -> None:
         """Follow where the clip ends."""
@@ -67,16 +71,25 @@ def pictures(clip: Clip, start: float = 0.0) -> Iterator[Picture]:
     trace = Trace()
     target = _jump(clip, start)
     with container(clip.path) as file:
-        stream = _stream(file, clip, "AUTO")
+        stream = _stream(file, clip, "SLICE" if clip.vectors else "AUTO")  # vectors of frames in threads are unfinished
         if target is not None:
             file.seek(target, stream=stream)  # went well in _jump
+        if clip.totals:
+            trace.totals = PacketTotals(stream.codec_context.name, stream.width, stream.height)
+        vectors = Vectors() if clip.vectors and not clip.upright.turned else None
+        if vectors is not None:
+            stream.codec_context.options = EXPORT
         for frame in decode(file, stream, trace):
             trace.see(frame)
-            yield _picture(frame, clip)
+            sent = trace.totals and trace.totals.show(frame)
+            if vectors is not None and trace.totals is not None:
+                vectors.push(frame, trace.totals.refers)
+            yield _picture(frame, clip, sent and (*sent, trace.frames - 1), vectors)
     if trace.lacks_end and not is_address(clip.path):
         for frame in _end(clip, target, trace):
             trace.see(frame)
-            yield _picture(frame, clip)
+            sent = trace.totals and trace.totals.unknown()
+            yield _picture(frame, clip, sent and (*sent, trace.frames - 1))
     _tell(clip, trace, whole=target is None)
 
 
@@ -96,6 +109,8 @@ def decode(file: InputContainer, stream: VideoStream, trace: Trace) -> Iterator[
         except (FFmpegError, OSError) as error:
             trace.errors.append(f"reading stopped: {first_line(error)}")
             more = False  # the decoder still holds frames back
+        if trace.totals is not None and packet is not None:
+            trace.totals.push(packet)
         try:
             frames = stream.codec_context.decode(None) if packet is None else packet.decode()
         except EOFError:
@@ -165,7 +180,9 @@ def _jump(clip: Clip, start: float) -> int | None:
         return target if arrived else None
 
 
-def _picture(frame: VideoFrame, clip: Clip) -> Picture:
+def _picture(
+    frame: VideoFrame, clip: Clip, sent: tuple[float, float, int] | None = None, vectors: Vectors | None = None
+) -> Picture:
     height, width = clip.upright.size(*clip.size)
     if (frame.height, frame.width) != (height, width):
         clip.note(
@@ -180,8 +197,8 @@ def _picture(frame: VideoFrame, clip: Clip) -> Picture:
     def luma() -> np.ndarray:
         return upright.apply(_luma(frame))
 
-    turned = upright.swap or upright.mirror or upright.flip
-    return Picture(_time(frame), rgb, luma, frame if not turned and colour.by_pairs(frame) else None)
+    decoded = frame if not upright.turned and colour.by_pairs(frame) else None
+    return Picture(_time(frame), rgb, luma, decoded, sent, vectors)
 
 
 def _luma(frame: VideoFrame) -> np.ndarray:

@@ -97,10 +97,15 @@ class VideoReader:
     def _frames(self, batch: list[tuple[float, Picture]]) -> Frames:
         pts = np.array([time for time, _ in batch])
         pictures = [picture for _, picture in batch]
-        planes = [picture.luma for picture in pictures]
-        if any(plane is None for plane in planes):
+        sent = [picture.sent for picture in pictures]
+        if any(picture.luma is None for picture in pictures):
             return Frames(np.stack([picture.rgb() for picture in pictures]), pts, self.source)
-        return Frames(None, pts, self.source, lazy=Pictures(pictures, self.size))
+        known, lazy = None if None in sent else np.array(sent), Pictures(pictures, self.size)
+        return Frames(None, pts, self.source, lazy=lazy, sent=known, vectors=pictures[0].vectors)
+
+    def follow_packets(self, vectors: bool = False) -> None:
+        """Let ``Frames`` have ``sent``, and ``vectors`` if asked, where the backend has packets."""
+        self._clip.totals, self._clip.vectors = True, vectors
 
     @property
     def duration(self) -> float | None:

@@ -12,6 +12,7 @@ import numpy as np
 from vtoken.data.frames import Windows, columns_first
 from vtoken.video.colour import windows_of
 from vtoken.video.orientation import Orientation
+from vtoken.video.vectors import Vectors
 
 
 class VideoWarning(UserWarning):
@@ -27,12 +28,17 @@ class Picture:
         rgb: returns uint8 [H, W, 3].
         luma: returns luma in video range, uint8 [H, W], maybe a view; None where it is to be computed from RGB.
         decoded: PyAV's frame of which windows can be converted alone (see ``colour.py``), or None.
+        sent: what the packets add up to this frame, what is ahead of it (see ``packets.py``), and the number of the
+            frame in its pass; or None.
+        vectors: motion up to this frame, by those numbers, or None.
     """
 
     time: float | None
     rgb: Callable[[], np.ndarray]
     luma: Callable[[], np.ndarray] | None = None
     decoded: Any = None
+    sent: tuple[float, float, int] | None = None
+    vectors: Vectors | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,8 @@ class Clip:
             backend may leave the others unconverted, unless they are asked for.
         notes: everything the user should know about how the clip was read.
         silent: remarks raise no warning.
+        totals: pictures are to say what the packets add; PyAV alone can.
+        vectors: and what the motion vectors are.
     """
 
     path: str
@@ -104,6 +112,8 @@ class Clip:
     taken: Set[float] | None = None
     notes: list[str] = field(default_factory=list)
     silent: bool = False
+    totals: bool = False
+    vectors: bool = False
 
     def scratch(self) -> Clip:
         """A copy for a look ahead, whose remarks are not kept."""

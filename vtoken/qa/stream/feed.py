@@ -71,7 +71,8 @@ class Feed:
         self._waiting = []
         if self._pieces is None:
             gate, pathways, chunks = self.plan.gate, self.plan.pathways, iter(self._pushed.popleft, None)
-            self._pieces = cut_pieces(chunks, self.preprocess, gate, self.grid, self.report.stage, pathways)
+            stage, note = self.report.stage, self.report.note
+            self._pieces = cut_pieces(chunks, self.preprocess, gate, self.grid, stage, pathways, note)
         self._pushed.append(frames)
         piece = next(self._pieces)
         self.changed = float(piece.gate.keep.mean())
