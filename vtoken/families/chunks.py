@@ -19,6 +19,7 @@ from vtoken.encoders import Encoded
 from vtoken.encoders.carry import Carry
 from vtoken.encoders.dense import last_kept
 from vtoken.families.features import Clip
+from vtoken.output.heap import give_back
 
 PATCHES = 1 << 13  # kept patches that the encoder takes at once
 BLOCK = 48 << 20  # bytes; memory of more than 32 MiB goes back to the system when it is freed
@@ -96,7 +97,9 @@ class Early:
         self._waiting = []
         self._encode(rest, report)
         signals = {name: parts.drained() for name, parts in self._signals.items()}
-        return rest.rows[:0].clone(), Encoded(self._x.drained(), signals)
+        out = Encoded(self._x.drained(), signals)
+        give_back()
+        return rest.rows[:0].clone(), out
 
     def _encode(self, chunk: Clip, report: Report) -> None:
         with report.stage("encode", self._device):

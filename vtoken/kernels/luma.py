@@ -16,11 +16,15 @@ WEIGHTS = (9798, 19235, 3735)  # red, green and blue of BT.601 in parts of 2**15
 NARROW = np.rint(BLACK + np.arange(256) * (WHITE - BLACK) / 255).astype(np.uint8)  # by level of full range
 
 
-def narrow(luma: np.ndarray) -> np.ndarray:
-    """Luma of full range in video range: uint8 of any shape."""
+def narrow(luma: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Luma of full range in video range: uint8 of any shape.
+
+    Args:
+        out: is filled and returned where it is given; may be ``luma`` itself.
+    """
     import cv2
 
-    scaled = cv2.convertScaleAbs(luma, alpha=(WHITE - BLACK) / 255, beta=BLACK)  # equals NARROW, at half its cost
+    scaled = cv2.convertScaleAbs(luma, out, (WHITE - BLACK) / 255, BLACK)  # equals NARROW, at half its cost
     return scaled.reshape(luma.shape)
 
 
@@ -39,7 +43,7 @@ def of_rgb(image: np.ndarray, bgr: bool = False) -> np.ndarray:
 
     flat = image.reshape(-1, image.shape[-2], 3)  # pictures one below the other
     gray = cv2.cvtColor(flat, cv2.COLOR_BGR2GRAY if bgr else cv2.COLOR_RGB2GRAY)
-    return narrow(gray).reshape(image.shape[:-1])
+    return narrow(gray, gray).reshape(image.shape[:-1])
 
 
 def of_planes(planes: Sequence[np.ndarray]) -> np.ndarray:

@@ -64,6 +64,13 @@ def windows_of(frames: Sequence[VideoFrame], windows: Windows) -> np.ndarray:
     return as_strided(whole, (n, wide, len(frames), tall, 3), strides)
 
 
+def as_rgb(pixels: np.ndarray) -> np.ndarray:
+    """uint8 [..., 3] in the order blue, green, red, as red, green, blue."""
+    import cv2
+
+    return cv2.cvtColor(pixels.reshape(len(pixels), -1, 3), cv2.COLOR_BGR2RGB).reshape(pixels.shape)
+
+
 def lines(plane: VideoPlane) -> np.ndarray:
     """uint8 [H, bytes of a line], a view."""
     whole = np.frombuffer(plane, np.uint8)  # type: ignore[call-overload]

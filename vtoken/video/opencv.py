@@ -15,6 +15,7 @@ from vtoken.errors import VideoError
 from vtoken.kernels.luma import of_rgb
 from vtoken.video.check import limited
 from vtoken.video.choice import millisecond
+from vtoken.video.colour import as_rgb
 from vtoken.video.source import Clip, Picture
 
 NAME = "OpenCV"
@@ -53,7 +54,8 @@ def pictures(clip: Clip, start: float = 0.0) -> Iterator[Picture]:
                     break
             take = partial(again.take, read) if frame is None else partial(_same, frame)
             read, time = read + 1, position if known else time
-            yield Picture(shown, partial(_rgb, take, clip), partial(_luma, take, clip))
+            bgr = partial(_bgr, take, clip)
+            yield Picture(shown, partial(_rgb, bgr), partial(_luma, bgr), bgr=bgr)
         if not read:
             raise VideoError(f"{clip.path}: OpenCV opens this video but gives no frame (known of AV1); {remedy}")
         if clip.exact_end and clip.duration and time + 0.5 + 3 / (clip.native_fps or 25) < clip.duration:
@@ -111,11 +113,13 @@ def _same(frame: np.ndarray) -> np.ndarray:
     return frame
 
 
-def _rgb(take: Callable[[], np.ndarray], clip: Clip) -> np.ndarray:
-    import cv2
-
-    return clip.upright.apply(cv2.cvtColor(take(), cv2.COLOR_BGR2RGB))
+def _bgr(take: Callable[[], np.ndarray], clip: Clip) -> np.ndarray:
+    return clip.upright.apply(take())
 
 
-def _luma(take: Callable[[], np.ndarray], clip: Clip) -> np.ndarray:
-    return clip.upright.apply(of_rgb(take(), bgr=True))
+def _rgb(bgr: Callable[[], np.ndarray]) -> np.ndarray:
+    return as_rgb(bgr())
+
+
+def _luma(bgr: Callable[[], np.ndarray]) -> np.ndarray:
+    return of_rgb(bgr(), bgr=True)

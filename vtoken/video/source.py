@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vtoken.data.frames import Windows, columns_first
-from vtoken.video.colour import windows_of
+from vtoken.video.colour import as_rgb, windows_of
 from vtoken.video.orientation import Orientation
 from vtoken.video.vectors import Vectors
 
@@ -31,6 +31,7 @@ class Picture:
         sent: what the packets add up to this frame, what is ahead of it (see ``packets.py``), and the number of the
             frame in its pass; or None.
         vectors: motion up to this frame, by those numbers, or None.
+        bgr: returns uint8 [H, W, 3] in the order blue, green, red, where that is what the decoder gave; or None.
     """
 
     time: float | None
@@ -39,6 +40,7 @@ class Picture:
     decoded: Any = None
     sent: tuple[float, float, int] | None = None
     vectors: Vectors | None = None
+    bgr: Callable[[], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,10 @@ class Pictures:
         frames = [self.items[i].decoded for i in indices]
         if all(frame is not None for frame in frames):
             return windows_of(frames, windows)
-        images = {i: self.rgb(i) for i in dict.fromkeys(indices)}
-        return columns_first([images[i] for i in indices], windows)
+        swapped = all(self.items[i].bgr is not None for i in indices)
+        images = {i: self.items[i].bgr() if swapped else self.rgb(i) for i in dict.fromkeys(indices)}  # type: ignore[misc]
+        found = columns_first([images[i] for i in indices], windows)
+        return as_rgb(found) if swapped else found
 
 
 @dataclass
