@@ -52,14 +52,17 @@ test-lmms: ## lmms-eval from end to end with the reference model and a tiny one,
 	@$(LMMS)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -e .
 	@OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 $(LMMS)/bin/python -m tests.lmms.run '$(OUT)/lmms'
 
-test-vllm: ## the plug-in for vLLM on the CPU with tiny checkpoints, in an environment of its own (VLLM=folder; ARGS=llava_onevision)
+test-vllm: $(VLLM)/.vtoken-installed ## the plug-in for vLLM on the CPU with tiny checkpoints, in an environment of its own (VLLM=folder; ARGS=qwen3_vl)
+	@OMP_NUM_THREADS=1 $(VLLM)/bin/python -m tests.vllm.run '$(OUT)/vllm' $(ARGS)
+
+$(VLLM)/.vtoken-installed: tests/vllm/requirements.txt tests/vllm/torchvision_on_cpu.py pyproject.toml
 	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	@$(VLLM)/bin/python -m pip install -qq --disable-pip-version-check -r tests/vllm/requirements.txt
 	@$(VLLM)/bin/python -m pip uninstall -qq -y torchaudio torchcodec # linked against CUDA
 	@cp tests/vllm/torchvision_on_cpu.py "$$($(VLLM)/bin/python -c 'import site; print(site.getsitepackages()[0])')"
 	@echo 'import torchvision_on_cpu' > "$$($(VLLM)/bin/python -c 'import site; print(site.getsitepackages()[0])')/torchvision_on_cpu.pth"
 	@$(VLLM)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -e .
-	@OMP_NUM_THREADS=1 $(VLLM)/bin/python -m tests.vllm.run '$(OUT)/vllm' $(ARGS)
+	@touch $@
 
 lint: $(STAMP) ## ruff and the type checker
 	@$(BIN)/ruff check .
