@@ -13,7 +13,9 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, TextSt
 import vtoken
 from tests.families.tiny import FAMILIES, model_of
 from tests.families.tokenizer import tokenizer_of
+from vtoken.data.tokens import Tokens
 from vtoken.errors import InputError, UnsupportedError
+from vtoken.methods.reducer import Context, Pruner
 
 LAYOUT = [[("text", 5), ("video", "moving"), ("text", 4)]]
 
@@ -211,3 +213,19 @@ def test_a_fallback_is_told_in_the_report() -> None:
     with vtoken.wrapped(model, "cls:keep=0.5"):
         model(**inputs)
         assert any("received_attention" in note for note in model.vtoken.report.notes)
+
+
+class Writer(Pruner):
+    """Keeps the first tokens, and writes into the features."""
+
+    name = "writer"
+
+    def select(self, tokens: Tokens, k: int, context: Context) -> torch.Tensor:
+        tokens.x.zero_()
+        return torch.arange(k)
+
+
+def test_a_stage_that_writes_into_features_is_refused() -> None:
+    model, inputs = video()
+    with torch.no_grad(), vtoken.wrapped(model, [Writer(keep=0.5)]), pytest.raises(InputError, match="clone them"):
+        model(**inputs)

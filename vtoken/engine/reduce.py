@@ -18,6 +18,7 @@ from vtoken.engine.masks import padding
 from vtoken.engine.question import paired_embeddings, question_embeddings
 from vtoken.engine.rows import ROW, Filled, Unit, dropped, held
 from vtoken.engine.splice import Cut, cut_of
+from vtoken.errors import InputError
 from vtoken.families.features import Features
 from vtoken.methods.hold import Hold
 from vtoken.methods.reducer import Context
@@ -74,6 +75,9 @@ def reduce(call: Call, inputs: dict[str, Any], rows: list[Rows], hold: Hold | No
 
     Args:
         hold: how skipped cells are held; None to drop them.
+
+    Raises:
+        InputError: a stage wrote into the features it was given.
     """
     ids, report = inputs["input_ids"], call.report
     units = _units(rows)
@@ -81,7 +85,10 @@ def reduce(call: Call, inputs: dict[str, Any], rows: list[Rows], hold: Hold | No
     report.cells += sum(context.total or [])
     report.encoded += sum(r.features.encoded for r in rows)
     with report.stage("reduce", ids.device), float32(ids.device):
+        written = _versions(tokens)
         left = call.plan.reduce(tokens, context)
+        if _versions(tokens) != written:  # they may be kept for the next question
+            raise InputError(f"plan {str(call.plan)!r}: a stage wrote into the features it was given; clone them first")
     for note in context.notes:
         report.note(note)
     visual = torch.zeros_like(ids, dtype=torch.bool)
@@ -192,6 +199,11 @@ def _pack(call: Call, inputs: dict[str, Any], rows: list[Rows], units: list[Unit
     told = {"given": call.signals, "questions": questions, "extra": extra}
     paired = None if text is None else paired_embeddings(call, inputs, units, text)
     return tokens, Context(seconds, text, paired, total, prompt=owner, **told)
+
+
+def _versions(tokens: Tokens) -> list[int]:
+    """How often features and signals were written to; torch does not count it in inference mode."""
+    return [t._version for t in (tokens.x, *tokens.signals.values()) if not t.is_inference()]
 
 
 def _taken(rows: Tensor, which: Tensor) -> Tensor:
